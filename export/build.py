@@ -1,0 +1,338 @@
+"""The build command: weights in, a verified bundle out, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sc_runtime.bundle import (
+    MANIFEST,
+    Bundle,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    bundles_folder,
+    hash_file,
+    list_bundles,
+)
+from sc_runtime.cli import run_app
+from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
+
+from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SeededWeights, Weights, fetch_published
+from .graphs import GRAPHS, NETWORKS, Network, Tensors, read_tensors
+from .networks.sizes import NetworkSizes, choose_sizes
+from .trace import OPSET, save_model, trace
+from .verify import draw_inputs, measure_error, run_reference
+
+VOCABULARIES = (4096, 8192, 16384, 32768)
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
+
+Report = Callable[[str], None]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    tps: Annotated[int, typer.Option(help="Tokens per second: 25, 50 or 100.")] = 50,
+    vocab: Annotated[
+        str, typer.Option(help="Semantic vocabularies, comma-separated: 4096, 8192, 16384, 32768; the last is the default.")
+    ] = "32768",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A local folder in the published layout, instead of the hub.")
+    ] = None,
+    seeded: Annotated[
+        int | None, typer.Option(help="Stand-in weights of this seed, instead of the hub: no download, no meaning.")
+    ] = None,
+    size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder; by default engines/NAME.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is built already.")] = False,
+) -> None:
+    """Trace a SemantiCodec checkpoint to ONNX, verify every graph, and write a bundle for sc-runtime."""
+    console = Console(stderr=True, highlight=False)
+    if checkpoint and seeded is not None:
+        raise SettingsError("--checkpoint and --seeded together", "one source of weights")
+    vocabularies = parse_vocabularies(vocab)
+    sizes = choose_sizes(size, tps, vocabularies[-1])
+    if size != "full" and not checkpoint and seeded is None:
+        raise SettingsError(f"--size {size} with the published weights", "--size full", "or add --seeded 1")
+    weights: Weights
+    if seeded is not None:
+        weights = SeededWeights(seeded)
+    elif checkpoint:
+        weights = Folder(checkpoint, tps)
+    else:
+        with console.status("Fetching the published weights"):
+            weights = fetch_published(tps, vocabularies)
+    folder = out or bundles_folder() / name_bundle(tps, vocabularies, seeded, size)
+    with console.status("") as status:
+        bundle = build_bundle(folder, sizes, vocabularies, weights, size=size, force=force, report=status.update)
+    print_table(console, bundle)
+    console.print(f"Bundle: {bundle.path}", soft_wrap=True)
+
+
+def build_bundle(
+    folder: Path,
+    sizes: NetworkSizes,
+    vocabularies: tuple[int, ...],
+    weights: Weights,
+    *,
+    size: str = "full",
+    force: bool = False,
+    report: Report = lambda line: None,
+) -> Bundle:
+    """Write the bundle `folder`; `report` hears what is being done.
+
+    Graphs of the same recipe are taken from `folder` or its neighbours instead of being built again. Everything is
+    written to a folder beside `folder` and renamed into place; on any error nothing is left. Raises CheckpointError,
+    VerificationError, OutputError.
+    """
+    recipes = {name: write_recipe(name, sizes, weights) for name in GRAPHS}
+    if not force and (built := find_finished(folder, recipes, vocabularies)):
+        return built
+    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        raise BundleError(f"{folder} holds something else than a bundle", "an empty or new folder", "choose another --out")
+    stage = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        stage.mkdir(parents=True)
+        donors = [] if force else list_donors(folder)
+        graphs, files = {}, {}
+        missing = []
+        for name, recipe in recipes.items():
+            if donor := next((d for d in donors if has_recipe(d, name, recipe)), None):
+                entry = donor.manifest.graphs[name]
+                for file in entry.files:
+                    link_or_copy(donor.path / file, stage / file)
+                    files[file] = donor.manifest.files[file]
+                graphs[name] = entry
+            else:
+                missing.append(name)
+        manifest = Manifest(
+            tps=sizes.config.tps,
+            vocabularies=vocabularies,
+            acoustic_vocab=sizes.config.acoustic_vocab,
+            width=sizes.config.width,
+            weights=weights.description,
+            command=describe_command(sizes, vocabularies, weights, size),
+            graphs=graphs,
+            files=files,
+            made_with={package: version(package) for package in PACKAGES},
+        )
+        builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
+        for file in ("encoder", "decoder"):
+            builder.add_file(file, [name for name in missing if NETWORKS[GRAPHS[name].network].file == file])
+        builder.add_centroids(vocabularies)
+        (stage / MANIFEST).write_text(manifest.to_json())
+        replace_folder(stage, folder)
+    except OSError as error:
+        if isinstance(error, CodecError):
+            raise
+        raise OutputError(f"{folder}: {error.strerror or error}", "a place that can be written to") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return Bundle.load(folder)
+
+
+class Builder:
+    """Adds graphs and codebooks to the bundle being written."""
+
+    def __init__(
+        self, bundle: Bundle, sizes: NetworkSizes, recipes: dict[str, str], weights: Weights, report: Report
+    ) -> None:
+        self.bundle, self.sizes, self.recipes, self.weights, self.report = bundle, sizes, recipes, weights, report
+
+    def add_file(self, file: str, graphs: list[str]) -> None:
+        """The `graphs` whose weights lie in one checkpoint file, and that file's codebook."""
+        if not graphs and file != "encoder":
+            return
+        self.report(f"Reading the {file}'s weights")
+        tensors = read_tensors(file, self.weights, self.sizes)
+        for network in dict.fromkeys(GRAPHS[name].network for name in graphs):
+            self.add_network(network, [name for name in graphs if GRAPHS[name].network == network], tensors)
+        if file == "encoder":
+            self.add_array("acoustic", tensors[ACOUSTIC_CODEBOOK][0].numpy())
+
+    def add_network(self, network_name: str, graphs: list[str], tensors: Tensors) -> None:
+        """Trace and verify the graphs of one network; its torch copy is gone before a backend loads the graph."""
+        network = NETWORKS[network_name]
+        self.report(f"{network_name}: running the torch network")
+        cases = self.run_references(network, graphs, tensors)
+        for name in graphs:
+            graph = GRAPHS[name]
+            started = time.perf_counter()
+            self.report(f"{name}: tracing")
+            inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
+            model = trace(
+                lambda graph=graph: graph.trace(self.sizes),
+                inputs,
+                outputs,
+                lambda tensor, graph=graph: graph.find(network, tensors, self.sizes, tensor),
+            )
+            self.report(f"{name}: writing")
+            paths = save_model(model, self.bundle.path / f"{name}.onnx")
+            for path in paths:
+                self.record(path)
+            files = tuple(path.name for path in paths)
+            entry = GraphEntry(files, inputs, outputs, self.recipes[name], float("nan"))
+            self.bundle.manifest.graphs[name] = entry
+            self.report(f"{name}: verifying")
+            error = measure_error(self.bundle, name, cases.pop(name))
+            self.bundle.manifest.graphs[name] = dataclasses.replace(entry, error=error)
+            self.report(f"{name}: done in {time.perf_counter() - started:.0f} s")
+
+    def run_references(self, network: Network, graphs: list[str], tensors: Tensors) -> dict[str, list]:
+        module = network.load(self.sizes, tensors)
+        cases: dict[str, list] = {}
+        for name in graphs:
+            graph = GRAPHS[name]
+            reference, outputs = graph.reference(module, self.sizes), graph.outputs(self.sizes)
+            cases[name] = [
+                (feeds, run_reference(reference, feeds, outputs)) for feeds in draw_inputs(graph.inputs(self.sizes))
+            ]
+        del module, reference
+        gc.collect()
+        return cases
+
+    def add_centroids(self, vocabularies: tuple[int, ...]) -> None:
+        for vocab in vocabularies:
+            self.report(f"semantic codebook of {vocab}")
+            self.add_array(f"semantic-{vocab}", self.weights.centroids(vocab, self.sizes))
+
+    def add_array(self, name: str, array: np.ndarray) -> None:
+        path = self.bundle.path / f"{name}.npy"
+        np.save(path, np.ascontiguousarray(array, np.float32), allow_pickle=False)
+        self.record(path)
+
+    def record(self, path: Path) -> None:
+        self.bundle.manifest.files[path.name] = FileEntry(path.stat().st_size, hash_file(path))
+
+
+def parse_vocabularies(text: str) -> tuple[int, ...]:
+    try:
+        vocabularies = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        vocabularies = ()
+    if not vocabularies or any(vocab not in VOCABULARIES for vocab in vocabularies):
+        raise SettingsError(f"--vocab {text}", f"one or more of {', '.join(map(str, VOCABULARIES))}, comma-separated")
+    return vocabularies
+
+
+def name_bundle(tps: int, vocabularies: tuple[int, ...], seeded: int | None, size: str) -> str:
+    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies)]
+    if seeded is not None:
+        parts.append(f"seeded{seeded}")
+    if size != "full":
+        parts.append(size)
+    return "-".join(parts)
+
+
+def describe_command(sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: Weights, size: str) -> str:
+    parts = ["python -m export.build --tps", str(sizes.config.tps), "--vocab", ",".join(map(str, vocabularies))]
+    if weights.arguments:
+        parts.append(weights.arguments)
+    if size != "full":
+        parts.append(f"--size {size}")
+    return " ".join(parts)
+
+
+def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights) -> str:
+    """A hash of everything graph `graph` is made from: weights, sizes, this package's sources, the exporter."""
+    digest = hashlib.sha256()
+    ingredients = dataclasses.asdict(sizes)
+    del ingredients["config"]["vocab"]  # the networks do not know it
+    digest.update(repr((graph, OPSET, ingredients, weights.identity)).encode())
+    digest.update(repr([version(package) for package in PACKAGES]).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        if source.name != Path(__file__).name:
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def list_donors(folder: Path) -> list[Bundle]:
+    """Readable bundles in and beside `folder`."""
+    donors = []
+    for path in [folder, *list_bundles(folder.parent)]:
+        try:
+            donors.append(Bundle.load(path))
+        except CodecError:
+            continue
+    return donors
+
+
+def has_recipe(bundle: Bundle, graph: str, recipe: str) -> bool:
+    """Whether `bundle` holds `graph` made from the same recipe, unaltered."""
+    entry = bundle.manifest.graphs.get(graph)
+    if entry is None or entry.recipe != recipe:
+        return False
+    try:
+        bundle.find_graph(graph)
+    except CodecError:
+        return False
+    return True
+
+
+def find_finished(folder: Path, recipes: dict[str, str], vocabularies: tuple[int, ...]) -> Bundle | None:
+    """The bundle in `folder` when it is already what would be built."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        bundle = Bundle.load(folder)
+        for file in bundle.manifest.files:
+            bundle.verify(file)
+    except CodecError:
+        return None
+    same = {name: entry.recipe for name, entry in bundle.manifest.graphs.items()} == recipes
+    return bundle if same and bundle.manifest.vocabularies == vocabularies else None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def replace_folder(stage: Path, folder: Path) -> None:
+    """Put `stage` in the place of `folder`, which is set aside first and removed last."""
+    if not folder.exists():
+        stage.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        stage.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def print_table(console: Console, bundle: Bundle) -> None:
+    table = Table("graph", "MB", "relative error against torch", title=bundle.name)
+    for name, entry in bundle.manifest.graphs.items():
+        size = sum(bundle.manifest.files[file].bytes for file in entry.files) / 1e6
+        table.add_row(name, f"{size:.1f}", f"{entry.error:.1e}")
+    console.print(table)
+
+
+def run() -> None:
+    torch.set_grad_enabled(False)
+    run_app(app)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,232 @@
+"""Where weights come from (hub, folder or seed), as named tensors read one at a time, checked before use.
+
+A checkpoint is data, never code: `torch.load(weights_only=True)`, `numpy.load(allow_pickle=False)`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sc_runtime.bundle import Schedule, hash_file
+from sc_runtime.config import TOKEN_RATES
+from sc_runtime.errors import CheckpointError
+
+from .networks.sizes import NetworkSizes
+from .seeded import SeededTensors, draw_centroids
+
+HUB_REPOSITORY = "haoheliu/SemantiCodec"
+ENCODER, DECODER = "encoder.ckpt", "decoder.ckpt"
+ACOUSTIC_CODEBOOK = "quantizer._codebook.embed"  #: [1, entries, D] of the encoder file
+
+#: What the published files carry besides: halves that only training uses, the EMA copy, the schedule's tables.
+UNUSED = re.compile(
+    r"audiomae\.model\.(decoder_|mask_token)"
+    r"|quantizer\._codebook\.(initted|cluster_size|embed_avg)$"
+    r"|model_ema\."
+    r"|first_stage_model\.(encoder|quant_conv)\."
+    r"|(logvar|betas|alphas_cumprod|alphas_cumprod_prev|log_one_minus_alphas_cumprod|posterior_.*|sqrt_.*)$"
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Weights(Protocol):
+    """One source of weights. Tensors are asked for by their published names."""
+
+    description: str  #: for the manifest and messages
+    arguments: str  #: of `export.build` that name this source again
+    identity: str  #: equal for equal weights, different for different ones
+
+    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+        """The tensors `shapes` of the encoder file, float32. Raises CheckpointError when they are not all there."""
+        ...
+
+    def decoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+        """The same of the decoder file."""
+        ...
+
+    def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
+        """The semantic codebook float32 [vocab, D]."""
+        ...
+
+
+class SeededWeights:
+    """Stand-in weights made from (seed, tensor name); the right sizes, no download, no meaning."""
+
+    def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 2**64:
+            raise CheckpointError(f"--seeded {seed}", "0 to 2^64 - 1")
+        self.seed = seed
+        self.description = f"stand-in weights, seed {seed}"
+        self.arguments = f"--seeded {seed}"
+        self.identity = f"seeded {seed}"
+
+    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+        return SeededTensors(self.seed, shapes)
+
+    decoder = encoder
+
+    def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
+        return draw_centroids(self.seed, vocab, sizes.config.feature_width)
+
+
+class Folder:
+    """A local folder in the published layout: encoder.ckpt, decoder.ckpt, codebook_idx/combine_*/codebook_*.npy."""
+
+    def __init__(self, folder: Path, tps: int) -> None:
+        self.folder, self.tps = folder, tps
+        for name in (ENCODER, DECODER):
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{folder}: no {name}",
+                    f"a checkpoint folder with {ENCODER}, {DECODER} and codebook_idx/",
+                    f"the published one is semanticodec_tokenrate_{tps}/ of {HUB_REPOSITORY}",
+                )
+        self.description = f"checkpoint {folder.name}"
+        self.arguments = f"--checkpoint {folder}"
+        self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
+
+    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+        path = self.folder / ENCODER
+        state = read_state(path)
+        check_rate(path, state, self.tps, shapes)
+        return check_state(path, state, shapes)
+
+    def decoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+        path = self.folder / DECODER
+        state = read_state(path)
+        check_schedule(path, state)
+        return check_state(path, state, shapes)
+
+    def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
+        """The codebook whose array is [vocab, D]; the number in a file's name is not to be trusted."""
+        wanted = (vocab, sizes.config.feature_width)
+        files = sorted((self.folder / "codebook_idx").glob("*/codebook_*.npy"))
+        found = []
+        for file in files:
+            try:
+                codebook = np.load(file, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{file}: {error}", "a codebook saved by numpy.save") from None
+            if codebook.shape == wanted:
+                return np.array(codebook, np.float32)
+            found.append(f"{file.parent.name}/{file.name} {list(codebook.shape)}")
+        raise CheckpointError(
+            f"{self.folder}: no codebook [{wanted[0]}, {wanted[1]}] (found: {', '.join(found) or 'none'})",
+            f"one for vocabulary {vocab} at {self.tps} tps under codebook_idx/",
+            "choose another --vocab, or the checkpoint of another rate",
+        )
+
+
+def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
+    """The published checkpoint of `tps` from the hub: resumed where it stopped, kept in the hub's own cache."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise CheckpointError(
+            "huggingface_hub is not installed", "the extra `export`", "pip install 'sc-runtime[export]'"
+        ) from None
+    rate = f"semanticodec_tokenrate_{tps}"
+    positions = 512 * tps // 100
+    codebooks = [
+        f"codebook_idx/combine_{positions}_audioset_dominate/codebook_{vocab // 2}_0.npy" for vocab in vocabularies
+    ]
+    download = partial(huggingface_hub.hf_hub_download, HUB_REPOSITORY)
+    try:
+        checkpoints = [Path(download(f"{rate}/{name}")) for name in (ENCODER, DECODER)]
+        for name in codebooks:
+            root = Path(download(f"{rate}/{name}"))
+    except (HfHubHTTPError, OSError, ValueError) as error:  # offline, refused, no disk, no such file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"cannot download {rate}/ of {HUB_REPOSITORY} from the hub ({reason})",
+            "a connection to the hub",
+            "use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1",
+        ) from error
+    del root
+    folder = Folder(checkpoints[0].parent, tps)
+    folder.description = f"{HUB_REPOSITORY}/{rate}"
+    folder.arguments = ""
+    return folder
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .ckpt file, mapped from the disk where its format allows."""
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)  # saved in the format before 2020
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: {reason}", "a file of tensors that torch.load(weights_only=True) reads", "download it again"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds {type(state).__name__}", "a dictionary of tensors by name")
+    return state
+
+
+def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors of `shapes` as float32. Raises CheckpointError naming what is missing, extra or misshapen."""
+    problems = {
+        "missing": [name for name in shapes if name not in state],
+        "extra": [name for name in state if name not in shapes and not UNUSED.match(name)],
+        "misshapen": [
+            f"{name} {list(state[name].shape)} for {list(shape)}"
+            for name, shape in shapes.items()
+            if name in state and tuple(state[name].shape) != tuple(shape)
+        ],
+        "not floating-point": [
+            f"{name} {state[name].dtype}" for name in shapes if name in state and not state[name].is_floating_point()
+        ],
+    }
+    named = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if named:
+        raise CheckpointError(
+            f"{path}: tensors {'; '.join(named)}", "the published layout of this rate and size", "check --tps and --size"
+        )
+    return {name: state[name].to(torch.float32) for name in shapes}
+
+
+def check_rate(path: Path, state: Mapping[str, Tensor], tps: int, shapes: Shapes) -> None:
+    """Name the rate when the whole encoder is of another one, rather than its hundred misshapen tensors."""
+    name = ACOUSTIC_CODEBOOK
+    if name not in state or state[name].ndim != 3:
+        return
+    width = shapes[name][2] * tps // 100
+    for rate in TOKEN_RATES:
+        if rate != tps and state[name].shape[2] == width * 100 // rate:
+            raise CheckpointError(f"{path} is a checkpoint of {rate} tps", f"one of {tps} tps", f"use --tps {rate}")
+
+
+def check_schedule(path: Path, state: Mapping[str, Tensor]) -> None:
+    """The decoder file carries its noise schedule: it must be the one the runtime computes."""
+    schedule = Schedule()
+    if "betas" not in state:
+        return
+    roots = np.linspace(schedule.beta_start**0.5, schedule.beta_end**0.5, schedule.steps)
+    betas = state["betas"].double().numpy()
+    if betas.shape != roots.shape or not np.allclose(betas, roots**2, rtol=1e-4, atol=0):
+        raise CheckpointError(
+            f"{path}: another noise schedule (betas {betas.min():.6g} to {betas.max():.6g}, {betas.size} steps)",
+            f"{schedule.beta_start} to {schedule.beta_end} in {schedule.steps} steps",
+        )

@@ -1,0 +1,85 @@
+"""Deterministic stand-in weights: every tensor is a pure function of (seed, name, shape).
+
+The published weights cannot always be had; the arithmetic can be proved, tried and timed without them. The values are
+those of the golden outputs (`tests/golden`), built on Philox raw bits, whose stream NumPy guarantees.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SCALE_FACTOR = 0.9227
+CENTROID_AMPLITUDE = 1.2
+CHUNK = 1 << 24  #: values drawn at a time, so that the raw 64-bit draws of a large tensor never exist at once
+
+
+class SeededTensors(Mapping[str, Tensor]):
+    """The tensors of `shapes` {name: shape}, each made when it is asked for and not kept."""
+
+    def __init__(self, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.seed, self.shapes = seed, shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self.shapes[name]
+        if name == "scale_factor":
+            return torch.tensor(SCALE_FACTOR)
+        scale, offset = choose_distribution(name, shape)
+        return torch.from_numpy(draw_uniform(self.seed, name, shape, scale, offset))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def draw_centroids(seed: int, vocab: int, width: int) -> np.ndarray:
+    """The stand-in semantic codebook, float32 [vocab, width]."""
+    return draw_uniform(seed, f"centroids/{vocab}x{width}", (vocab, width), CENTROID_AMPLITUDE, 0.0)
+
+
+def draw_uniform(seed: int, name: str, shape: tuple[int, ...], scale: float, offset: float) -> np.ndarray:
+    """float32 of `shape`, uniform in offset + scale * [-1, 1), 24 random bits each."""
+    count = math.prod(shape)
+    values = np.empty(count, np.float32)
+    philox = np.random.Philox(key=np.array([zlib.crc32(name.encode()), seed], np.uint64))
+    for start in range(0, count, CHUNK):
+        bits = philox.random_raw(min(CHUNK, count - start))
+        values[start : start + CHUNK] = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)
+    values -= np.float32(1.0)
+    values *= np.float32(scale)
+    if offset:
+        values += np.float32(offset)
+    return values.reshape(shape)
+
+
+def choose_distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """(scale, offset) that keep the stand-in networks lively but not chaotic: tokens vary, rounding does not grow."""
+    if name.endswith("bias") or "bias_" in name:
+        return 0.05, 0.0
+    if len(shape) <= 1:  # gains of normalisations
+        return 0.1, 1.0
+    if name.endswith(("cls_token", "pos_embed")):
+        return 1.0, 0.0
+    fan_in, gain = math.prod(shape[1:]), 1.0
+    if ".vocoder.ups." in name:  # transposed convolution, [in, out, kernel]
+        fan_in = shape[0] * 3
+    elif ".vocoder.conv_post" in name:
+        gain = 0.3
+    elif ".vocoder." in name:
+        gain = 0.7
+    elif "patch_embed.proj" in name:
+        gain = 3.0
+    elif name.startswith("encoder.weight_"):
+        gain = 1.7
+    elif name == "encoder_output_linear.weight":
+        gain = 2.0
+    elif name.endswith("_codebook.embed"):
+        fan_in, gain = 1, 0.4
+    return gain * math.sqrt(3.0 / fan_in), 0.0

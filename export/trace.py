@@ -1,0 +1,130 @@
+"""Torch module to ONNX file, without ever holding its weights: traced on fake tensors, weights written one by one."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sc_runtime.bundle import TensorSpec
+
+OPSET = 18
+TRACED_BATCH = 2  #: any size but 1, which tracing would take for a constant
+
+
+def trace(
+    build: Callable[[], nn.Module],
+    inputs: dict[str, TensorSpec],
+    outputs: dict[str, TensorSpec],
+    find: Callable[[str], Tensor],
+) -> ir.Model:
+    """The ONNX model of the module that `build` makes; every weight a promise that `find(name)` keeps on saving."""
+    with FakeTensorMode(), warnings.catch_warnings(), quiet_exporter():
+        warnings.simplefilter("ignore")
+        module = build().eval()
+        arguments = tuple(
+            torch.zeros([TRACED_BATCH if axis == "batch" else axis for axis in spec.shape], dtype=getattr(torch, spec.dtype))
+            for spec in inputs.values()
+        )
+        program = torch.onnx.export(
+            module,
+            arguments,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamic_shapes=describe_batch(module, arguments),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    model = program.model
+    for name, value in model.graph.initializers.items():
+        if name in program.exported_program.state_dict or name in program.exported_program.constants:
+            promise_weight(value, find, name)
+    fold_transposes(model)
+    onnxscript.optimizer.optimize_ir(model)
+    strip_metadata(model)
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> list[Path]:
+    """Write the graph and its weights beside it; returns both files."""
+    data = path.with_name(path.name + ".data")
+    ir.save(model, path, external_data=data.name)
+    return [path, data] if data.exists() else [path]
+
+
+def describe_batch(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple:
+    """Dynamic first axis of every argument, in the nesting of the module's signature (`*context` is one tuple)."""
+    batch = torch.export.Dim("batch")
+    axes = tuple({0: batch} for _ in arguments)
+    named = module.forward.__code__.co_argcount - 1
+    return axes if named == len(arguments) else (*axes[:named], axes[named:])
+
+
+def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> None:
+    shape, dtype = value.shape, value.dtype
+    assert shape is not None and dtype is not None
+
+    def fetch() -> ir.Tensor:
+        array = find(name).detach().contiguous().numpy()
+        assert array.shape == tuple(shape), f"{name}: {array.shape} for {shape}"
+        return ir.Tensor(array, name=name)
+
+    value.const_value = ir.LazyTensor(fetch, dtype=dtype, shape=shape, name=name)
+
+
+def fold_transposes(model: ir.Model) -> None:
+    """Turn Transpose(weight) into a weight: a runtime would do it at every load, holding both."""
+    graph = model.graph
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source.name not in graph.initializers or source.const_value is None:
+            continue
+        promised, permutation = source.const_value, node.attributes["perm"].as_ints()
+        name = f"{source.name}.transposed"
+
+        def fetch(promised=promised, permutation=permutation, name=name) -> ir.Tensor:
+            return ir.Tensor(np.ascontiguousarray(promised.numpy().transpose(permutation)), name=name)
+
+        shape = ir.Shape([source.shape[axis] for axis in permutation])
+        folded = ir.Value(name=name, shape=shape, type=source.type)
+        folded.const_value = ir.LazyTensor(fetch, dtype=source.dtype, shape=shape, name=name)
+        if name not in graph.initializers:
+            graph.initializers[name] = folded
+        node.outputs[0].replace_all_uses_with(graph.initializers[name])
+        graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
+
+
+def strip_metadata(model: ir.Model) -> None:
+    """Drop what tracing noted of this machine's files and stack."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+class quiet_exporter:
+    """Silences the exporter's remarks on packages that this project does not use."""
+
+    def __enter__(self) -> None:
+        self.logger = logging.getLogger("torch.onnx")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: object) -> None:
+        self.logger.setLevel(self.level)

@@ -1,0 +1,16 @@
+"""sc_runtime: the deployment runtime of SemantiCodec. Torch-free.
+
+    from sc_runtime import Codec
+    codec = Codec.load()
+    tokens = codec.encode("speech.wav")
+    audio = codec.decode(tokens)
+"""
+
+from .codec import Codec
+from .config import CodecConfig
+from .errors import CodecError
+from .published import SemantiCodec
+from .tokens import Tokens
+
+__all__ = ["Codec", "CodecConfig", "CodecError", "SemantiCodec", "Tokens"]
+__version__ = "0.1.0"

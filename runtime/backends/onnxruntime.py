@@ -1,0 +1,63 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import BackendError, MissingExtraError
+from .base import Arrays
+
+PROVIDER = "CPUExecutionProvider"
+
+
+def explain_absence() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed: pip install 'sc-runtime[cpu]'"
+    return None
+
+
+class OnnxRuntimeBackend:
+    """`threads` intra-op threads; None leaves the choice to ONNX Runtime (one a physical core)."""
+
+    name = "onnxruntime"
+    device = "CPU"
+
+    def __init__(self, threads: int | None = None) -> None:
+        if explain_absence():
+            raise MissingExtraError(
+                "onnxruntime is not installed", "the extra `cpu`", "pip install 'sc-runtime[cpu]'"
+            )
+        self.threads = threads
+
+    def open(self, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
+        import onnxruntime
+
+        path = bundle.find_graph(graph)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads or 0
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+        except Exception as error:  # ONNX Runtime raises classes of its own that share no base
+            raise BackendError(
+                f"{path}: ONNX Runtime refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
+            ) from error
+        return OnnxRuntimeGraph(session)
+
+
+class OnnxRuntimeGraph:
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self.session.run(self.outputs, dict(feeds)), strict=True))
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

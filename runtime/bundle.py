@@ -1,0 +1,264 @@
+"""A bundle: a folder of graphs, codebooks and `manifest.json`, checked before anything in it is used.
+
+The manifest carries shapes, dtypes, sizes and SHA-256 hashes. Sizes are checked when the bundle is loaded, hashes when
+a file is first used; `.verified.json` remembers what was hashed, so that gigabytes are not read twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from .config import CodecConfig
+from .errors import BundleError, SettingsError
+
+FORMAT = 1  #: of the manifest; a reader refuses any other
+MANIFEST = "manifest.json"
+VERIFIED = ".verified.json"
+BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
+BUILD_COMMAND = "python -m export.build --tps 50"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: NumPy dtype name and shape, "batch" for the dynamic axis."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One exported network: its files (the graph first, then external data), its tensors in order, how it was made."""
+
+    files: tuple[str, ...]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    recipe: str  #: hash of everything the graph was made from
+    error: float  #: largest relative error against the torch network when it was built
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The diffusion's noise schedule: beta from `beta_start` to `beta_end`, linear in its square root."""
+
+    steps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds. `vocabularies` are the semantic codebooks in it, the last one the default."""
+
+    tps: int
+    vocabularies: tuple[int, ...]
+    acoustic_vocab: int
+    width: int
+    weights: str  #: where the weights came from, in words
+    command: str  #: that builds this bundle again
+    graphs: dict[str, GraphEntry]
+    files: dict[str, FileEntry]
+    schedule: Schedule = field(default_factory=Schedule)
+    made_with: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError, KeyError or TypeError on anything that is not a manifest of this format."""
+        raw = json.loads(text)
+        if raw["format"] != FORMAT:
+            raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
+
+        def tensors(entries: Mapping[str, Any]) -> dict[str, TensorSpec]:
+            return {name: TensorSpec(spec["dtype"], tuple(spec["shape"])) for name, spec in entries.items()}
+
+        graphs = {
+            name: GraphEntry(
+                tuple(entry["files"]),
+                tensors(entry["inputs"]),
+                tensors(entry["outputs"]),
+                entry["recipe"],
+                entry["error"],
+            )
+            for name, entry in raw["graphs"].items()
+        }
+        files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        raw.update(
+            graphs=graphs,
+            files=files,
+            schedule=Schedule(**raw["schedule"]),
+            vocabularies=tuple(raw["vocabularies"]),
+        )
+        return cls(**raw)
+
+
+class Bundle:
+    """A folder with a manifest, its files present and of the stated sizes."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Raises BundleError when the folder is no bundle, of another format, or a file is missing or resized."""
+        manifest_path = path / MANIFEST
+        try:
+            manifest = Manifest.from_json(manifest_path.read_text())
+        except OSError as error:
+            raise BundleError(
+                f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{manifest_path}: {type(error).__name__} {error}",
+                f"a manifest of format {FORMAT}",
+                "build the bundle again with this version's export.build",
+            ) from None
+        bundle = cls(path, manifest)
+        for name, entry in manifest.files.items():
+            file = path / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry.bytes:
+                found = "is missing" if size is None else f"holds {size} bytes"
+                raise BundleError(f"{file} {found}", f"{entry.bytes} bytes", bundle.remedy)
+        return bundle
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def remedy(self) -> str:
+        return f"rebuild it: {self.manifest.command} --force"
+
+    def choose_config(self, vocab: int | None = None) -> CodecConfig:
+        """The codec with semantic vocabulary `vocab`, or the bundle's default one."""
+        available = self.manifest.vocabularies
+        if vocab is None:
+            vocab = available[-1]
+        if vocab not in available:
+            raise SettingsError(
+                f"vocabulary {vocab}",
+                f"one that {self.name} holds ({', '.join(map(str, available))})",
+                f"add it: {self.manifest.command} --vocab {','.join(map(str, sorted({*available, vocab})))}",
+            )
+        return CodecConfig(self.manifest.tps, vocab, self.manifest.acoustic_vocab, self.manifest.width)
+
+    def find_graph(self, name: str) -> Path:
+        """The verified ONNX file of graph `name`."""
+        entry = self.manifest.graphs.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)
+        for file in entry.files:
+            self.verify(file)
+        return self.path / entry.files[0]
+
+    def load_codebook(self, name: str) -> np.ndarray:
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified."""
+        file = f"{name}.npy"
+        self.verify(file)
+        return np.load(self.path / file, allow_pickle=False)
+
+    def verify(self, file: str) -> None:
+        """Compare one file's hash with the manifest's. Raises BundleError naming the file."""
+        entry = self.manifest.files.get(file)
+        if entry is None:
+            raise BundleError(f"{self.path}: {file} is not in the manifest", "a complete bundle", self.remedy)
+        path = self.path / file
+        stamp = take_stamp(path)
+        if self._verified.get(file) == [entry.sha256, stamp]:
+            return
+        if hash_file(path) != entry.sha256:
+            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {entry.sha256[:12]}…", self.remedy)
+        self._verified[file] = [entry.sha256, stamp]
+        self._remember()
+
+    @cached_property
+    def _verified(self) -> dict[str, list[Any]]:
+        """File -> [hash, stamp] of what was hashed before; empty when nothing can be read."""
+        try:
+            raw = json.loads((self.path / VERIFIED).read_text())
+        except (OSError, ValueError):
+            return {}
+        return raw if isinstance(raw, dict) else {}
+
+    def _remember(self) -> None:
+        """Keep what was verified. A bundle in a read-only place is hashed again each time instead."""
+        temporary = self.path / f"{VERIFIED}.{os.getpid()}"
+        try:
+            temporary.write_text(json.dumps(self._verified))
+            temporary.replace(self.path / VERIFIED)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+
+def take_stamp(path: Path) -> list[int]:
+    """What changes when a file is written or replaced: size, modification time, inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def bundles_folder() -> Path:
+    """Where bundles are built and found: `engines/` of a checkout, else the user's cache folder."""
+    root = Path(__file__).resolve().parent.parent
+    if (root / "pyproject.toml").is_file() and (root / "export" / "build.py").is_file():
+        return root / "engines"
+    return Path(platformdirs.user_cache_dir("sc-runtime")) / "bundles"
+
+
+def list_bundles(folder: Path | None = None) -> list[Path]:
+    """Built bundles in `folder` (default `bundles_folder()`), newest first."""
+    manifests = (folder or bundles_folder()).glob(f"*/{MANIFEST}")
+    found = [path for path in manifests if not path.parent.name.startswith(".")]
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def locate_bundle(bundle: str | Path | None = None) -> Path:
+    """The folder of `bundle` (a path or a built bundle's name), else of $SC_RUNTIME_BUNDLE, else the newest built.
+
+    Raises BundleError naming what there is.
+    """
+    wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
+    built = list_bundles()
+    if wanted:
+        for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
+            if candidate.is_dir():
+                return candidate
+        names = ", ".join(path.name for path in built) or "none yet"
+        raise BundleError(
+            f"bundle {str(wanted)!r} not found", f"a folder or the name of a built bundle ({names})", BUILD_COMMAND
+        )
+    if not built:
+        raise BundleError(
+            f"no bundle in {bundles_folder()}",
+            "a built one",
+            f"build one: {BUILD_COMMAND} (or with stand-in weights, offline: {BUILD_COMMAND} --seeded 1)",
+        )
+    return built[0]

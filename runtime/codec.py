@@ -1,0 +1,270 @@
+"""SemantiCodec, as the paper's Figure 2: sound to tokens and back, one line a stage.
+
+Axis letters, here and everywhere: B windows run together, T positions of a whole recording, L positions of one
+window (512, 256, 128 at 100, 50, 25 tps), D feature width (768 K), n samples at 16 kHz.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .acoustic import join_features
+from .audio import Audio, measure
+from .backends.base import Arrays, Backend, Graph
+from .backends.select import choose_backend
+from .bundle import Bundle, locate_bundle
+from .centroids import NearestCentroid
+from .conditioning import Codebooks
+from .config import LATENT_SHAPE, SAMPLE_RATE, CodecConfig
+from .errors import SettingsError
+from .fbank import count_frames, fbank_segments
+from .guidance import guide
+from .overlap_add import overlap_add
+from .samplers import Noise, choose_timesteps, compute_alphas, sample_ddim, seeded_noise
+from .tokens import Tokens
+from .windows import split_windows
+
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
+Progress = Callable[[int, int], None]  #: (units of work done, units in all)
+
+ENCODE_BATCH = 4  #: windows encoded together: the BiLSTM reads its weights once for all of them
+DECODE_BATCH = 1  #: windows decoded together: on a CPU more only costs memory
+
+
+class Codec:
+    """One bundle on one backend. Graphs and codebooks are loaded when first needed.
+
+    `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle, self.backend = bundle, backend
+        self._graphs: dict[str, Graph] = {}
+        self._centroids: dict[int, NearestCentroid] = {}
+
+    @classmethod
+    def load(
+        cls, bundle: str | os.PathLike[str] | None = None, *, backend: str = "auto", threads: int | None = None
+    ) -> Codec:
+        """The codec of `bundle`: a folder, a built bundle's name, or None for $SC_RUNTIME_BUNDLE or the newest.
+
+        `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all.
+        Raises BundleError, MissingExtraError, BackendError.
+        """
+        path = locate_bundle(None if bundle is None else os.fspath(bundle))
+        return cls(Bundle.load(path), choose_backend(backend, threads))
+
+    @property
+    def config(self) -> CodecConfig:
+        """Rate and default vocabulary."""
+        return self.bundle.choose_config()
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of decoded audio."""
+        return SAMPLE_RATE
+
+    def encode(
+        self,
+        audio: AudioSource,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        vocab: int | None = None,
+        batch: int = ENCODE_BATCH,
+        progress: Progress | None = None,
+    ) -> Tokens:
+        """Sound to tokens.
+
+        `audio`: a file's path, bytes or stream, or an array [n] or [n, channels] at `sample_rate` Hz; of several
+        channels the first. `vocab`: a vocabulary of the bundle. `batch` windows run together; it changes speed and
+        memory, not tokens. Reads the audio twice (its mean comes first), one window at a time, whatever its length.
+        Raises AudioError, SettingsError.
+        """
+        check_batch(batch)
+        config = self.bundle.choose_config(vocab)
+        with Audio(audio, sample_rate) as recording:
+            samples, total = measure(recording)
+            positions = config.count_positions(samples)
+            windows = -(-positions // config.positions)  # a further, wholly padded segment holds no tokens
+            segments = islice(fbank_segments(recording.blocks(), samples, total), windows)
+            codes = []
+            while fbanks := list(islice(segments, batch)):
+                codes.extend(self.encode_windows(np.stack(fbanks), config))
+                if progress:
+                    progress(len(codes), windows)
+        return Tokens(np.concatenate(codes)[:positions], config, samples)
+
+    def encode_windows(self, fbank: np.ndarray, config: CodecConfig) -> np.ndarray:
+        """fbank [B, 1024, 128] -> codes [B, L, 2]: semantic tokens, then acoustic tokens beside them."""
+        shape = (len(fbank), config.positions)
+        features = self._run("audiomae", fbank=fbank)["features"]
+        semantic = self._search_semantic(config).search(features.reshape(-1, config.feature_width)).reshape(shape)
+        centroids = self._codebooks(config).semantic[semantic]
+        joined = join_features(features, centroids, [count_frames(window) for window in fbank])
+        encoded = self._run("acoustic_encoder", features=joined)["acoustic"]
+        acoustic = self._search_acoustic.search(encoded.reshape(-1, config.feature_width)).reshape(shape)
+        return np.stack([semantic, acoustic], axis=-1)
+
+    def decode(
+        self,
+        tokens: TokensSource,
+        *,
+        steps: int = 50,
+        guidance: float = 2.0,
+        eta: float = 1.0,
+        seed: int = 0,
+        noise: Noise | None = None,
+        vocab: int | None = None,
+        batch: int = DECODE_BATCH,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Tokens to sound, float32 [n] at 16 kHz: the original's length where the tokens know it.
+
+        See `decode_stream`, of which this is the whole.
+        """
+        pieces = self.decode_stream(
+            tokens,
+            steps=steps,
+            guidance=guidance,
+            eta=eta,
+            seed=seed,
+            noise=noise,
+            vocab=vocab,
+            batch=batch,
+            progress=progress,
+        )
+        return np.concatenate(list(pieces))
+
+    def decode_stream(
+        self,
+        tokens: TokensSource,
+        *,
+        steps: int = 50,
+        guidance: float = 2.0,
+        eta: float = 1.0,
+        seed: int = 0,
+        noise: Noise | None = None,
+        vocab: int | None = None,
+        batch: int = DECODE_BATCH,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Tokens to sound, window by window: pieces float32 [n] that `decode` would join.
+
+        `tokens`: Tokens, their file, or codes [T, 2] or [1, T, 2], then in vocabulary `vocab`. `steps` of DDIM;
+        `guidance` s of classifier-free guidance (1 runs the conditional branch alone); `eta` 0 (deterministic) to 1
+        (fresh noise each step). Noise is a function of (`seed`, window, draw), or `noise(window, draw)` -> standard
+        normal float32 [8, 256, 16], where draw 0 is x_T and draw 1 + i the noise of step i. `batch` windows run
+        together. Raises TokensError and SettingsError before anything is computed.
+        """
+        check_batch(batch)
+        tokens = self._take_tokens(tokens, vocab)
+        schedule = self.bundle.manifest.schedule
+        timesteps = choose_timesteps(steps, schedule)
+        if not np.isfinite(guidance):
+            raise SettingsError(f"guidance {guidance}", "a finite number (published: 2)")
+        if not 0 <= eta <= 1:
+            raise SettingsError(f"eta {eta}", "0 (deterministic) to 1 (published)")
+        draw_noise = noise or seeded_noise(seed)
+        alphas = compute_alphas(schedule)
+        windows = split_windows(len(tokens), tokens.config)
+        units = len(windows) * (len(timesteps) + 1)
+
+        def synthesise() -> Iterator[np.ndarray]:
+            for start in range(0, len(windows), batch):
+                group = range(start, min(start + batch, len(windows)))
+
+                def draw(index: int, group: range = group) -> np.ndarray:
+                    if progress:
+                        progress(group.start * (len(timesteps) + 1) + len(group) * index, units)
+                    return np.stack([check_noise(draw_noise(window, index)) for window in group])
+
+                context = self.condition_windows([tokens.codes[windows[i]] for i in group], tokens.config)
+                predict = guide(self._graph("tunet_step"), context, self._unconditional, guidance)
+                latent = sample_ddim(predict, draw(0), draw, timesteps, alphas, eta)
+                yield from self.vocode(latent)
+                if progress:
+                    progress(group.stop * (len(timesteps) + 1), units)
+
+        total = tokens.samples or tokens.config.count_samples(len(tokens))
+        return overlap_add(synthesise(), total)
+
+    def condition_windows(self, windows: list[np.ndarray], config: CodecConfig) -> Arrays:
+        """codes [<= L, 2] of B windows -> keys and values of every cross-attention, [B, heads, L, channels]."""
+        codebooks = self._codebooks(config)
+        return self._run("conditioning", features=np.stack([codebooks.condition(codes, config) for codes in windows]))
+
+    def vocode(self, latent: np.ndarray) -> np.ndarray:
+        """latent [B, 8, 256, 16] -> log-mel [B, 64, 1024] -> waveforms [B, 163872]."""
+        mel = self._run("vae_decoder", latent=latent)["mel"]
+        return self._run("hifigan", mel=mel)["waveform"]
+
+    def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
+        """The quantised features E = [Es, Ea], float32 [T, 2D] (paper, eq. 5 and Table III), for models on top."""
+        tokens = self._take_tokens(tokens, vocab)
+        return self._codebooks(tokens.config).embed(tokens.codes)
+
+    def _take_tokens(self, tokens: TokensSource, vocab: int | None) -> Tokens:
+        """`tokens` as Tokens of this bundle. Raises TokensError where rate or vocabulary are not the bundle's."""
+        if isinstance(tokens, (str, os.PathLike)):
+            tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
+        elif not isinstance(tokens, Tokens):
+            tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
+        if tokens.config.vocab in self.bundle.manifest.vocabularies:
+            return tokens.require(self.bundle.choose_config(tokens.config.vocab))
+        return tokens.require(self.config)  # raises, naming both
+
+    def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+        return self._graph(graph).run(feeds)
+
+    def _graph(self, name: str) -> Graph:
+        if name not in self._graphs:
+            self._graphs[name] = self.backend.open(self.bundle, name)
+        return self._graphs[name]
+
+    @cached_property
+    def _unconditional(self) -> dict[str, np.ndarray]:
+        """Keys and values of the empty conditioning: zeros in place of E."""
+        config = self.config
+        return self._run("conditioning", features=np.zeros((1, config.positions, 2 * config.feature_width), np.float32))
+
+    @cached_property
+    def _acoustic_codebook(self) -> np.ndarray:
+        return self.bundle.load_codebook("acoustic")
+
+    @cached_property
+    def _search_acoustic(self) -> NearestCentroid:
+        return NearestCentroid(self._acoustic_codebook)
+
+    def _search_semantic(self, config: CodecConfig) -> NearestCentroid:
+        if config.vocab not in self._centroids:
+            self._centroids[config.vocab] = NearestCentroid(self.bundle.load_codebook(f"semantic-{config.vocab}"))
+        return self._centroids[config.vocab]
+
+    def _codebooks(self, config: CodecConfig) -> Codebooks:
+        return Codebooks(self._search_semantic(config).codebook, self._acoustic_codebook)
+
+
+def load_tokens(path: Path, config: CodecConfig) -> Tokens:
+    """Tokens of a file: an .sct says what it is, an .npy is taken to be of `config`."""
+    return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
+
+
+def check_batch(batch: int) -> None:
+    if batch < 1:
+        raise SettingsError(f"batch {batch}", "at least 1 window")
+
+
+def check_noise(noise: Any) -> np.ndarray:
+    """Injected noise must be what the arithmetic expects: float32 [8, 256, 16]."""
+    array = np.asarray(noise)
+    if array.shape != LATENT_SHAPE or array.dtype != np.float32:
+        raise SettingsError(f"noise {array.dtype} {list(array.shape)}", f"float32 {list(LATENT_SHAPE)}")
+    return array

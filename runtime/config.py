@@ -1,0 +1,92 @@
+"""What a codec's rate and vocabulary imply: every other number is derived from them, exactly.
+
+Symbols follow the paper: K the stack factor, L the positions of one window, D the feature width.
+One position carries two tokens (semantic, acoustic).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .errors import SettingsError
+
+SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
+TOKEN_RATES = (25, 50, 100)  #: tokens per second
+MEL_BINS = 128  #: of the encoder's filterbank
+FRAME_SHIFT = 160  #: samples between two filterbank frames (10 ms)
+SEGMENT_FRAMES = 1024  #: frames of one window
+SEGMENT_SAMPLES = SEGMENT_FRAMES * FRAME_SHIFT  #: 163 840 samples, 10.24 s
+PATCH = 16  #: side of a square AudioMAE patch, in frames and in bins
+PATCH_SECONDS = PATCH * FRAME_SHIFT / SAMPLE_RATE  #: 0.16 s
+PATCH_SAMPLES = PATCH * FRAME_SHIFT  #: 2560 samples
+PATCH_ROWS = SEGMENT_FRAMES // PATCH  #: 64 patches in time
+PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
+LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
+OVERLAP = 0.0625  #: share of a window that two decoding windows have in common
+OVERLAP_SAMPLES = 10_240  #: the same in samples
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """One codec: token rate, semantic vocabulary and the sizes that the weights fix.
+
+    `tps` tokens per second (25, 50 or 100); `vocab` semantic centroids; `acoustic_vocab` vectors of the acoustic
+    codebook; `width` channels of one AudioMAE position (768 as published).
+    """
+
+    tps: int
+    vocab: int
+    acoustic_vocab: int = 8192
+    width: int = 768
+
+    def __post_init__(self) -> None:
+        if self.tps not in TOKEN_RATES:
+            raise SettingsError(f"tps {self.tps}", "25, 50 or 100 tokens per second")
+        for name in ("vocab", "acoustic_vocab", "width"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} {getattr(self, name)}", "a positive number")
+
+    @property
+    def stack(self) -> int:
+        """K: how many neighbouring AudioMAE positions make one token position."""
+        return 100 // self.tps
+
+    @property
+    def positions(self) -> int:
+        """L: positions in one window of 10.24 s."""
+        return PATCH_ROWS * PATCH_COLUMNS // self.stack
+
+    @property
+    def feature_width(self) -> int:
+        """D: channels of a stacked feature and of either codebook."""
+        return self.width * self.stack
+
+    @property
+    def hop(self) -> int:
+        """Positions between the starts of two decoding windows."""
+        return self.positions - int(self.positions * OVERLAP)
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Bits of one (semantic, acoustic) token."""
+        return (self.vocab - 1).bit_length(), (self.acoustic_vocab - 1).bit_length()
+
+    @property
+    def bitrate(self) -> float:
+        """Bits per second of packed tokens (paper, Table I)."""
+        return self.tps / 2 * sum(self.bits)
+
+    def count_positions(self, samples: int) -> int:
+        """T: positions that stand for `samples` samples at 16 kHz.
+
+        The float64 arithmetic is the published one, to the last bit: an exact multiple of 0.16 s gains a patch, or
+        does not, by rounding, and the token count depends on it.
+        """
+        seconds = samples / SAMPLE_RATE
+        seconds += PATCH_SECONDS - seconds % PATCH_SECONDS
+        return math.ceil(PATCH_COLUMNS * seconds / PATCH_SECONDS / self.stack)
+
+    def count_samples(self, positions: int) -> int:
+        """Samples at 16 kHz that `positions` positions decode to, before trimming to an original length."""
+        return int(positions / PATCH_COLUMNS * PATCH * 0.01 * self.stack * SAMPLE_RATE)

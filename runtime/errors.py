@@ -1,0 +1,54 @@
+"""Errors a user can cause: each says what was given, what was expected and what to do, in one line.
+
+Every class also subclasses the builtin a caller would expect, so `except ValueError` keeps working.
+"""
+
+from __future__ import annotations
+
+
+class CodecError(Exception):
+    """Base of every error this package raises on purpose.
+
+    `given` is the offending value, `expected` what would have been accepted, `remedy` the next step.
+    """
+
+    def __init__(self, given: str, expected: str, remedy: str = "") -> None:
+        self.given, self.expected, self.remedy = given, expected, remedy
+        text = f"{given}; expected {expected}"
+        super().__init__(f"{text}: {remedy}" if remedy else text)
+
+
+class AudioError(CodecError, ValueError):
+    """Audio that cannot be read, is empty, or holds samples that are not finite."""
+
+
+class TokensError(CodecError, ValueError):
+    """Tokens of the wrong shape, dtype, range or rate, or a token file that is damaged."""
+
+
+class SettingsError(CodecError, ValueError):
+    """A parameter (steps, guidance, vocabulary, ...) that cannot work."""
+
+
+class BundleError(CodecError, ValueError):
+    """A bundle that is missing, incomplete, altered, or made by another version."""
+
+
+class CheckpointError(CodecError, ValueError):
+    """A checkpoint whose tensors are missing, extra, misshapen or of another rate, or that cannot be had."""
+
+
+class VerificationError(CodecError, RuntimeError):
+    """An exported graph that does not compute what its torch network computes."""
+
+
+class BackendError(CodecError, RuntimeError):
+    """A backend that was asked for by name and cannot run."""
+
+
+class MissingExtraError(CodecError, ImportError):
+    """A package of one of the optional extras is not installed."""
+
+
+class OutputError(CodecError, OSError):
+    """An output that cannot be written (exists already, no permission, disk full)."""

@@ -1,0 +1,414 @@
+"""Reading and writing audio: what comes out, what is refused, and that nothing grows with the file."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sc_runtime import audio
+from sc_runtime.audio import Audio, audio_writer, find_audio, measure, save_audio
+from sc_runtime.errors import AudioError, OutputError
+
+RNG = np.random.default_rng(7)
+NOISE = RNG.uniform(-0.5, 0.5, (48_000, 2)).astype(np.float32)
+
+
+def read(source, *args, **kwargs):
+    return np.concatenate(list(Audio(source, *args, **kwargs).blocks()))
+
+
+def write(path: Path, samples=NOISE, rate=16_000, **kwargs) -> Path:
+    soundfile.write(path, samples, rate, **kwargs)
+    return path
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"]
+)
+def test_every_format_gives_its_first_channel(tmp_path, name):
+    path = write(tmp_path / name)
+    expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    samples = read(path)
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, expected[:, 0])
+
+
+def test_opus_is_read_at_its_rate(tmp_path):
+    path = write(tmp_path / "a.opus", rate=48_000, format="OGG", subtype="OPUS")
+    assert Audio(path).sample_rate == 48_000
+    assert len(read(path)) == 16_000
+
+
+def test_float_files_keep_what_exceeds_full_scale(tmp_path):
+    path = write(tmp_path / "a.wav", NOISE * 100, subtype="FLOAT")
+    np.testing.assert_array_equal(read(path), (NOISE * 100)[:, 0])
+
+
+def test_blocks_can_be_read_twice_and_interleaved(tmp_path):
+    recording = Audio(write(tmp_path / "a.flac", np.tile(NOISE, (4, 1))))
+    pairs = list(zip(recording.blocks(), recording.blocks(), strict=True))
+    assert len(pairs) > 4
+    assert all(np.array_equal(one, two) for one, two in pairs)
+
+
+def test_streams_bytes_and_pipes_equal_the_file(tmp_path):
+    path = write(tmp_path / "a.wav", rate=22_050)
+    expected = read(path)
+    data = path.read_bytes()
+    with Audio(data) as from_bytes, Audio(io.BytesIO(data)) as from_stream:
+        np.testing.assert_array_equal(np.concatenate(list(from_bytes.blocks())), expected)
+        np.testing.assert_array_equal(np.concatenate(list(from_stream.blocks())), expected)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    with Audio(pipe) as from_pipe:
+        writer.join()
+        assert measure(from_pipe)[0] == len(expected)
+        np.testing.assert_array_equal(np.concatenate(list(from_pipe.blocks())), expected)
+
+
+def test_a_spooled_stream_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, NOISE, 16_000, format="WAV")
+    with Audio(buffer.getvalue()):
+        assert len(list(tmp_path.iterdir())) == 1
+    for data in (b"", b"not audio", buffer.getvalue()[:1000]):
+        with pytest.raises(AudioError):
+            Audio(data)
+    with pytest.raises(AudioError, match="text"):
+        Audio(io.StringIO("text"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("int16", 2**15), ("int32", 2**31)])
+def test_integer_arrays_are_scaled_to_one(dtype, scale):
+    array = (NOISE * scale).astype(dtype)
+    array[0] = np.iinfo(dtype).min
+    samples = read(array)
+    assert samples[0] == -1
+    np.testing.assert_allclose(samples, array[:, 0] / scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_float_arrays_are_taken_as_they_are(dtype):
+    array = NOISE.astype(dtype)
+    np.testing.assert_array_equal(read(array), array[:, 0].astype(np.float32))
+    np.testing.assert_array_equal(read(array[::-2, 1]), array[::-2, 1].astype(np.float32))
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9.wav"))
+    save_audio(path, NOISE[:, 0])
+    assert len(read(path)) == len(NOISE)
+    assert find_audio(tmp_path) == [path]
+
+
+def test_measure_counts_and_sums(tmp_path):
+    path = write(tmp_path / "a.wav", np.tile(NOISE + 0.25, (3, 1)), subtype="FLOAT")
+    samples, total = measure(Audio(path))
+    assert samples == 3 * len(NOISE)
+    assert total == pytest.approx(3 * (NOISE[:, 0] + np.float32(0.25)).sum(dtype=np.float64), rel=1e-12)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    def peak(seconds: int) -> int:
+        path = tmp_path / f"{seconds}.wav"
+        with soundfile.SoundFile(path, "w", 44_100, 2) as file:
+            for _ in range(seconds // 10):
+                file.write(np.zeros((441_000, 2), np.int16))
+        measure(Audio(path))  # imports, once
+        tracemalloc.start()
+        try:
+            assert measure(Audio(path)) == (seconds * 16_000, 0.0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    short, long = peak(20), peak(600)
+    assert long < short + 100_000 < 4_000_000
+
+
+# --- resampling ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.sampled_from([1000, 7999, 8000, 11_025, 16_001, 22_050, 44_100, 48_000, 96_000, 768_000]),
+    n=st.integers(1, 3000),
+)
+def test_resampled_length_is_the_published_one(rate, n):
+    assert len(read(np.zeros(n, np.float32), rate)) == -(-n * 16_000 // rate)
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_a_tone_in_place(rate):
+    seconds = 0.5
+    tone = np.sin(2 * np.pi * 1000 * np.arange(int(rate * seconds)) / rate)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(int(16_000 * seconds)) / 16_000)
+    inner = slice(500, -500)
+    assert np.abs(read(tone, rate)[inner] - expected[inner]).max() < 1e-4
+
+
+def test_resampling_removes_what_would_alias():
+    tone = np.sin(2 * np.pi * 10_000 * np.arange(48_000) / 48_000)
+    assert np.abs(read(tone, 48_000)[500:-500]).max() < 1e-4
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100])
+def test_block_length_changes_no_sample(tmp_path, monkeypatch, rate):
+    path = write(tmp_path / "a.wav", rate=rate, subtype="FLOAT")
+    whole = read(path)
+    np.testing.assert_array_equal(read(NOISE, rate), whole)
+    monkeypatch.setattr(audio, "BLOCK_VALUES", 1000)
+    np.testing.assert_array_equal(read(path), whole)
+    np.testing.assert_array_equal(read(NOISE, rate), whole)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_not_audio_are_refused(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("hello\n" * 1000)
+    (tmp_path / "noise.mp3").write_bytes(RNG.bytes(20_000))
+    (tmp_path / "samples.raw").write_bytes(bytes(1000))
+    write(tmp_path / "header.wav", NOISE[:0])
+    for name, reason in {
+        "missing.wav": "No such file",
+        "": "Is a directory",
+        "empty.wav": "empty",
+        "text.wav": "not audio",
+        "noise.mp3": "not audio",
+        "samples.raw": "without a header",
+        "header.wav": "no samples",
+    }.items():
+        with pytest.raises(AudioError, match=reason) as error:
+            Audio(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "au", "w64", "rf64"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_cut_files_are_refused(tmp_path, suffix, share):
+    whole = write(tmp_path / f"whole.{suffix}")
+    assert len(read(whole)) == len(NOISE)
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(AudioError, match="truncated|cut short"):
+        read(cut)
+
+
+@pytest.mark.parametrize("declared", [0x7FFF_F000, 0x8000_0000, 0xFFFF_FFFF])
+def test_a_wav_written_to_a_pipe_is_whole(tmp_path, declared):
+    data = bytearray(write(tmp_path / "a.wav").read_bytes())
+    position = data.index(b"data")
+    data[position + 4 : position + 8] = struct.pack("<I", declared)
+    with Audio(bytes(data)) as recording:
+        assert measure(recording)[0] == len(NOISE)
+
+
+def test_damage_inside_a_flac_is_reported(tmp_path):
+    path = write(tmp_path / "a.flac")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"a\.flac"):
+        read(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e12])
+def test_a_sample_that_is_no_sample_is_placed_in_time(tmp_path, bad):
+    samples = np.zeros(160_000, np.float32)
+    samples[100_000] = bad
+    path = write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+    for recording in (Audio(path), Audio(samples, 8000), Audio(samples.astype(np.float64), 8000)):
+        with pytest.raises(AudioError, match=r"at 12\.500 s"):
+            measure(recording)
+
+
+def test_a_float64_beyond_float32_is_reported():
+    with pytest.raises(AudioError, match=r"inf at 0\.000 s"):
+        measure(Audio(np.array([1e300])))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(0, np.float32),
+        np.zeros((0, 2), np.float32),
+        np.zeros((10, 0), np.float32),
+        np.zeros((2, 16_000), np.float32),
+        np.zeros((1, 10, 1), np.float32),
+        np.float32(1)[()] * np.ones(()),
+        np.zeros(10, np.int64),
+        np.zeros(10, np.uint8),
+        np.zeros(10, bool),
+        np.zeros(10, complex),
+        np.array(["a"]),
+    ],
+)
+def test_arrays_that_are_not_audio_are_refused(array):
+    with pytest.raises(AudioError):
+        Audio(array)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, 999, 1_000_001, 44_100.0, "16000", None, True])
+def test_rates_that_cannot_be_are_refused(rate):
+    with pytest.raises(AudioError, match="sample rate"):
+        Audio(NOISE, rate)
+
+
+def test_a_rate_may_be_a_numpy_integer():
+    assert len(read(NOISE, np.int64(48_000))) == 16_000
+
+
+@pytest.mark.parametrize("source", [[0.0, 0.5], None, 3])
+def test_other_sources_are_refused(source):
+    with pytest.raises(AudioError, match="NumPy"):
+        Audio(source)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------
+
+
+def test_find_audio_is_recursive_sorted_and_skips_what_is_not_audio(tmp_path):
+    names = ["b.wav", "a.FLAC", "sub/c.mp3", "sub/d.txt", "sub/.hidden.wav", "e.opus", "f.raw", "g.npy"]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "folder.wav").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    expected = sorted(tmp_path / name for name in ("b.wav", "a.FLAC", "sub/c.mp3", "e.opus"))
+    assert find_audio(tmp_path) == expected
+
+
+def test_a_folder_without_audio_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(AudioError, match="no audio"):
+            find_audio(folder)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_what_is_written_is_read_back_to_16_bits(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    samples = np.concatenate([NOISE[:, 0], [1.0, -1.0, 1.5, -7.0]])
+    with audio_writer(path) as writer:
+        for start in range(0, len(samples), 7777):
+            writer.write(samples[start : start + 7777])
+        assert writer.samples == len(samples)
+    assert soundfile.info(path).subtype == "PCM_16"
+    assert np.abs(read(path) - np.clip(samples, -1, 1)).max() <= 1 / 32_768
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_long_block_is_written_to_ogg(tmp_path):
+    samples = np.tile(
+        NOISE[:, 0], 60
+    )  # 3 minutes in one block overflow the stack of libsndfile's Vorbis encoder
+    save_audio(tmp_path / "a.ogg", samples)
+    assert soundfile.info(tmp_path / "a.ogg").frames == len(samples)
+
+
+def test_another_rate_is_written(tmp_path):
+    save_audio(tmp_path / "a.wav", NOISE[:, 0], 24_000)
+    assert soundfile.info(tmp_path / "a.wav").samplerate == 24_000
+
+
+class OneWay(io.RawIOBase):
+    """A stream like standard output into a pipe: no seeking, no telling."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.received += bytes(data)
+        return len(data)
+
+
+def test_a_stream_receives_a_complete_wav(tmp_path):
+    stream = OneWay()
+    save_audio(stream, NOISE[:, 0])
+    save_audio(tmp_path / "a.wav", NOISE[:, 0])
+    assert stream.received == (tmp_path / "a.wav").read_bytes()
+
+
+def test_a_failure_leaves_the_output_as_it_was(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"precious")
+    stream = OneWay()
+    for target in (path, stream):
+        with pytest.raises(KeyboardInterrupt), audio_writer(target) as writer:
+            writer.write(NOISE[:, 0])
+            raise KeyboardInterrupt
+        for bad in (NOISE, NOISE[:, 0].astype(np.int16), np.array([np.nan], np.float32), np.array([np.inf])):
+            with pytest.raises(AudioError), audio_writer(target) as writer:
+                writer.write(bad)
+    assert path.read_bytes() == b"precious"
+    assert stream.received == b""
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path):
+    for target in (tmp_path / "a.xyz", tmp_path / "a", tmp_path / "missing" / "a.wav"):
+        with pytest.raises(OutputError):
+            save_audio(target, NOISE[:, 0])
+    closed = OneWay()
+    closed.write = lambda data: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe"))
+    with pytest.raises(OutputError, match="Broken pipe"):
+        save_audio(closed, NOISE[:, 0])
+    with pytest.raises(AudioError, match="sample rate"):
+        save_audio(tmp_path / "a.wav", NOISE[:, 0], 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("limit", [300, 30_000])
+def test_a_full_disk_is_reported(tmp_path, suffix, limit):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OutputError, match="free space"):
+            save_audio(tmp_path / f"a.{suffix}", np.tile(NOISE[:, 0], 5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- imports ---------------------------------------------------------------------------------------------------
+
+
+def test_arrays_need_no_audio_library():
+    code = """
+import sys
+for name in ("soundfile", "soxr", "kaldi_native_fbank"):
+    sys.modules[name] = None
+import numpy as np
+import sc_runtime.fbank
+from sc_runtime.audio import Audio, measure
+assert measure(Audio(np.ones(5, np.float32))) == (5, 5.0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
