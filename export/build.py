@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     tps: Annotated[int, typer.Option(help="Tokens per second: 25, 50 or 100.")] = 50,
     vocab: Annotated[
-        str, typer.Option(help="Semantic vocabularies, comma-separated: 4096, 8192, 16384, 32768; the last is the default.")
+        str,
+        typer.Option(help="Semantic vocabularies, comma-separated: 4096, 8192, 16384, 32768; the last is the default."),
     ] = "32768",
     checkpoint: Annotated[
         Path | None, typer.Option(help="A local folder in the published layout, instead of the hub.")
@@ -105,7 +107,9 @@ def build_bundle(
     if not force and (built := find_finished(folder, recipes, vocabularies)):
         return built
     if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise BundleError(f"{folder} holds something else than a bundle", "an empty or new folder", "choose another --out")
+        raise BundleError(
+            f"{folder} holds something else than a bundle", "an empty or new folder", "choose another --out"
+        )
     stage = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         stage.mkdir(parents=True)
@@ -176,12 +180,8 @@ class Builder:
             started = time.perf_counter()
             self.report(f"{name}: tracing")
             inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
-            model = trace(
-                lambda graph=graph: graph.trace(self.sizes),
-                inputs,
-                outputs,
-                lambda tensor, graph=graph: graph.find(network, tensors, self.sizes, tensor),
-            )
+            find = partial(graph.find, network, tensors, self.sizes)
+            model = trace(partial(graph.trace, self.sizes), inputs, outputs, find)
             self.report(f"{name}: writing")
             paths = save_model(model, self.bundle.path / f"{name}.onnx")
             for path in paths:

@@ -202,7 +202,9 @@ def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes) -> dict
     ]
     if named:
         raise CheckpointError(
-            f"{path}: tensors {'; '.join(named)}", "the published layout of this rate and size", "check --tps and --size"
+            f"{path}: tensors {'; '.join(named)}",
+            "the published layout of this rate and size",
+            "check --tps and --size",
         )
     return {name: state[name].to(torch.float32) for name in shapes}
 

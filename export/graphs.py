@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class Graph:
     inputs: Callable[[NetworkSizes], Specs]
     outputs: Callable[[NetworkSizes], Specs]
     trace: Callable[[NetworkSizes], nn.Module]
-    reference: Callable[[nn.Module, NetworkSizes], nn.Module]
+    reference: Callable[[Any, NetworkSizes], nn.Module]
     find: Callable[[Network, Tensors, NetworkSizes, str], Tensor]
 
 

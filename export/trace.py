@@ -31,8 +31,7 @@ def trace(
         warnings.simplefilter("ignore")
         module = build().eval()
         arguments = tuple(
-            torch.zeros([TRACED_BATCH if axis == "batch" else axis for axis in spec.shape], dtype=getattr(torch, spec.dtype))
-            for spec in inputs.values()
+            torch.zeros(spec.resolve(TRACED_BATCH), dtype=getattr(torch, spec.dtype)) for spec in inputs.values()
         )
         program = torch.onnx.export(
             module,
@@ -45,6 +44,7 @@ def trace(
             optimize=False,
             verbose=False,
         )
+    assert program is not None and program.exported_program is not None
     model = program.model
     for name, value in model.graph.initializers.items():
         if name in program.exported_program.state_dict or name in program.exported_program.constants:
@@ -89,22 +89,27 @@ def fold_transposes(model: ir.Model) -> None:
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is None or source.name not in graph.initializers or source.const_value is None:
             continue
-        promised, permutation = source.const_value, node.attributes["perm"].as_ints()
         name = f"{source.name}.transposed"
-
-        def fetch(promised=promised, permutation=permutation, name=name) -> ir.Tensor:
-            return ir.Tensor(np.ascontiguousarray(promised.numpy().transpose(permutation)), name=name)
-
-        shape = ir.Shape([source.shape[axis] for axis in permutation])
-        folded = ir.Value(name=name, shape=shape, type=source.type)
-        folded.const_value = ir.LazyTensor(fetch, dtype=source.dtype, shape=shape, name=name)
         if name not in graph.initializers:
-            graph.initializers[name] = folded
+            permutation = list(node.attributes["perm"].as_ints())
+            graph.register_initializer(transpose_weight(name, source, source.const_value, permutation))
         node.outputs[0].replace_all_uses_with(graph.initializers[name])
         graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+
+
+def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, permutation: list[int]) -> ir.Value:
+    """The `weight` of `value` with its axes in the order of `permutation`, as another promise."""
+    sizes = weight.shape.numpy()
+    shape = ir.Shape([sizes[axis] for axis in permutation])
+
+    def fetch() -> ir.Tensor:
+        return ir.Tensor(np.ascontiguousarray(weight.numpy().transpose(permutation)), name=name)
+
+    promise = ir.LazyTensor(fetch, dtype=weight.dtype, shape=shape, name=name)
+    return ir.Value(name=name, shape=shape, type=value.type, const_value=promise)
 
 
 def strip_metadata(model: ir.Model) -> None:

@@ -24,7 +24,7 @@ def draw_inputs(inputs: dict[str, TensorSpec]) -> Iterator[Arrays]:
     for batch in BATCHES:
         feeds: Arrays = {}
         for name, spec in inputs.items():
-            shape = [batch if axis == "batch" else axis for axis in spec.shape]
+            shape = spec.resolve(batch)
             if spec.dtype == "int64":
                 feeds[name] = generator.integers(1, 1000, shape)
             else:

@@ -1,9 +1,9 @@
 """sc_runtime: the deployment runtime of SemantiCodec. Torch-free.
 
-    from sc_runtime import Codec
-    codec = Codec.load()
-    tokens = codec.encode("speech.wav")
-    audio = codec.decode(tokens)
+from sc_runtime import Codec
+codec = Codec.load()
+tokens = codec.encode("speech.wav")
+audio = codec.decode(tokens)
 """
 
 from .codec import Codec

@@ -51,20 +51,12 @@ OUTPUT_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg"
 BLOCK_VALUES = 1 << 16  #: samples, over all channels, that are read or written at a time
 SOURCE_RATES = range(1000, 1_000_001)  #: Hz; another rate is a damaged header, and would unbound a block
 ARRAY_CHANNELS = 64  #: an array with more columns has its axes the wrong way round
-LARGEST_SAMPLE = (
-    2.0**31
-)  #: full scale of a float file that holds unscaled 32-bit integers; beyond lies damage
-PIPED_SIZE = (
-    0x7F00_0000  #: bytes: a program that writes to a pipe declares this much or more, not knowing better
-)
+LARGEST_SAMPLE = 2.0**31  #: full scale of a float file that holds unscaled 32-bit integers; beyond lies damage
+PIPED_SIZE = 0x7F00_0000  #: bytes: a program that writes to a pipe declares this much or more, not knowing better
 
 #: libsndfile's log on a file that holds less than its header declares (WAV, W64, RF64, AIFF, AU, CAF).
-CUT_SHORT = re.compile(
-    r"^ *(?:data|Data Size|riff|Riff size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-CUT_PAGE = (
-    "Junk after the last page"  #: the same for Ogg: something that is not a whole page stands at its end
-)
+CUT_SHORT = re.compile(r"^ *(?:data|Data Size|riff|Riff size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+CUT_PAGE = "Junk after the last page"  #: the same for Ogg: something that is not a whole page stands at its end
 
 
 class Audio:
@@ -206,9 +198,7 @@ class AudioWriter:
 
 
 @contextmanager
-def audio_writer(
-    target: str | os.PathLike[str] | BinaryIO, sample_rate: int = SAMPLE_RATE
-) -> Iterator[AudioWriter]:
+def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int = SAMPLE_RATE) -> Iterator[AudioWriter]:
     """Open `target` for mono samples at `sample_rate` Hz: whole on success, untouched if the block raises.
 
     A path ending in .wav or .flac (16 bits) or .ogg (Vorbis), or a binary stream (standard output), which is
@@ -254,9 +244,7 @@ def _first_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise AudioError(f"array of {array.dtype}", "int16, int32 or floats", "scale other integers yourself")
     if array.ndim not in (1, 2) or array.size == 0 or array.shape[1:] > (ARRAY_CHANNELS,):
         shape = list(array.shape)
-        raise AudioError(
-            f"array of shape {shape}", f"[samples] or [samples, channels ≤ {ARRAY_CHANNELS}], not empty"
-        )
+        raise AudioError(f"array of shape {shape}", f"[samples] or [samples, channels ≤ {ARRAY_CHANNELS}], not empty")
     return array if array.ndim == 1 else array[:, 0]
 
 
@@ -306,9 +294,7 @@ def _open_file(path: Path, name: str) -> Iterator[SoundFile]:
     except soundfile.LibsndfileError as error:
         formats = " ".join(sorted(set(AUDIO_SUFFIXES.values())))
         remedy = "the file is damaged, cut short, or not audio"
-        raise AudioError(
-            f"{name}: {error.error_string.strip('. ')}", f"a whole file in {formats}", remedy
-        ) from error
+        raise AudioError(f"{name}: {error.error_string.strip('. ')}", f"a whole file in {formats}", remedy) from error
 
 
 def _native(path: Path) -> str | bytes:

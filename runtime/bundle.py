@@ -35,6 +35,10 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def resolve(self, batch: int) -> tuple[int, ...]:
+        """The shape for `batch` windows."""
+        return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
+
 
 @dataclass(frozen=True)
 class GraphEntry:
@@ -173,10 +177,10 @@ class Bundle:
         return self.path / entry.files[0]
 
     def load_codebook(self, name: str) -> np.ndarray:
-        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified."""
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified, mapped from disk."""
         file = f"{name}.npy"
         self.verify(file)
-        return np.load(self.path / file, allow_pickle=False)
+        return np.load(self.path / file, mmap_mode="r", allow_pickle=False)
 
     def verify(self, file: str) -> None:
         """Compare one file's hash with the manifest's. Raises BundleError naming the file."""

@@ -43,11 +43,11 @@ class NearestCentroid:
             self._mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
             self._centred = codebook - self._mean
         squares = _square_norms(self._centred)
-        self._half_squares = (squares / 2).astype(np.float32)
         self._largest = float(np.sqrt(squares.max()))
         if not self._largest < NORM_LIMIT:
             remedy = "rebuild the bundle from a sound checkpoint"
             raise SettingsError(f"codebook with vectors of norm {self._largest:g}", "finite values", remedy)
+        self._half_squares = (squares / 2).astype(np.float32)
 
     def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """Indices int32 [n] of the centroids nearest to `queries` float32 [n, D]; of equals, the lowest.
@@ -66,18 +66,14 @@ class NearestCentroid:
             nearest[start : start + rows] = self._search_block(block, scores[: len(block)])
         return nearest
 
-    def _search_block(
-        self, queries: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.intp]:
+    def _search_block(self, queries: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
         """Indices [n] for `queries` [n, D]; `scores` [n, N] is overwritten with t."""
         with np.errstate(over="ignore", invalid="ignore"):
             centred = queries - self._mean
         norms = np.sqrt(_square_norms(centred))
         if not np.all(norms < NORM_LIMIT):
             first = int(np.argmin(norms < NORM_LIMIT))
-            raise SettingsError(
-                f"query of norm {norms[first]:g}", "finite features", "check the encoder's output"
-            )
+            raise SettingsError(f"query of norm {norms[first]:g}", "finite features", "check the encoder's output")
         np.matmul(centred, self._centred.T, out=scores)
         np.subtract(scores, self._half_squares, out=scores)
         nearest = scores.argmax(axis=1)

@@ -1,4 +1,5 @@
 """The command line: parsing and printing only."""
+
 from __future__ import annotations
 
 import sys

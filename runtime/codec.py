@@ -48,7 +48,8 @@ class Codec:
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle, self.backend = bundle, backend
         self._graphs: dict[str, Graph] = {}
-        self._centroids: dict[int, NearestCentroid] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._searches: dict[str, NearestCentroid] = {}
 
     @classmethod
     def load(
@@ -95,7 +96,7 @@ class Codec:
             positions = config.count_positions(samples)
             windows = -(-positions // config.positions)  # a further, wholly padded segment holds no tokens
             segments = islice(fbank_segments(recording.blocks(), samples, total), windows)
-            codes = []
+            codes: list[np.ndarray] = []
             while fbanks := list(islice(segments, batch)):
                 codes.extend(self.encode_windows(np.stack(fbanks), config))
                 if progress:
@@ -105,12 +106,13 @@ class Codec:
     def encode_windows(self, fbank: np.ndarray, config: CodecConfig) -> np.ndarray:
         """fbank [B, 1024, 128] -> codes [B, L, 2]: semantic tokens, then acoustic tokens beside them."""
         shape = (len(fbank), config.positions)
+        semantic_book, acoustic_book = f"semantic-{config.vocab}", "acoustic"
         features = self._run("audiomae", fbank=fbank)["features"]
-        semantic = self._search_semantic(config).search(features.reshape(-1, config.feature_width)).reshape(shape)
-        centroids = self._codebooks(config).semantic[semantic]
+        semantic = self._search(semantic_book).search(features.reshape(-1, config.feature_width)).reshape(shape)
+        centroids = self._codebook(semantic_book)[semantic]
         joined = join_features(features, centroids, [count_frames(window) for window in fbank])
         encoded = self._run("acoustic_encoder", features=joined)["acoustic"]
-        acoustic = self._search_acoustic.search(encoded.reshape(-1, config.feature_width)).reshape(shape)
+        acoustic = self._search(acoustic_book).search(encoded.reshape(-1, config.feature_width)).reshape(shape)
         return np.stack([semantic, acoustic], axis=-1)
 
     def decode(
@@ -187,7 +189,7 @@ class Codec:
                     return np.stack([check_noise(draw_noise(window, index)) for window in group])
 
                 context = self.condition_windows([tokens.codes[windows[i]] for i in group], tokens.config)
-                predict = guide(self._graph("tunet_step"), context, self._unconditional, guidance)
+                predict = guide(self.open_graph("tunet_step"), context, self._unconditional, guidance)
                 latent = sample_ddim(predict, draw(0), draw, timesteps, alphas, eta)
                 yield from self.vocode(latent)
                 if progress:
@@ -222,9 +224,10 @@ class Codec:
         return tokens.require(self.config)  # raises, naming both
 
     def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
-        return self._graph(graph).run(feeds)
+        return self.open_graph(graph).run(feeds)
 
-    def _graph(self, name: str) -> Graph:
+    def open_graph(self, name: str) -> Graph:
+        """The graph `name` of the bundle, verified and loaded when first asked for."""
         if name not in self._graphs:
             self._graphs[name] = self.backend.open(self.bundle, name)
         return self._graphs[name]
@@ -235,21 +238,19 @@ class Codec:
         config = self.config
         return self._run("conditioning", features=np.zeros((1, config.positions, 2 * config.feature_width), np.float32))
 
-    @cached_property
-    def _acoustic_codebook(self) -> np.ndarray:
-        return self.bundle.load_codebook("acoustic")
+    def _codebook(self, name: str) -> np.ndarray:
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], mapped from its file."""
+        if name not in self._arrays:
+            self._arrays[name] = self.bundle.load_codebook(name)
+        return self._arrays[name]
 
-    @cached_property
-    def _search_acoustic(self) -> NearestCentroid:
-        return NearestCentroid(self._acoustic_codebook)
-
-    def _search_semantic(self, config: CodecConfig) -> NearestCentroid:
-        if config.vocab not in self._centroids:
-            self._centroids[config.vocab] = NearestCentroid(self.bundle.load_codebook(f"semantic-{config.vocab}"))
-        return self._centroids[config.vocab]
+    def _search(self, name: str) -> NearestCentroid:
+        if name not in self._searches:
+            self._searches[name] = NearestCentroid(self._codebook(name))
+        return self._searches[name]
 
     def _codebooks(self, config: CodecConfig) -> Codebooks:
-        return Codebooks(self._search_semantic(config).codebook, self._acoustic_codebook)
+        return Codebooks(self._codebook(f"semantic-{config.vocab}"), self._codebook("acoustic"))
 
 
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:

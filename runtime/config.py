@@ -81,11 +81,13 @@ class CodecConfig:
         """T: positions that stand for `samples` samples at 16 kHz.
 
         The float64 arithmetic is the published one, to the last bit: an exact multiple of 0.16 s gains a patch, or
-        does not, by rounding, and the token count depends on it.
+        does not, by rounding, and the token count depends on it. There are never more than the padded segments hold.
         """
         seconds = samples / SAMPLE_RATE
         seconds += PATCH_SECONDS - seconds % PATCH_SECONDS
-        return math.ceil(PATCH_COLUMNS * seconds / PATCH_SECONDS / self.stack)
+        positions = math.ceil(PATCH_COLUMNS * seconds / PATCH_SECONDS / self.stack)
+        segments = samples // SEGMENT_SAMPLES + 1
+        return min(positions, segments * self.positions)
 
     def count_samples(self, positions: int) -> int:
         """Samples at 16 kHz that `positions` positions decode to, before trimming to an original length."""

@@ -36,9 +36,7 @@ def choose_timesteps(steps: int, schedule: Schedule) -> np.ndarray:
         raise SettingsError(f"{steps} steps", f"1 to {schedule.steps}")
     timesteps = np.arange(0, schedule.steps, schedule.steps // steps) + 1
     if timesteps[-1] >= schedule.steps:
-        nearest = min(
-            (s for s in range(1, schedule.steps) if has_room(s, schedule)), key=lambda s: (abs(s - steps), s)
-        )
+        nearest = min((s for s in range(1, schedule.steps) if has_room(s, schedule)), key=lambda s: (abs(s - steps), s))
         raise SettingsError(
             f"{steps} steps (the last would be {timesteps[-1]} of {schedule.steps})",
             "a count whose steps end inside the schedule",

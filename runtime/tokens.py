@@ -334,9 +334,7 @@ def _read_container(start: bytes, file: BinaryIO) -> Tokens:
     """Read a container of which `start` has been read already. Raises `TokensError`."""
     header = start + _read_bytes(file, HEADER_BYTES - len(start))
     if len(header) < HEADER_BYTES:
-        raise TokensError(
-            f"a token file cut short: {len(header)} bytes", f"a header of {HEADER_BYTES} bytes", _DAMAGED
-        )
+        raise TokensError(f"a token file cut short: {len(header)} bytes", f"a header of {HEADER_BYTES} bytes", _DAMAGED)
     _, version, tps, semantic, acoustic, positions, samples = _FIELDS.unpack_from(header)
     if version > VERSION:
         remedy = "it was written by a newer version: upgrade sc-runtime"

@@ -34,18 +34,16 @@ def write(path: Path, samples=NOISE, rate=16_000, **kwargs) -> Path:
     return path
 
 
-# --- reading ---------------------------------------------------------------------------------------------------
+# --- reading
 
 
-@pytest.mark.parametrize(
-    "name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"]
-)
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"])
 def test_every_format_gives_its_first_channel(tmp_path, name):
     path = write(tmp_path / name)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
     samples = read(path)
     assert samples.dtype == np.float32
-    np.testing.assert_array_equal(samples, expected[:, 0])
+    np.testing.assert_allclose(samples, expected[:, 0], rtol=0, atol=1e-6)  # MP3: a seek to 0 changes a last bit
 
 
 def test_opus_is_read_at_its_rate(tmp_path):
@@ -92,7 +90,7 @@ def test_a_spooled_stream_leaves_nothing_behind(tmp_path, monkeypatch):
     for data in (b"", b"not audio", buffer.getvalue()[:1000]):
         with pytest.raises(AudioError):
             Audio(data)
-    with pytest.raises(AudioError, match="text"):
+    with pytest.raises(AudioError, match="binary stream"):
         Audio(io.StringIO("text"))
     assert list(tmp_path.iterdir()) == []
 
@@ -145,7 +143,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert long < short + 100_000 < 4_000_000
 
 
-# --- resampling ------------------------------------------------------------------------------------------------
+# --- resampling
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,7 +179,7 @@ def test_block_length_changes_no_sample(tmp_path, monkeypatch, rate):
     np.testing.assert_array_equal(read(NOISE, rate), whole)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------
+# --- what is refused
 
 
 def test_files_that_are_not_audio_are_refused(tmp_path):
@@ -212,7 +210,7 @@ def test_cut_files_are_refused(tmp_path, suffix, share):
     assert len(read(whole)) == len(NOISE)
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
-    with pytest.raises(AudioError, match="truncated|cut short"):
+    with pytest.raises(AudioError, match=r"truncated|cut short"):
         read(cut)
 
 
@@ -286,7 +284,7 @@ def test_other_sources_are_refused(source):
         Audio(source)
 
 
-# --- folders ---------------------------------------------------------------------------------------------------
+# --- folders
 
 
 def test_find_audio_is_recursive_sorted_and_skips_what_is_not_audio(tmp_path):
@@ -305,7 +303,7 @@ def test_a_folder_without_audio_is_refused(tmp_path):
             find_audio(folder)
 
 
-# --- writing ---------------------------------------------------------------------------------------------------
+# --- writing
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -322,9 +320,7 @@ def test_what_is_written_is_read_back_to_16_bits(tmp_path, suffix):
 
 
 def test_a_long_block_is_written_to_ogg(tmp_path):
-    samples = np.tile(
-        NOISE[:, 0], 60
-    )  # 3 minutes in one block overflow the stack of libsndfile's Vorbis encoder
+    samples = np.tile(NOISE[:, 0], 60)  # 3 minutes in one block overflow the stack of libsndfile's Vorbis encoder
     save_audio(tmp_path / "a.ogg", samples)
     assert soundfile.info(tmp_path / "a.ogg").frames == len(samples)
 
@@ -398,7 +394,7 @@ def test_a_full_disk_is_reported(tmp_path, suffix, limit):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- imports ---------------------------------------------------------------------------------------------------
+# --- imports
 
 
 def test_arrays_need_no_audio_library():

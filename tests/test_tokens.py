@@ -27,6 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
+
 from sc_runtime import files
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import OutputError, TokensError
@@ -146,9 +147,7 @@ def test_strided_arrays_and_lists_are_taken() -> None:
     assert Tokens.from_array(GOLDEN_CODES, SMALL) == Tokens.from_array(np.array(GOLDEN_CODES), SMALL)
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (2,), (0, 2), (1, 0, 2), (3, 1), (2, 3), (2, 3, 2), (1, 1, 3, 2), (0, 3, 2)]
-)
+@pytest.mark.parametrize("shape", [(), (2,), (0, 2), (1, 0, 2), (3, 1), (2, 3), (2, 3, 2), (1, 1, 3, 2), (0, 3, 2)])
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(TokensError, match=r"shape \[.*expected \[T, 2\] or \[1, T, 2\]") as caught:
         Tokens.from_array(np.zeros(shape, np.int64), SMALL)
@@ -185,9 +184,7 @@ def test_ragged_list_is_refused() -> None:
         (7, 0, -(2**63), np.int64, f"semantic token {-(2**63)} at position 7; expected 0 to 32767"),
     ],
 )
-def test_tokens_out_of_range_are_named(
-    position: int, column: int, value: int, dtype: type, message: str
-) -> None:
+def test_tokens_out_of_range_are_named(position: int, column: int, value: int, dtype: type, message: str) -> None:
     array: np.ndarray = np.zeros((20, 2), dtype)
     array[position, column] = value
     with pytest.raises(TokensError) as caught:

@@ -16,9 +16,7 @@ class AcousticEncoder(nn.Module):
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
         width = sizes.config.feature_width
-        self.encoder = nn.LSTM(
-            2 * width, 2 * width, sizes.lstm_layers, bidirectional=True, batch_first=True
-        )
+        self.encoder = nn.LSTM(2 * width, 2 * width, sizes.lstm_layers, bidirectional=True, batch_first=True)
         self.encoder_output_linear = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ class Conditioning(nn.Module):
         super().__init__()
         self.tunet = tunet
         positions = embed_positions(sizes.config.positions, sizes.position_channels)
+        self.positions: Tensor
         self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -107,9 +108,9 @@ class Conditioning(nn.Module):
         return tuple(tensor for attention in self.tunet.cross_attentions() for tensor in attention.project(context))
 
 
-def run_layers(layers: nn.ModuleList, x: Tensor, embedding: Tensor, context: Context) -> Tensor:
+def run_layers(layers: nn.Module, x: Tensor, embedding: Tensor, context: Context) -> Tensor:
     """Run one block: each layer takes what its kind needs; a cross-attention takes the next two of `context`."""
-    for layer in layers:
+    for layer in layers.children():
         if isinstance(layer, ResidualBlock):
             x = layer(x, embedding)
         elif isinstance(layer, SpatialTransformer):
@@ -176,9 +177,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(sizes.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(channels, context_width, sizes.tunet_head_channels)]
-        )
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_width, sizes.tunet_head_channels)])
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

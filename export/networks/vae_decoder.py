@@ -32,33 +32,48 @@ class Decoder(nn.Module):
         base, groups = sizes.vae_channels, sizes.norm_groups
         channels = base * sizes.vae_multipliers[-1]
         self.conv_in = nn.Conv2d(LATENT_SHAPE[0], channels, 3, padding=1)
-        self.mid = nn.Module()
-        self.mid.block_1 = ResidualBlock(channels, channels, groups)
-        self.mid.attn_1 = SpatialAttention(channels, groups)
-        self.mid.block_2 = ResidualBlock(channels, channels, groups)
-        levels = []
+        self.mid = Middle(channels, groups)
+        levels: list[nn.Module] = []
         for level, multiplier in reversed(list(enumerate(sizes.vae_multipliers))):
-            stage = nn.Module()
-            stage.block = nn.ModuleList()
-            for _ in range(sizes.vae_residual_blocks + 1):
-                stage.block.append(ResidualBlock(channels, base * multiplier, groups))
-                channels = base * multiplier
-            if level > 0:
-                stage.upsample = Upsampling(channels)
-            levels.insert(0, stage)
+            blocks = sizes.vae_residual_blocks + 1
+            levels.insert(0, Level(channels, base * multiplier, blocks, groups, upsample=level > 0))
+            channels = base * multiplier
         self.up = nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(groups, channels, eps=1e-6)
         self.conv_out = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid.block_1(self.conv_in(x))
-        x = self.mid.block_2(self.mid.attn_1(x))
-        for level in reversed(range(len(self.up))):
-            for block in self.up[level].block:
-                x = block(x)
-            if level > 0:
-                x = self.up[level].upsample(x)
+        x = self.mid(self.conv_in(x))
+        for level in reversed(self.up):
+            x = level(x)
         return self.conv_out(functional.silu(self.norm_out(x)))
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, groups)
+        self.attn_1 = SpatialAttention(channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, then, but for the last, a doubling of it."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, groups: int, *, upsample: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(outputs if i else inputs, outputs, groups) for i in range(blocks))
+        if upsample:
+            self.upsample = Upsampling(outputs)
+        self.doubles = upsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.upsample(x) if self.doubles else x
 
 
 class ResidualBlock(nn.Module):

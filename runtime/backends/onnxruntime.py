@@ -29,9 +29,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, threads: int | None = None) -> None:
         if explain_absence():
-            raise MissingExtraError(
-                "onnxruntime is not installed", "the extra `cpu`", "pip install 'sc-runtime[cpu]'"
-            )
+            raise MissingExtraError("onnxruntime is not installed", "the extra `cpu`", "pip install 'sc-runtime[cpu]'")
         self.threads = threads
 
     def open(self, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:

@@ -1,0 +1,1 @@
+"""Measurements: what the runtime costs beside the published procedure."""
