@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +31,8 @@ from sc_runtime.bundle import (
     hash_file,
     list_bundles,
 )
-from sc_runtime.cli import run_app
 from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
+from sc_runtime.commands.program import run_app
 
 from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SeededWeights, Weights, fetch_published
 from .graphs import GRAPHS, NETWORKS, Network, Tensors, read_tensors
@@ -40,6 +41,7 @@ from .trace import OPSET, save_model, trace
 from .verify import draw_inputs, measure_error, run_reference
 
 VOCABULARIES = (4096, 8192, 16384, 32768)
+FILES = ("encoder", "decoder")  #: of a checkpoint
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
 
 Report = Callable[[str], None]
@@ -76,10 +78,12 @@ def main(
     if seeded is not None:
         weights = SeededWeights(seeded)
     elif checkpoint:
-        weights = Folder(checkpoint, tps)
+        with console.status("Reading the checkpoint"):
+            weights = Folder(checkpoint, tps)
     else:
-        with console.status("Fetching the published weights"):
-            weights = fetch_published(tps, vocabularies)
+        if console.is_terminal:  # no status here: the hub's client draws its own bars
+            console.print("Fetching the published weights")
+        weights = fetch_published(tps, vocabularies)
     folder = out or bundles_folder() / name_bundle(tps, vocabularies, seeded, size)
     with console.status("") as status:
         bundle = build_bundle(folder, sizes, vocabularies, weights, size=size, force=force, report=status.update)
@@ -101,30 +105,14 @@ def build_bundle(
 
     Graphs of the same recipe are taken from `folder` or its neighbours instead of being built again. Everything is
     written to a folder beside `folder` and renamed into place; on any error nothing is left. Raises CheckpointError,
-    VerificationError, OutputError.
+    VerificationError, BundleError, OutputError.
     """
+    folder = folder.resolve()
     recipes = {name: write_recipe(name, sizes, weights) for name in GRAPHS}
-    if not force and (built := find_finished(folder, recipes, vocabularies)):
+    if not force and (built := find_finished(folder, recipes, vocabularies, sizes, weights)):
         return built
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise BundleError(
-            f"{folder} holds something else than a bundle", "an empty or new folder", "choose another --out"
-        )
-    stage = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    try:
-        stage.mkdir(parents=True)
-        donors = [] if force else list_donors(folder)
-        graphs, files = {}, {}
-        missing = []
-        for name, recipe in recipes.items():
-            if donor := next((d for d in donors if has_recipe(d, name, recipe)), None):
-                entry = donor.manifest.graphs[name]
-                for file in entry.files:
-                    link_or_copy(donor.path / file, stage / file)
-                    files[file] = donor.manifest.files[file]
-                graphs[name] = entry
-            else:
-                missing.append(name)
+    report("Waiting for another build of the same bundle")
+    with staging(folder) as stage:
         manifest = Manifest(
             tps=sizes.config.tps,
             vocabularies=vocabularies,
@@ -132,23 +120,64 @@ def build_bundle(
             width=sizes.config.width,
             weights=weights.description,
             command=describe_command(sizes, vocabularies, weights, size),
-            graphs=graphs,
-            files=files,
+            graphs={},
+            files={},
             made_with={package: version(package) for package in PACKAGES},
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
-        for file in ("encoder", "decoder"):
-            builder.add_file(file, [name for name in missing if NETWORKS[GRAPHS[name].network].file == file])
         builder.add_centroids(vocabularies)
+        missing = list(recipes) if force else builder.reuse_graphs(list_donors(folder))
+        builder.check_weights(missing)
+        for file in FILES:
+            builder.add_file(file, [name for name in missing if file_of(name) == file])
+        manifest = dataclasses.replace(manifest, graphs={name: manifest.graphs[name] for name in GRAPHS})
         (stage / MANIFEST).write_text(manifest.to_json())
-        replace_folder(stage, folder)
+    return Bundle.load(folder)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` if the block succeeds, and is removed if it does not.
+
+    One build of `folder` at a time, by a lock that dies with its process: so what a killed build has left is nobody's,
+    and goes. Raises BundleError where `folder` holds something else than a bundle, OutputError for every OSError.
+    """
+    stage, old = (folder.with_name(f".{folder.name}.{role}") for role in ("partial", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            settle(folder, old)
+            if stage.exists():
+                shutil.rmtree(stage)
+            if folder.exists() and any(folder.iterdir()) and not is_bundle(folder):
+                raise BundleError(
+                    f"{folder} holds something else than a bundle", "an empty or new folder", "choose another --out"
+                )
+            stage.mkdir()
+            try:
+                yield stage
+                if folder.exists():
+                    folder.rename(old)
+                stage.rename(folder)
+            finally:
+                settle(folder, old)
+                shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         if isinstance(error, CodecError):
             raise
         raise OutputError(f"{folder}: {error.strerror or error}", "a place that can be written to") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    return Bundle.load(folder)
+
+
+def settle(folder: Path, old: Path) -> None:
+    """Put `old`, which was set aside for a new `folder`, back if there is none, and remove it if there is."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a build made `folder`, whole or damaged since: what else has a manifest.json is not to be replaced."""
+    return (folder / MANIFEST).is_file() and any((folder / f"{name}.onnx").is_file() for name in GRAPHS)
 
 
 class Builder:
@@ -158,6 +187,25 @@ class Builder:
         self, bundle: Bundle, sizes: NetworkSizes, recipes: dict[str, str], weights: Weights, report: Report
     ) -> None:
         self.bundle, self.sizes, self.recipes, self.weights, self.report = bundle, sizes, recipes, weights, report
+
+    def reuse_graphs(self, donors: list[Bundle]) -> list[str]:
+        """Take every graph that a donor holds of the same recipe; returns the names of the others."""
+        missing = []
+        for name, recipe in self.recipes.items():
+            if donor := next((donor for donor in donors if has_recipe(donor, name, recipe)), None):
+                entry = donor.manifest.graphs[name]
+                for file in entry.files:
+                    link_or_copy(donor.path / file, self.bundle.path / file)
+                    self.bundle.manifest.files[file] = donor.manifest.files[file]
+                self.bundle.manifest.graphs[name] = entry
+            else:
+                missing.append(name)
+        return missing
+
+    def check_weights(self, graphs: list[str]) -> None:
+        """Whatever is wrong with the weights of `graphs` is said now, not after minutes of tracing."""
+        for file in dict.fromkeys(map(file_of, graphs)):
+            read_tensors(file, self.weights, self.sizes)
 
     def add_file(self, file: str, graphs: list[str]) -> None:
         """The `graphs` whose weights lie in one checkpoint file, and that file's codebook."""
@@ -219,6 +267,11 @@ class Builder:
 
     def record(self, path: Path) -> None:
         self.bundle.manifest.files[path.name] = FileEntry(path.stat().st_size, hash_file(path))
+
+
+def file_of(graph: str) -> str:
+    """The checkpoint file ("encoder" or "decoder") that holds the weights of `graph`."""
+    return NETWORKS[GRAPHS[graph].network].file
 
 
 def parse_vocabularies(text: str) -> tuple[int, ...]:
@@ -285,7 +338,9 @@ def has_recipe(bundle: Bundle, graph: str, recipe: str) -> bool:
     return True
 
 
-def find_finished(folder: Path, recipes: dict[str, str], vocabularies: tuple[int, ...]) -> Bundle | None:
+def find_finished(
+    folder: Path, recipes: dict[str, str], vocabularies: tuple[int, ...], sizes: NetworkSizes, weights: Weights
+) -> Bundle | None:
     """The bundle in `folder` when it is already what would be built."""
     if not (folder / MANIFEST).is_file():
         return None
@@ -293,10 +348,15 @@ def find_finished(folder: Path, recipes: dict[str, str], vocabularies: tuple[int
         bundle = Bundle.load(folder)
         for file in bundle.manifest.files:
             bundle.verify(file)
-    except CodecError:
+        same = {name: entry.recipe for name, entry in bundle.manifest.graphs.items()} == recipes
+        same &= bundle.manifest.vocabularies == vocabularies
+        same = same and all(
+            np.array_equal(bundle.load_codebook(f"semantic-{vocab}"), weights.centroids(vocab, sizes))
+            for vocab in vocabularies
+        )
+    except (CodecError, OSError):  # whatever it is, building will meet it again or mend it
         return None
-    same = {name: entry.recipe for name, entry in bundle.manifest.graphs.items()} == recipes
-    return bundle if same and bundle.manifest.vocabularies == vocabularies else None
+    return bundle if same else None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -304,21 +364,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
-
-
-def replace_folder(stage: Path, folder: Path) -> None:
-    """Put `stage` in the place of `folder`, which is set aside first and removed last."""
-    if not folder.exists():
-        stage.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(old)
-    try:
-        stage.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def print_table(console: Console, bundle: Bundle) -> None:

@@ -5,10 +5,10 @@ A checkpoint is data, never code: `torch.load(weights_only=True)`, `numpy.load(a
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Mapping
-from functools import partial
+import shlex
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -29,11 +29,13 @@ ACOUSTIC_CODEBOOK = "quantizer._codebook.embed"  #: [1, entries, D] of the encod
 
 #: What the published files carry besides: halves that only training uses, the EMA copy, the schedule's tables.
 UNUSED = re.compile(
-    r"audiomae\.model\.(decoder_|mask_token)"
+    r"audiomae\.model\.((mask_token|decoder_pos_embed)$|decoder_(embed|blocks|norm|pred)\.)"
     r"|quantizer\._codebook\.(initted|cluster_size|embed_avg)$"
     r"|model_ema\."
     r"|first_stage_model\.(encoder|quant_conv)\."
-    r"|(logvar|betas|alphas_cumprod|alphas_cumprod_prev|log_one_minus_alphas_cumprod|posterior_.*|sqrt_.*)$"
+    r"|(logvar|betas|alphas_cumprod|alphas_cumprod_prev|(sqrt|log)_one_minus_alphas_cumprod)$"
+    r"|sqrt_(alphas|recip_alphas|recipm1_alphas)_cumprod$"
+    r"|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2)$"
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,7 +82,10 @@ class SeededWeights:
 
 
 class Folder:
-    """A local folder in the published layout: encoder.ckpt, decoder.ckpt, codebook_idx/combine_*/codebook_*.npy."""
+    """A local folder in the published layout: encoder.ckpt, decoder.ckpt, codebook_idx/combine_*/codebook_*.npy.
+
+    The hub keeps one codebook_idx/ beside the folders of its three rates, so it is looked for there too.
+    """
 
     def __init__(self, folder: Path, tps: int) -> None:
         self.folder, self.tps = folder, tps
@@ -91,9 +96,12 @@ class Folder:
                     f"a checkpoint folder with {ENCODER}, {DECODER} and codebook_idx/",
                     f"the published one is semanticodec_tokenrate_{tps}/ of {HUB_REPOSITORY}",
                 )
-        self.description = f"checkpoint {folder.name}"
-        self.arguments = f"--checkpoint {folder}"
-        self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
+        self.description = f"checkpoint {folder.resolve().name}"
+        self.arguments = f"--checkpoint {shlex.quote(str(folder))}"
+        try:
+            self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
+        except OSError as error:
+            raise CheckpointError(f"{folder}: {explain(error)}", "files that can be read") from error
 
     def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
         path = self.folder / ENCODER
@@ -110,51 +118,56 @@ class Folder:
     def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
         """The codebook whose array is [vocab, D]; the number in a file's name is not to be trusted."""
         wanted = (vocab, sizes.config.feature_width)
-        files = sorted((self.folder / "codebook_idx").glob("*/codebook_*.npy"))
         found = []
-        for file in files:
+        for file in self.list_codebooks(vocab):
             try:
-                codebook = np.load(file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file}: {error}", "a codebook saved by numpy.save") from None
-            if codebook.shape == wanted:
+                codebook = np.lib.format.open_memmap(file, mode="r")
+            except Exception as error:  # a foreign file: NumPy's reader raises more than it documents
+                found.append(f"{file.parent.name}/{file.name} {explain(error)}")
+                continue
+            if codebook.shape == wanted and codebook.dtype.kind == "f":
                 return np.array(codebook, np.float32)
-            found.append(f"{file.parent.name}/{file.name} {list(codebook.shape)}")
+            found.append(f"{file.parent.name}/{file.name} {list(codebook.shape)} {codebook.dtype}")
+        listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
         raise CheckpointError(
-            f"{self.folder}: no codebook [{wanted[0]}, {wanted[1]}] (found: {', '.join(found) or 'none'})",
+            f"{self.folder}: no codebook [{wanted[0]}, {wanted[1]}] (found: {listed or 'none'})",
             f"one for vocabulary {vocab} at {self.tps} tps under codebook_idx/",
             "choose another --vocab, or the checkpoint of another rate",
         )
 
+    def list_codebooks(self, vocab: int) -> Iterator[Path]:
+        """Codebook files in and beside the folder, those with the published name of `vocab` first."""
+        files = [file for root in (self.folder, self.folder.parent) for file in root.glob("codebook_idx/*/*.npy")]
+        published = name_codebook(self.tps, vocab)
+        yield from sorted(files, key=lambda file: (not file.as_posix().endswith(published), file))
+
+
+def name_codebook(tps: int, vocab: int) -> str:
+    """The published path of a semantic codebook; the number in it is half the vocabulary."""
+    return f"codebook_idx/combine_{512 * tps // 100}_audioset_dominate/codebook_{vocab // 2}_0.npy"
+
 
 def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
-    """The published checkpoint of `tps` from the hub: resumed where it stopped, kept in the hub's own cache."""
+    """The published checkpoint of `tps` from the hub, kept in the hub's own cache and not fetched again."""
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import logging
     except ImportError:
         raise CheckpointError(
             "huggingface_hub is not installed", "the extra `export`", "pip install 'sc-runtime[export]'"
         ) from None
+    logging.set_verbosity_error()  # it asks again by itself: what it says meanwhile is not the user's concern
     rate = f"semanticodec_tokenrate_{tps}"
-    positions = 512 * tps // 100
-    codebooks = [
-        f"codebook_idx/combine_{positions}_audioset_dominate/codebook_{vocab // 2}_0.npy" for vocab in vocabularies
-    ]
-    download = partial(huggingface_hub.hf_hub_download, HUB_REPOSITORY)
-    try:
-        checkpoints = [Path(download(f"{rate}/{name}")) for name in (ENCODER, DECODER)]
-        for name in codebooks:
-            root = Path(download(f"{rate}/{name}"))
-    except (HfHubHTTPError, OSError, ValueError) as error:  # offline, refused, no disk, no such file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"cannot download {rate}/ of {HUB_REPOSITORY} from the hub ({reason})",
-            "a connection to the hub",
-            "use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1",
-        ) from error
-    del root
-    folder = Folder(checkpoints[0].parent, tps)
+    for name in (*(name_codebook(tps, vocab) for vocab in vocabularies), f"{rate}/{ENCODER}", f"{rate}/{DECODER}"):
+        try:
+            path = Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, name))
+        except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
+            raise CheckpointError(
+                f"cannot download {name} of {HUB_REPOSITORY} from the hub ({explain(error)})",
+                "a connection to the hub",
+                "use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1",
+            ) from error
+    folder = Folder(path.parent, tps)
     folder.description = f"{HUB_REPOSITORY}/{rate}"
     folder.arguments = ""
     return folder
@@ -163,22 +176,40 @@ def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a .ckpt file, mapped from the disk where its format allows."""
     try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            state = torch.load(path, map_location="cpu", weights_only=True)  # saved in the format before 2020
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = load_tensors(path)
+    except Exception as error:  # a foreign file: the unpickler raises whatever damaged bytes lead to
         raise CheckpointError(
-            f"{path}: {reason}", "a file of tensors that torch.load(weights_only=True) reads", "download it again"
+            f"{path}: {explain(error)}",
+            "a file of tensors that torch.load(weights_only=True) reads",
+            "download it again",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} holds {type(state).__name__}", "a dictionary of tensors by name")
     return state
+
+
+def load_tensors(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # saved in the format before 2020
+
+
+def explain(error: BaseException) -> str:
+    """The first sentence of what lies at the bottom of `error`, without torch's advice on how to trust the file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).split("WeightsUnpickler error: ")[-1].strip()
+    sentence = text.splitlines()[0].split(". ")[0] if text else ""
+    return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
 
 
 def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
@@ -206,7 +237,7 @@ def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes) -> dict
             "the published layout of this rate and size",
             "check --tps and --size",
         )
-    return {name: state[name].to(torch.float32) for name in shapes}
+    return {name: state[name].detach().to(torch.float32) for name in shapes}
 
 
 def check_rate(path: Path, state: Mapping[str, Tensor], tps: int, shapes: Shapes) -> None:
@@ -226,9 +257,10 @@ def check_schedule(path: Path, state: Mapping[str, Tensor]) -> None:
     if "betas" not in state:
         return
     roots = np.linspace(schedule.beta_start**0.5, schedule.beta_end**0.5, schedule.steps)
-    betas = state["betas"].double().numpy()
+    betas = state["betas"].detach().double().numpy()
     if betas.shape != roots.shape or not np.allclose(betas, roots**2, rtol=1e-4, atol=0):
+        ends = f" from {betas.min():.6g} to {betas.max():.6g}" if betas.size else ""
         raise CheckpointError(
-            f"{path}: another noise schedule (betas {betas.min():.6g} to {betas.max():.6g}, {betas.size} steps)",
-            f"{schedule.beta_start} to {schedule.beta_end} in {schedule.steps} steps",
+            f"{path}: another noise schedule (betas {list(betas.shape)}{ends})",
+            f"{schedule.steps} from {schedule.beta_start} to {schedule.beta_end}",
         )

@@ -87,7 +87,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError, KeyError or TypeError on anything that is not a manifest of this format."""
+        """Raises ValueError, KeyError, TypeError or AttributeError on what is no manifest of this format."""
         raw = json.loads(text)
         if raw["format"] != FORMAT:
             raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
@@ -106,6 +106,9 @@ class Manifest:
             for name, entry in raw["graphs"].items()
         }
         files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        unlisted = {file for entry in graphs.values() for file in entry.files} - files.keys()
+        if unlisted:
+            raise ValueError(f"no size and hash of {', '.join(sorted(unlisted))}")
         raw.update(
             graphs=graphs,
             files=files,
@@ -131,7 +134,7 @@ class Bundle:
             raise BundleError(
                 f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(
                 f"{manifest_path}: {type(error).__name__} {error}",
                 f"a manifest of format {FORMAT}",

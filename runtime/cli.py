@@ -2,18 +2,343 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from .errors import CodecError
+from .commands.program import muted_libraries, own_streams, run_app
+from .commands.report import Report, ShowProgress, tell_description, tell_findings
+from .errors import AudioError, CodecError, OutputError, SettingsError, TokensError
+
+if TYPE_CHECKING:
+    from .codec import Codec, Progress
+    from .commands.jobs import Job
+    from .tokens import Tokens
+
+Work = Callable[["Job", ShowProgress | None], dict[str, Any]]  #: does one job; what there is to say of it
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+Steps = Annotated[int, typer.Option(help="DDIM steps.")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none, and halves the work.")]
+Eta = Annotated[float, typer.Option(help="Fresh noise at each step: 0 (deterministic) to 1.")]
+Seed = Annotated[int, typer.Option(help="Of the noise; a seed gives the same sound everywhere.")]
+BundleName = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle",
+        metavar="FOLDER|NAME",
+        help="The bundle to use; else $SC_RUNTIME_BUNDLE, else the newest that is built.",
+    ),
+]
+BackendName = Annotated[str, typer.Option(help="What runs the networks; `sc-runtime doctor` lists what works.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist, which are kept otherwise.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
-def run_app(app: typer.Typer) -> None:
-    """Run a command: errors a user can cause become one line on stderr and exit code 1, Ctrl-C exit code 130."""
-    try:
-        code = app(standalone_mode=False)
-    except CodecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(code or 0)
+class Settings(TypedDict):
+    """What decoding takes."""
+
+    steps: int
+    guidance: float
+    eta: float
+    seed: int
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"sc-runtime {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The SemantiCodec audio codec: sound to 25, 50 or 100 tokens a second, and back."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def encode(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="IN", help="Audio files, folders of them, or - for standard input."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A .sct or .npy file, a folder, or - for standard output; by default .sct beside each input.",
+        ),
+    ] = None,
+    vocab: Annotated[int | None, typer.Option(help="A semantic vocabulary of the bundle.", show_default=False)] = None,
+    bundle: BundleName = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn sound into tokens.
+
+    Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
+    cannot be encoded is reported, the others are done, and the exit code is 1.
+    """
+    from .audio import find_audio
+    from .commands.describe import describe_tokens
+    from .commands.jobs import TOKEN_SUFFIXES, open_input, plan_jobs
+
+    jobs, problems = plan_jobs(inputs, output, find_audio, TOKEN_SUFFIXES)
+    with Report(as_json) as report:
+        codec = open_codec(report, bundle, backend, threads)
+        codec.bundle.choose_config(vocab)
+
+        def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
+            with muted_libraries():
+                tokens = codec.encode(job.source or open_input(), vocab=vocab, progress=progress)
+            job.write_tokens(tokens)
+            return describe_tokens(tokens)
+
+        run_jobs(report, jobs, problems, work, force, describe_codec(codec))
+
+
+@app.command()
+def decode(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="TOKENS", help=".sct or .npy files, folders of them, or - for standard input."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default .wav beside each input.",
+        ),
+    ] = None,
+    steps: Steps = 50,
+    guidance: Guidance = 2.0,
+    eta: Eta = 1.0,
+    seed: Seed = 0,
+    vocab: Annotated[
+        int | None, typer.Option(help="The semantic vocabulary of .npy files, which do not say it.", show_default=False)
+    ] = None,
+    bundle: BundleName = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn tokens into sound.
+
+    Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
+    cannot be decoded is reported, the others are done, and the exit code is 1.
+    """
+    from .audio import OUTPUT_FORMATS
+    from .commands.describe import describe_tokens
+    from .commands.jobs import find_tokens, plan_jobs
+
+    jobs, problems = plan_jobs(inputs, output, find_tokens, OUTPUT_FORMATS)
+    with Report(as_json) as report:
+        codec = open_codec(report, bundle, backend, threads)
+        codec.bundle.choose_config(vocab)
+
+        settings = Settings(steps=steps, guidance=guidance, eta=eta, seed=seed)
+
+        def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
+            tokens = job.read_tokens(codec.bundle.choose_config(vocab))
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=over_windows(progress, tokens)))
+            return describe_tokens(tokens)
+
+        run_jobs(report, jobs, problems, work, force, {**describe_codec(codec), **settings})
+
+
+@app.command()
+def roundtrip(
+    source: Annotated[str, typer.Argument(metavar="IN", help="An audio file, or - for standard input.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default IN.roundtrip.wav.",
+        ),
+    ] = None,
+    steps: Steps = 50,
+    guidance: Guidance = 2.0,
+    eta: Eta = 1.0,
+    seed: Seed = 0,
+    vocab: Annotated[int | None, typer.Option(help="A semantic vocabulary of the bundle.", show_default=False)] = None,
+    bundle: BundleName = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn sound into tokens and back.
+
+    To hear what the codec keeps, and to see how long it takes.
+    """
+    from .audio import OUTPUT_FORMATS
+    from .commands.describe import describe_tokens
+    from .commands.jobs import find_nothing, open_input, plan_jobs
+
+    jobs, problems = plan_jobs([source], output, find_nothing, OUTPUT_FORMATS, ".roundtrip.wav")
+    with Report(as_json) as report:
+        codec = open_codec(report, bundle, backend, threads)
+        settings = Settings(steps=steps, guidance=guidance, eta=eta, seed=seed)
+
+        def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
+            started = time.perf_counter()
+            with muted_libraries():
+                tokens = codec.encode(job.source or open_input(), vocab=vocab, progress=progress)
+            encoded = time.perf_counter()
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=over_windows(progress, tokens)))
+            seconds = {"encode": encoded - started, "decode": time.perf_counter() - encoded}
+            return describe_tokens(tokens) | {
+                name: {"seconds": spent, "real_time_factor": spent / tokens.seconds} for name, spent in seconds.items()
+            }
+
+        records = run_jobs(report, jobs, problems, work, force, {**describe_codec(codec), **settings})
+        for name in ("encode", "decode"):
+            if name in records[0]:
+                seconds, factor = records[0][name]["seconds"], records[0][name]["real_time_factor"]
+                report.result(f"{name} took {seconds:.2f} s with loading, {factor:.3g} of real time")
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(metavar="FILE|BUNDLE", help="A token file, an audio file, or a bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a file or a bundle holds."""
+    from .commands.describe import describe
+
+    with muted_libraries():
+        description = describe(name)
+    Report(as_json).finish(description)
+    if not as_json:
+        tell_description(description)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what works here, and why the rest does not.
+
+    What is installed, which backends work, where bundles are found. The exit code is 1 if no backend works.
+    """
+    from .commands.doctor import examine
+
+    findings = examine()
+    Report(as_json).finish(findings)
+    if not as_json:
+        tell_findings(findings)
+    if not findings["works"]:
+        raise typer.Exit(1)
+
+
+def open_codec(report: Report, name: str | None, backend: str, threads: int | None) -> Codec:
+    """The codec of bundle `name`; without a name, it says which was taken."""
+    from .bundle import BUNDLE_VARIABLE, list_bundles, locate_bundle
+    from .codec import Codec
+
+    path = locate_bundle(name)
+    codec = Codec.load(path, backend=backend, threads=threads)
+    if not (name or os.environ.get(BUNDLE_VARIABLE)):
+        built = len(list_bundles())
+        choice = f"the newest of {built}; choose with --bundle" if built > 1 else "the only one built"
+        report.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
+    return codec
+
+
+def run_jobs(
+    report: Report,
+    jobs: list[Job],
+    problems: list[CodecError],
+    work: Work,
+    force: bool,
+    document: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Do `work` for each job whose output is not there; report it all, in `document` too. Exits 1 if any failed.
+
+    What is wrong with one file concerns that file; any other error ends the run.
+    """
+    if report.as_json and any(job.target is None for job in jobs):
+        raise SettingsError("--json with the output on standard output", "one of them", "name a file with -o")
+    records: list[dict[str, Any]] = []
+
+    def fail(error: CodecError, name: str, **record: Any) -> None:
+        text = str(error) if name in str(error) else f"{name}: {error}"
+        report.error(text)
+        records.append({**record, "status": "failed", "error": text})
+
+    for problem in problems:
+        fail(problem, "")
+    for number, job in enumerate(jobs):
+        record = {"input": str(job.source or "-"), "output": str(job.target or "-")}
+        if job.is_done() and not force:
+            report.note(f"kept {job.target}: it exists already (-o names another, --force replaces it)")
+            records.append({**record, "status": "kept"})
+            continue
+        started = time.perf_counter()
+        try:
+            job.check_target()
+            with report.follow(job.name, number, len(jobs)) as progress:
+                facts = work(job, progress)
+        except (AudioError, TokensError, OutputError) as error:
+            if isinstance(error.__cause__, BrokenPipeError):
+                raise
+            fail(error, job.name, **record)
+            continue
+        facts["elapsed"] = time.perf_counter() - started
+        records.append({**record, "status": "written", **facts})
+        if job.target:
+            report.result(
+                f"{job.target}: {facts['seconds']:.2f} s, {facts['positions']} positions, "
+                f"{facts['bitrate'] / 1000:.3g} kbps; took {facts['elapsed']:.1f} s"
+            )
+    report.finish({**document, "files": records})
+    if any(record["status"] == "failed" for record in records):
+        raise typer.Exit(1)
+    return records
+
+
+def over_windows(progress: ShowProgress | None, tokens: Tokens) -> Progress | None:
+    """What shows the decoding of `tokens`, several units of work a window."""
+    from .windows import split_windows
+
+    return progress and partial(progress, windows=len(split_windows(len(tokens), tokens.config)))
+
+
+def describe_codec(codec: Codec) -> dict[str, Any]:
+    return {
+        "bundle": str(codec.bundle.path),
+        "weights": codec.bundle.manifest.weights,
+        "backend": codec.backend.name,
+        "device": codec.backend.device,
+    }
+
+
+def main() -> None:
+    """The program `sc-runtime`."""
+    own_streams()
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,7 @@ AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
 
+DECODER_GRAPHS = ("conditioning", "tunet_step", "vae_decoder", "hifigan")
 ENCODE_BATCH = 4  #: windows encoded together: the BiLSTM reads its weights once for all of them
 DECODE_BATCH = 1  #: windows decoded together: on a CPU more only costs memory
 
@@ -175,6 +176,8 @@ class Codec:
         if not 0 <= eta <= 1:
             raise SettingsError(f"eta {eta}", "0 (deterministic) to 1 (published)")
         draw_noise = noise or seeded_noise(seed)
+        for graph in DECODER_GRAPHS:
+            self.bundle.find_graph(graph)  # a damaged file is named now, not after the first window's steps
         alphas = compute_alphas(schedule)
         windows = split_windows(len(tokens), tokens.config)
         units = len(windows) * (len(timesteps) + 1)

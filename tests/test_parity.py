@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, build_test_bundle
 
 from sc_runtime import Codec
 from sc_runtime.audio import Audio, measure
@@ -14,6 +13,7 @@ from sc_runtime.backends.base import Arrays
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle import Bundle
 from sc_runtime.fbank import fbank_segments
+from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights
 
 TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||, the issue's bound

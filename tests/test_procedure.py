@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import build_test_bundle
 
 from bench.published import PublishedCodec
 from sc_runtime import Codec
 from sc_runtime.export.checkpoint import SeededWeights
 from sc_runtime.export.networks.sizes import choose_sizes
+from tests.conftest import build_test_bundle
 
 VOCAB = 4096
 

@@ -54,7 +54,16 @@ class OnnxRuntimeGraph:
         self.outputs = [output.name for output in session.get_outputs()]
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        return dict(zip(self.outputs, self.session.run(self.outputs, dict(feeds)), strict=True))
+        try:
+            results = self.session.run(self.outputs, dict(feeds))
+        except Exception as error:  # ONNX Runtime raises classes of its own that share no base
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items() if "_" not in name)
+            raise BackendError(
+                f"ONNX Runtime failed on {shapes} ({first_line(error)})",
+                "inputs that fit in memory",
+                "use a smaller batch",
+            ) from error
+        return dict(zip(self.outputs, results, strict=True))
 
 
 def first_line(error: BaseException) -> str:

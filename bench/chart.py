@@ -1,0 +1,137 @@
+"""Results as a picture: real-time factor by duration, stacked by stage, the runtime beside the published procedure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+#: Okabe and Ito's colours, told apart by most colour-blind readers.
+COLOURS = {
+    "fbank": "#F0E442",
+    "audiomae": "#56B4E9",
+    "centroids": "#009E73",
+    "acoustic_encoder": "#0072B2",
+    "conditioning": "#F0E442",
+    "tunet": "#0072B2",
+    "vae_decoder": "#E69F00",
+    "hifigan": "#D55E00",
+    "rest": "#999999",
+}
+LABELS = {
+    "fbank": "filterbank",
+    "audiomae": "AudioMAE",
+    "centroids": "centroid search",
+    "acoustic_encoder": "acoustic encoder",
+    "tunet": "T-UNet loop",
+    "vae_decoder": "VAE decoder",
+    "hifigan": "HiFi-GAN",
+    "rest": "rest",
+}
+SIDE_LABELS = {"runtime": "runtime", "published": "PyTorch"}
+GREY = "#444444"
+LEGEND = {"fontsize": 9, "frameon": False, "columnspacing": 1.2, "handlelength": 1.2}
+BAR = 0.36  #: width of a bar; durations are 1 apart
+SHOW_REAL_TIME = 0.2  #: the line at 1 would flatten bars that are all lower than this
+
+
+def draw_chart(results: dict[str, Any], path: Path) -> None:
+    """Write the results of `bench/rtf.py` as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    directions = list(dict.fromkeys(row["direction"] for row in results["rows"]))
+    figure, panels = pyplot.subplots(1, len(directions), figsize=(6.6 * len(directions), 6), squeeze=False)
+    for axes, direction in zip(panels[0], directions, strict=True):
+        draw_panel(axes, direction, [row for row in results["rows"] if row["direction"] == direction])
+    bundle, settings, machine = results["bundle"], results["settings"], results["machine"]
+    threads = f"{settings['threads']} threads" if settings["threads"] else f"{machine['cores']} cores"
+    title = f"SemantiCodec at {bundle['tps']} tokens per second: processing time per second of audio"
+    subtitle = (
+        f"{bundle['name']} ({bundle['weights']}) · {settings['steps']} steps, guidance {settings['guidance']:g}, "
+        f"η {settings['eta']:g} · {settings['device']} · {machine['cpu']}, {threads} · {results['date'][:10]}"
+    )
+    notes = "Bars: medians. Whiskers: fastest and slowest run."
+    if "published" in results["rows"][0]:
+        notes += " ×: how many times faster than the published procedure in PyTorch eager."
+    if any(side["how"] != "measured" for row in results["rows"] for side in list_sides(row).values()):
+        notes += " Hatched: timed over a few of the steps and multiplied."
+    figure.text(0.5, 0.955, title, ha="center", fontsize=14, weight="bold")
+    figure.text(0.5, 0.92, subtitle, ha="center", fontsize=9, color=GREY)
+    figure.text(0.5, 0.02, notes, ha="center", fontsize=9, color=GREY)
+    figure.subplots_adjust(left=0.055, right=0.965, top=0.86, bottom=0.22, wspace=0.2)
+    figure.savefig(path, dpi=130, format="png")
+    pyplot.close(figure)
+
+
+def format_ratio(ratio: float) -> str:
+    return f"{ratio:.1f}×" if ratio >= 1 else f"{ratio:.2f}×"
+
+
+def list_sides(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: row[name] for name in SIDE_LABELS if name in row}
+
+
+def draw_panel(axes: Any, direction: str, rows: list[dict[str, Any]]) -> None:
+    """One direction: for each duration a stacked bar a side."""
+    from matplotlib.patches import Patch
+
+    sides = list(list_sides(rows[0]))
+    entries = [(side, row["seconds"]) for row in rows for side in list_sides(row).values()]
+    stages = [stage for stage in COLOURS if any(side["stages_s"].get(stage) for side, _ in entries)]
+    tallest = max(side["spread_s"][1] / seconds for side, seconds in entries)
+    ceiling = tallest * 1.18 if tallest < SHOW_REAL_TIME else max(tallest * 1.18, 1.15)
+    ticks, tick_labels = [], []
+    for place, row in enumerate(rows):
+        for i, name in enumerate(sides):
+            side, x = row[name], place + (i - (len(sides) - 1) / 2) * (BAR + 0.04)
+            draw_bar(axes, x, side, row["seconds"], stages)
+            label = f"{side['rtf']:.3g}"
+            if name == "runtime" and "ratio" in row:
+                label += f"\n{format_ratio(row['ratio']['total'])}"
+            top = side["spread_s"][1] / row["seconds"]
+            axes.text(x, top + 0.01 * ceiling, label, ha="center", va="bottom", fontsize=9, zorder=4)
+            ticks.append(x)
+            tick_labels.append(SIDE_LABELS[name])
+        beneath = axes.get_xaxis_transform()
+        duration = f"{row['seconds']:g} s"
+        axes.text(place, -0.07, duration, ha="center", va="top", fontsize=11, weight="bold", transform=beneath)
+    if tallest >= SHOW_REAL_TIME:
+        axes.axhline(1, color="black", linewidth=1.2, linestyle="--", zorder=3)
+        axes.text(1.008, 1, "real\ntime", va="center", fontsize=9, transform=axes.get_yaxis_transform())
+    handles = [Patch(facecolor=COLOURS[stage], label=LABELS.get(stage, stage)) for stage in stages]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=5, **LEGEND)
+    axes.set_xticks(ticks, tick_labels, fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.55, len(rows) - 0.45)
+    axes.set_ylim(0, ceiling)
+    axes.set_title(direction, fontsize=12)
+    axes.set_ylabel("real-time factor (lower is faster)")
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_bar(axes: Any, x: float, side: dict[str, Any], seconds: float, stages: list[str]) -> None:
+    """One side's stages on each other, from the first, with a whisker over the runs' totals."""
+    base = 0.0
+    for stage in stages:
+        height = side["stages_s"].get(stage, 0.0) / seconds
+        extrapolated = stage == "tunet" and side["how"] != "measured"
+        axes.bar(
+            x,
+            height,
+            BAR,
+            bottom=base,
+            color=COLOURS[stage],
+            edgecolor="white",
+            linewidth=0.4,
+            hatch="///" if extrapolated else None,
+        )
+        base += height
+    low, high = (bound / seconds for bound in side["spread_s"])
+    if high > low:
+        axes.errorbar(
+            x, side["rtf"], [[side["rtf"] - low], [high - side["rtf"]]], color="black", capsize=3, linewidth=1
+        )

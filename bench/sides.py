@@ -1,0 +1,295 @@
+"""The two sides that are compared, each timed by stage in a process of its own.
+
+A process does one direction (encode or decode) on one side and nothing else, so that its peak memory is that side's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+from unittest.mock import patch
+
+import numpy as np
+
+import sc_runtime.codec as codec_module
+from sc_runtime import Codec, CodecError
+from sc_runtime.backends.base import Arrays, Backend, Graph
+from sc_runtime.backends.select import choose_backend
+from sc_runtime.bundle import Bundle
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.config import SAMPLE_RATE, CodecConfig
+from sc_runtime.errors import SettingsError
+from sc_runtime.samplers import seeded_noise
+
+from .machine import measure_peak_memory
+
+ENCODE_STAGES = ("fbank", "audiomae", "centroids", "acoustic_encoder", "rest")
+DECODE_STAGES = ("conditioning", "tunet", "vae_decoder", "hifigan", "rest")
+STAGES = {"encode": ENCODE_STAGES, "decode": DECODE_STAGES}
+GRAPH_STAGES = {"tunet_step": "tunet"}  #: where a graph's name is not its stage's
+
+SEEDED = re.compile(r"stand-in weights, seed (\d+)")  #: as a manifest says it
+SETTLE_SECONDS = 0.3  #: before a run, for the other side's threads to stop waiting actively
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both sides are asked to do."""
+
+    bundle: Path
+    guidance: float = 2.0
+    eta: float = 1.0
+    backend: str = "auto"
+    threads: int | None = None
+    encode_batch: int = 1
+    decode_batch: int = 1
+    checkpoint: Path | None = None  #: of the published side, where the weights are no stand-ins
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed run: wall seconds by stage, every second in exactly one; the process's peak memory after it."""
+
+    stages: dict[str, float]
+    peak_bytes: int
+    device: str
+    output: np.ndarray  #: codes [T, 2] or waveform [n]
+
+    @property
+    def total(self) -> float:
+        return sum(self.stages.values())
+
+
+class StageClock:
+    """Splits the time of a run into stages."""
+
+    def start(self) -> None:
+        self.stages: dict[str, float] = {}
+        self.latest = ""
+        self.mark = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Charge the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self.mark
+        self.latest, self.mark = stage, now
+
+    def lap_host(self) -> None:
+        """Charge the time since the last lap to the host: after a T-UNet call it is the solver's, else "rest"."""
+        self.lap("tunet" if self.latest == "tunet" else "rest")
+
+
+class TimedBackend:
+    """A backend that charges each graph's runs to the graph's stage."""
+
+    def __init__(self, backend: Backend, clock: StageClock) -> None:
+        self.backend, self.clock = backend, clock
+        self.name, self.device = backend.name, backend.device
+
+    def open(self, bundle: Bundle, graph: str) -> TimedGraph:
+        self.clock.lap_host()
+        opened = self.backend.open(bundle, graph)
+        self.clock.lap("load")
+        return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
+
+
+class TimedGraph:
+    def __init__(self, graph: Graph, stage: str, clock: StageClock) -> None:
+        self.graph, self.stage, self.clock = graph, stage, clock
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        self.clock.lap_host()
+        outputs = self.graph.run(feeds)
+        self.clock.lap(self.stage)
+        return outputs
+
+
+def time_host_stages(clock: StageClock) -> None:
+    """Charge the stages that are no graphs: the filterbank and the centroid search, in this process from now on."""
+
+    class TimedSearch(NearestCentroid):
+        def search(self, queries: np.ndarray) -> np.ndarray:
+            clock.lap_host()
+            nearest = super().search(queries)
+            clock.lap("centroids")
+            return nearest
+
+    def time_segments(blocks: Iterable[np.ndarray], samples: int, total: float) -> Iterator[np.ndarray]:
+        segments = fbank_segments(blocks, samples, total)
+        clock.lap_host()
+        for segment in segments:
+            clock.lap("fbank")
+            yield segment
+            clock.lap_host()
+
+    fbank_segments: Callable[..., Iterator[np.ndarray]] = codec_module.fbank_segments
+    patch.multiple(codec_module, NearestCentroid=TimedSearch, fbank_segments=time_segments).start()
+
+
+class Side(Protocol):
+    """One way of encoding and decoding, whose clock runs."""
+
+    device: str
+
+    def encode(self, sound: np.ndarray) -> np.ndarray:
+        """Sound float32 [n] at 16 kHz -> codes [T, 2]."""
+        ...
+
+    def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
+        """Codes [T, 2] -> sound float32 [n]."""
+        ...
+
+
+class RuntimeSide:
+    """sc_runtime as its users have it."""
+
+    def __init__(self, settings: Settings, clock: StageClock) -> None:
+        self.settings = settings
+        backend = TimedBackend(choose_backend(settings.backend, settings.threads), clock)
+        self.device = f"{backend.name}, {backend.device}"
+        self.codec = Codec(Bundle.load(settings.bundle), backend)
+        time_host_stages(clock)
+
+    def encode(self, sound: np.ndarray) -> np.ndarray:
+        return self.codec.encode(sound, batch=self.settings.encode_batch).codes
+
+    def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
+        settings = self.settings
+        return self.codec.decode(
+            codes, steps=steps, guidance=settings.guidance, eta=settings.eta, seed=0, batch=settings.decode_batch
+        )
+
+
+class PublishedSide:
+    """The published procedure in PyTorch eager on the weights the bundle was made from."""
+
+    device = "torch, CPU"
+
+    def __init__(self, settings: Settings, clock: StageClock) -> None:
+        import torch
+
+        from sc_runtime.export.checkpoint import Folder, SeededWeights, Weights
+        from sc_runtime.export.networks.sizes import choose_sizes
+
+        from .published import PublishedCodec
+
+        self.settings = settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        bundle = Bundle.load(settings.bundle)
+        config = bundle.choose_config()
+        known = [choose_sizes(size, config.tps, config.vocab) for size in ("full", "tiny")]
+        sizes = next((sizes for sizes in known if sizes.config == config), None)
+        if sizes is None:
+            raise SettingsError(f"--baseline with {bundle.name}, {config}", "networks of the full or the tiny size")
+        checkpoint = settings.checkpoint
+        weights: Weights = Folder(checkpoint, config.tps) if checkpoint else SeededWeights(find_seed(bundle))
+        self.codec = PublishedCodec(sizes, weights, clock.lap)
+
+    def encode(self, sound: np.ndarray) -> np.ndarray:
+        return self.codec.encode(sound)
+
+    def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
+        settings = self.settings
+        return self.codec.decode(
+            codes, steps=steps, guidance=settings.guidance, eta=settings.eta, noise=seeded_noise(0)
+        )
+
+
+SIDES: dict[str, Callable[[Settings, StageClock], Side]] = {"runtime": RuntimeSide, "published": PublishedSide}
+
+
+def find_seed(bundle: Bundle) -> int:
+    """The seed of the bundle's stand-in weights. Raises SettingsError when they are no stand-ins."""
+    match = SEEDED.fullmatch(bundle.manifest.weights)
+    if match is None:
+        raise SettingsError(
+            f"--baseline with {bundle.name}, whose weights are {bundle.manifest.weights!r}",
+            "the checkpoint that the bundle was made from",
+            "add --checkpoint DIR",
+        )
+    return int(match[1])
+
+
+def make_sound(seconds: float) -> np.ndarray:
+    """A gliding tone under noise, both rising and falling, float32 [n] at 16 kHz; the same every time."""
+    moment = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    level = 0.3 + 0.2 * np.sin(1.7 * moment)
+    noise = np.random.default_rng(0).standard_normal(len(moment))
+    return (level * np.sin(2 * np.pi * (220 * moment + 60 * np.sin(3 * moment))) + 0.1 * level * noise).astype(
+        np.float32
+    )
+
+
+def make_codes(seconds: float, config: CodecConfig) -> np.ndarray:
+    """Random codes int64 [T, 2] of that many seconds: what decoding costs does not depend on what they say."""
+    positions = config.count_positions(round(seconds * SAMPLE_RATE))
+    return np.random.default_rng(0).integers(0, [config.vocab, config.acoustic_vocab], (positions, 2))
+
+
+def serve(connection: Connection, side_name: str, direction: str, settings: Settings) -> None:
+    """In the process of one side: do the runs that are asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends its children
+    clock = StageClock()
+    side: Side | None = None
+    try:
+        while True:
+            seconds, steps = connection.recv()
+            if side is None:  # not before: the sides load one after the other
+                config = Bundle.load(settings.bundle).choose_config()
+                side = SIDES[side_name](settings, clock)
+            given = make_sound(seconds) if direction == "encode" else make_codes(seconds, config)
+            time.sleep(SETTLE_SECONDS)
+            clock.start()
+            output = side.encode(given) if direction == "encode" else side.decode(given, steps)
+            clock.lap("rest")
+            connection.send(Run(clock.stages, measure_peak_memory(), side.device, output))
+    except CodecError as error:
+        connection.send((error.given, error.expected, error.remedy))
+    except EOFError:  # the parent is gone
+        sys.exit(1)
+
+
+class Worker:
+    """The process of one side, seen from the parent. Use as a context manager."""
+
+    def __init__(self, side: str, direction: str, settings: Settings) -> None:
+        self.side, self.direction = side, direction
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, side, direction, settings), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def run(self, seconds: float, steps: int) -> Run:
+        """Encode or decode `seconds` of audio once. Raises CodecError: the side's own, or that its process died."""
+        try:
+            self.connection.send((seconds, steps))
+            reply: Run | tuple[str, str, str] = self.connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.process.join()
+            raise CodecError(
+                f"the {self.side} side's process ended with code {self.process.exitcode} while it was to "
+                f"{self.direction} {seconds:g} s",
+                "an answer",
+                "its own message is above; code -9 means that memory ran out",
+            ) from None
+        if isinstance(reply, tuple):
+            raise CodecError(*reply)
+        return reply
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()

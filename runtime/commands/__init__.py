@@ -1,0 +1,1 @@
+"""What the command line is made of: inputs to jobs, reports, descriptions, and how a program ends."""

@@ -1,0 +1,145 @@
+"""A bundle is what its manifest says, or it is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime import bundle as bundle_module
+from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle, Manifest, list_bundles, locate_bundle
+from sc_runtime.codec import Codec
+from sc_runtime.errors import BundleError
+
+
+@pytest.fixture
+def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged, its verification memory gone."""
+    target = tmp_path / "copy"
+    shutil.copytree(tiny_bundle, target)
+    (target / VERIFIED).unlink(missing_ok=True)
+    return target
+
+
+def open_everything(path: Path) -> None:
+    codec = Codec.load(path)
+    codec.decode(codec.encode(np.zeros(1000, np.float32)), steps=1)
+
+
+def test_a_sound_bundle_opens_and_remembers_what_it_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_everything(copy)
+    assert (copy / VERIFIED).is_file()
+    monkeypatch.setattr(bundle_module, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
+    open_everything(copy)
+
+
+def test_manifest_survives_its_json(tiny_bundle: Path) -> None:
+    manifest = Bundle.load(tiny_bundle).manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize("name", ["hifigan.onnx", "tunet_step.onnx.data", "acoustic.npy", "semantic-32768.npy"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name} is missing.*rebuild it: python -m export\.build --tps 50"):
+        Codec.load(copy)
+
+
+@pytest.mark.parametrize("name", ["hifigan.onnx", "acoustic_encoder.onnx.data", "acoustic.npy", "semantic-32768.npy"])
+def test_one_altered_bit_is_found(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} has been altered or swapped"):
+        open_everything(copy)
+
+
+def test_an_alteration_after_a_first_use_is_found(copy: Path) -> None:
+    open_everything(copy)
+    file = copy / "hifigan.onnx.data"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match="altered"):
+        open_everything(copy)
+
+
+def test_a_truncated_file_is_found_at_once(copy: Path) -> None:
+    os.truncate(copy / "vae_decoder.onnx.data", 1000)
+    with pytest.raises(BundleError, match="holds 1000 bytes; expected"):
+        Codec.load(copy)
+
+
+def test_swapped_files_are_found(copy: Path) -> None:
+    first, second = copy / "semantic-4096.npy", copy / "semantic-32768.npy"
+    held = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(held)
+    with pytest.raises(BundleError, match=r"semantic-\d+\.npy holds"):
+        Codec.load(copy)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw.update(format=99),
+        lambda raw: raw.pop("graphs"),
+        lambda raw: raw.update(graphs=[]),
+        lambda raw: raw.update(surprise=1),
+        lambda raw: raw["files"].update({"x": {"bytes": 1}}),
+        lambda raw: raw.update(schedule=None),
+        lambda raw: raw["files"].pop("hifigan.onnx"),
+    ],
+)
+def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    damage(raw)
+    (copy / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=r"manifest\.json: .*expected a manifest of format 1") as error:
+        Bundle.load(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_is_not_json(copy: Path) -> None:
+    (copy / MANIFEST).write_text("{")
+    with pytest.raises(BundleError, match="expected a manifest"):
+        Bundle.load(copy)
+
+
+def test_a_manifest_cannot_point_outside_its_folder(copy: Path) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    raw["graphs"]["hifigan"]["files"] = ["../../elsewhere.onnx"]
+    (copy / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=r"no size and hash of \.\./\.\./elsewhere\.onnx"):
+        Bundle.load(copy)
+
+
+def test_a_read_only_bundle_works(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    open_everything(copy)
+    assert not (copy / VERIFIED).exists()
+
+
+def test_bundles_are_found_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "bundles_folder", lambda: tmp_path)
+    monkeypatch.delenv(bundle_module.BUNDLE_VARIABLE, raising=False)
+    with pytest.raises(BundleError, match=r"no bundle in .*--seeded 1"):
+        locate_bundle()
+    for age, name in enumerate(["new", "old", ".partial"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text("{}")
+        os.utime(tmp_path / name / MANIFEST, (1000 - age, 1000 - age))
+    assert [path.name for path in list_bundles()] == ["new", "old"]
+    assert locate_bundle() == tmp_path / "new"
+    assert locate_bundle("old") == tmp_path / "old"
+    monkeypatch.setenv(bundle_module.BUNDLE_VARIABLE, "old")
+    assert locate_bundle() == tmp_path / "old"
+    with pytest.raises(BundleError, match=r"'absent' not found; expected a folder or the name .*\(new, old\)"):
+        locate_bundle("absent")

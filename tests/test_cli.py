@@ -1,0 +1,712 @@
+"""The program `sc-runtime`: what it writes, what it says where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sc_runtime.cli import app
+from sc_runtime.config import CodecConfig
+from sc_runtime.commands.program import run_command
+from sc_runtime.tokens import HEADER_BYTES, Tokens
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
+SECOND = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000).astype(np.float32)
+CODES = np.random.default_rng(4).integers(0, 4096, (29, 2))
+QUICK = ("--steps", "1")
+
+
+@pytest.fixture
+def environment(tiny_bundle):
+    """Of a process: the tiny bundle, and a stdout that takes any character."""
+    return {**os.environ, "SC_RUNTIME_BUNDLE": str(tiny_bundle), "PYTHONIOENCODING": "utf-8"}
+
+
+@pytest.fixture
+def program_run(tmp_path, environment):
+    """Run the real program in `tmp_path`: finished process, its streams as bytes."""
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "sc_runtime.cli", *map(str, arguments)]
+        options = {"capture_output": True, "cwd": tmp_path, "env": environment, "timeout": 60, **options}
+        return subprocess.run(command, **options)
+
+    return run
+
+
+@pytest.fixture
+def call(tmp_path, tiny_bundle, monkeypatch, capsys):
+    """Run the program inside this process, in `tmp_path`: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("SC_RUNTIME_BUNDLE", str(tiny_bundle))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = run_command(app, list(map(str, arguments)))
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fails(call, tmp_path):
+    """Run the program, which must fail with one line that holds all of `words`, and leave the folder as it was."""
+
+    def run(*arguments, words=(), code=1):
+        before = list_files(tmp_path)
+        result, out, err = call(*arguments)
+        assert result == code
+        assert out == ""
+        assert len(err.splitlines()) == 1, err
+        assert err.startswith("error: ")
+        assert "Traceback" not in err
+        for word in words:
+            assert word in err
+        assert list_files(tmp_path) == before
+        return err
+
+    return run
+
+
+@pytest.fixture
+def speech(tmp_path) -> Path:
+    soundfile.write(tmp_path / "speech.wav", SECOND, 16_000)
+    return tmp_path / "speech.wav"
+
+
+@pytest.fixture
+def tokens(tmp_path) -> Path:
+    """An .sct of the bundle's smaller vocabulary, 1 s."""
+    Tokens.from_array(CODES, CodecConfig(50, 4096), samples=16_000).save(tmp_path / "tokens.sct")
+    return tmp_path / "tokens.sct"
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Every file, hidden ones too, and when it was last written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# --- usage -----------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_and_comes_quickly(program_run):
+    started = time.perf_counter()
+    result = program_run("--help")
+    assert time.perf_counter() - started < 5
+    assert result.returncode == 0
+    for command in ("encode", "decode", "roundtrip", "info", "doctor"):
+        assert command in result.stdout.decode()
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip", "info", "doctor"])
+def test_every_command_explains_itself(call, command):
+    code, out, err = call(command, "--help")
+    assert (code, err) == (0, "")
+    assert "--json" in out
+
+
+def test_version(call):
+    from sc_runtime import __version__
+
+    assert call("--version") == (0, f"sc-runtime {__version__}\n", "")
+
+
+def test_without_a_command_it_says_what_there_is(call):
+    code, out, err = call()
+    assert (code, err) == (0, "")
+    assert "Commands:" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sing"], ["decode"], ["decode", "--loud"], ["decode", "a.sct", "--steps", "many"]]
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(fails, arguments):
+    fails(*arguments, code=2, words=["--help"])
+
+
+def test_no_command_imports_torch(speech, environment):
+    script = (
+        "import sys; from sc_runtime.cli import app; from sc_runtime.commands.program import run_command\n"
+        "sys.modules['torch'] = sys.modules['onnx'] = None  # an import of either raises\n"
+        "for arguments in (['doctor'], ['info', 'speech.wav'], ['roundtrip', 'speech.wav', '--steps', '1']):\n"
+        "    assert run_command(app, arguments) == 0\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=speech.parent, env=environment, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+# --- what is written -------------------------------------------------------------------------------------------
+
+
+def test_a_file_becomes_tokens_beside_it_and_sound_again(program_run, speech, tmp_path):
+    """Two runs of the real program, nothing but results in their streams."""
+    result = program_run("encode", "speech.wav")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"speech.sct: 1.00 s, 29 positions, 0.7 kbps; took ")
+    assert Tokens.load(tmp_path / "speech.sct").samples == 16_000
+    np.save(tmp_path / "tokens.npy", CODES[np.newaxis])
+    result = program_run("decode", "tokens.npy", *QUICK)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert soundfile.info(tmp_path / "tokens.wav").frames == 18_560
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_an_output_may_be_named(call, speech, tmp_path):
+    assert call("encode", speech, "-o", "codes.npy")[0] == 0
+    assert np.load(tmp_path / "codes.npy").shape == (1, 29, 2)
+    assert call("decode", "codes.npy", "-o", "again.flac", *QUICK)[0] == 0
+    assert soundfile.info(tmp_path / "again.flac").format == "FLAC"
+    (tmp_path / "folder").mkdir()
+    assert call("encode", speech, "-o", "folder")[0] == 0
+    assert call("encode", speech, "-o", "new/")[0] == 0
+    assert (tmp_path / "folder" / "speech.sct").read_bytes() == (tmp_path / "new" / "speech.sct").read_bytes()
+
+
+def test_a_vocabulary_may_be_chosen(call, speech, tmp_path):
+    assert call("encode", speech, "--vocab", 4096)[0] == 0
+    assert Tokens.load(tmp_path / "speech.sct").config.vocab == 4096
+    assert call("decode", "speech.sct", "-o", "a.wav", *QUICK)[0] == 0
+    np.save(tmp_path / "speech.npy", Tokens.load(tmp_path / "speech.sct").codes)
+    assert call("decode", "speech.npy", "-o", "b.wav", "--vocab", 4096, *QUICK)[0] == 0
+    a, b = (soundfile.read(tmp_path / name)[0] for name in ("a.wav", "b.wav"))
+    np.testing.assert_array_equal(a[:16_000], b[:16_000])
+
+
+def test_settings_reach_the_decoder(call, tokens, monkeypatch):
+    taken = []
+
+    def decode_stream(codec, tokens, *, progress, **settings):
+        taken.append(settings)
+        return iter([np.zeros(tokens.samples, np.float32)])
+
+    monkeypatch.setattr("sc_runtime.codec.Codec.decode_stream", decode_stream)
+    assert call("decode", tokens)[0] == 0
+    settings = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63)
+    assert call("decode", tokens, "--force", *settings)[0] == 0
+    assert taken == [
+        {"steps": 50, "guidance": 2, "eta": 1, "seed": 0},
+        {"steps": 20, "guidance": 1.5, "eta": 0, "seed": 2**63},
+    ]
+
+
+def test_a_folder_keeps_its_shape_and_one_bad_file_stops_nothing(program_run, speech, tmp_path):
+    (tmp_path / "set" / "deep").mkdir(parents=True)
+    shutil.copy(speech, tmp_path / "set" / "a.wav")
+    shutil.copy(speech, tmp_path / "set" / "deep" / "b.wav")
+    (tmp_path / "set" / "bad.wav").write_bytes(b"no audio" * 100)
+    (tmp_path / "set" / "bad.mp3.mp3").write_bytes(b"\xff\xfb\x90\0" + bytes(2000))
+    (tmp_path / "empty").mkdir()
+    result = program_run("encode", "set", "gone.wav", "empty", "-o", "out")
+    assert result.returncode == 1
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 4, lines
+    for name in ("empty", "set/bad.wav", "set/bad.mp3.mp3", "gone.wav"):
+        assert any(line.startswith(f"error: {name}") for line in lines)
+    assert list_files(tmp_path / "out").keys() == {"a.sct", "deep", "deep/b.sct"}
+
+    result = program_run("decode", "out", *QUICK)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert list_files(tmp_path / "out").keys() == {"a.sct", "a.wav", "deep", "deep/b.sct", "deep/b.wav"}
+
+
+def test_what_exists_is_kept_unless_forced(call, speech, tmp_path):
+    (tmp_path / "speech.sct").write_bytes(b"mine")
+    soundfile.write(tmp_path / "other.wav", SECOND, 16_000)
+    code, out, err = call("encode", speech, "other.wav")
+    assert code == 0
+    assert err.startswith("kept ")
+    assert len(err.splitlines()) == 1
+    assert len(out.splitlines()) == 1
+    assert (tmp_path / "speech.sct").read_bytes() == b"mine"
+    written = list_files(tmp_path)
+    assert call("encode", speech, "other.wav")[:2] == (0, "")
+    assert list_files(tmp_path) == written
+    assert call("encode", speech, "--force")[0] == 0
+    assert Tokens.load(tmp_path / "speech.sct").samples == 16_000
+
+
+def test_two_inputs_never_share_an_output(fails, speech, tmp_path):
+    soundfile.write(tmp_path / "speech.flac", SECOND, 16_000)
+    fails("encode", "speech.wav", "speech.flac", words=["speech.wav", "speech.flac", "speech.sct"])
+    fails("encode", ".", words=["speech.wav", "speech.flac", "speech.sct"])
+    fails("encode", "speech.wav", "speech.flac", "-o", "one.sct", words=["one.sct", "folder"])
+    fails("encode", "speech.wav", "-", words=["-"])
+
+
+def test_a_missing_input_is_not_kept(fails, tmp_path):
+    (tmp_path / "gone.sct").write_bytes(b"mine")
+    fails("encode", "gone.wav", words=["gone.wav"])
+
+
+def test_an_input_named_twice_is_encoded_once(call, speech):
+    code, out, err = call("encode", "speech.wav", "./speech.wav", ".")
+    assert (code, len(out.splitlines()), err) == (0, 1, "")
+
+
+def test_names_of_any_characters(call, tmp_path):
+    name = "a [bold]b[bold] :cat:\nc\x1b[31m é.wav"
+    soundfile.write(tmp_path / name, SECOND, 16_000)
+    code, out, err = call("encode", name)
+    assert (code, len(out.splitlines()), err) == (0, 1, "")
+    assert "[bold]b[bold] :cat:\\nc\\x1b" in out
+    assert (tmp_path / name.replace(".wav", ".sct")).is_file()
+
+
+# --- pipes and terminals ---------------------------------------------------------------------------------------
+
+
+def test_a_pipe_from_sound_to_sound(program_run, speech, tmp_path):
+    encoded = program_run("encode", "-", input=speech.read_bytes())
+    assert (encoded.returncode, encoded.stderr) == (0, b"")
+    assert Tokens.from_bytes(encoded.stdout).samples == 16_000
+    decoded = program_run("decode", "-", *QUICK, input=encoded.stdout)
+    assert (decoded.returncode, decoded.stderr) == (0, b"")
+    (tmp_path / "out.wav").write_bytes(decoded.stdout)
+    assert soundfile.info(tmp_path / "out.wav").frames == 16_000
+
+
+def test_npy_through_a_pipe(program_run, tmp_path):
+    np.save(tmp_path / "tokens.npy", CODES)
+    result = program_run("decode", "-", "-o", "out.wav", *QUICK, stdin=(tmp_path / "tokens.npy").open("rb"))
+    assert result.returncode == 0, result.stderr
+    assert soundfile.info(tmp_path / "out.wav").frames == 18_560
+
+
+@pytest.mark.parametrize("given", [b"", b"no audio at all" * 20, b"SCTK", b"\x93NUMPY"])
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_nonsense_in_a_pipe(program_run, command, given):
+    result = program_run(command, "-", input=given)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith(b"error: ")
+
+
+@POSIX
+@pytest.mark.parametrize("arguments", [["encode", "speech.wav", "-o", "-"], ["info", "speech.wav", "--json"]])
+def test_a_reader_that_left_is_no_error(speech, environment, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "sc_runtime.cli", *arguments]
+    with os.fdopen(writing, "wb") as stdout:
+        result = subprocess.run(command, cwd=speech.parent, env=environment, stdout=stdout, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr == b""
+
+
+@POSIX
+def test_progress_is_for_terminals(tokens, environment, tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sc_runtime.cli", "decode", "tokens.sct", "gone.sct", "--steps", "2"]
+    with os.fdopen(theirs, "wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**environment, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=stderr
+        )
+    shown = b""
+    try:
+        while part := os.read(ours, 65_536):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"window 1/1, step 1/2" in shown
+    assert b"error: gone.sct" in shown
+    assert out.startswith(b"tokens.wav: ")
+    assert b"\x1b" not in out
+
+
+# --- what is said ----------------------------------------------------------------------------------------------
+
+
+def test_json_of_encode_and_decode(call, speech, tmp_path, tiny_bundle):
+    (tmp_path / "kept.sct").write_bytes(b"mine")
+    shutil.copy(speech, tmp_path / "kept.wav")
+    code, out, _ = call("encode", "speech.wav", "kept.wav", "gone.wav", "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["bundle"] == str(tiny_bundle)
+    assert [file["status"] for file in document["files"]] == ["written", "kept", "failed"]
+    written = document["files"][0]
+    assert (written["input"], written["output"]) == ("speech.wav", "speech.sct")
+    assert (written["tps"], written["vocab"], written["positions"], written["samples"]) == (50, 32768, 29, 16_000)
+    assert written["bytes"] == (tmp_path / "speech.sct").stat().st_size
+    assert "gone.wav" in document["files"][2]["error"]
+
+    code, out, err = call("decode", "speech.sct", "-o", "new.wav", "--json", "--seed", 5, *QUICK)
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (document["steps"], document["seed"], document["files"][0]["output"]) == (1, 5, "new.wav")
+
+
+def test_json_and_sound_do_not_share_a_stream(fails, speech):
+    fails("encode", "speech.wav", "-o", "-", "--json", words=["--json"])
+
+
+def test_roundtrip(call, speech, tmp_path):
+    code, out, err = call("roundtrip", speech, *QUICK)
+    assert (code, err) == (0, "")
+    assert soundfile.info(tmp_path / "speech.roundtrip.wav").frames == 16_000
+    for word in ("29 positions", "0.7 kbps", "encode took", "decode took", "of real time"):
+        assert word in out
+    code, out, err = call("roundtrip", speech, "-o", "b.wav", "--json", *QUICK)
+    record = json.loads(out)["files"][0]
+    assert record["decode"]["real_time_factor"] == pytest.approx(record["decode"]["seconds"])
+    assert call("roundtrip", speech, *QUICK)[:2] == (0, "")
+
+
+def test_the_bundle_taken_is_named_when_none_was(call, speech, tiny_bundle, monkeypatch):
+    monkeypatch.delenv("SC_RUNTIME_BUNDLE")
+    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tiny_bundle.parent)
+    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda folder=None: [tiny_bundle])
+    code, _, err = call("encode", speech)
+    assert (code, err) == (0, f"bundle: {tiny_bundle.name}, stand-in weights, seed 1 (the only one built)\n")
+    code, _, err = call("encode", speech, "--force", "--bundle", tiny_bundle.name)
+    assert (code, err) == (0, "")
+
+
+def test_info(call, speech, tokens, tmp_path, tiny_bundle):
+    np.save(tmp_path / "codes.npy", CODES)
+    for name, words in {
+        "speech.wav": ["16000 Hz", "1.000 s", "58", "0.31 kbps", "1.40 kbps"],
+        "tokens.sct": ["4096 semantic", "29 (58 tokens)", "725 bits", "117 bytes", "0.62 kbps"],
+        "codes.npy": ["29 (58 tokens)", "2.320 s", "0.580 s", f"semantic {CODES[:, 0].max()}"],
+        str(tiny_bundle): ["4096, 32768 semantic", "stand-in weights", "tunet_step", "hifigan"],
+    }.items():
+        code, out, err = call("info", name)
+        assert (code, err) == (0, "")
+        for word in words:
+            assert word in out
+    read = {name: json.loads(call("info", name, "--json")[1]) for name in ("speech.wav", "tokens.sct", "codes.npy")}
+    assert [read[name]["kind"] for name in read] == ["audio", "tokens", "array"]
+    assert read["tokens.sct"]["bitrate"] == 625
+    assert json.loads(call("info", tiny_bundle, "--json")[1])["vocabularies"] == [4096, 32768]
+
+
+def test_info_says_what_encoding_makes(call, speech, tmp_path):
+    expected = json.loads(call("info", speech, "--json")[1])["tokens"]
+    call("encode", speech)
+    made = json.loads(call("info", "speech.sct", "--json")[1])
+    row = next(row for row in expected if (row["tps"], row["vocab"]) == (50, 32768))
+    assert {name: made[name] for name in ("positions", "bytes", "bitrate")} == {
+        name: row[name] for name in ("positions", "bytes", "bitrate")
+    }
+
+
+def test_doctor(call, tiny_bundle):
+    code, out, err = call("doctor")
+    assert (code, err) == (0, "")
+    for word in ("python", "numpy", "onnxruntime", "works", "extra", str(tiny_bundle)):
+        assert word in out
+    document = json.loads(call("doctor", "--json")[1])
+    assert document["works"]
+    assert document["bundles"]["chosen"] == str(tiny_bundle)
+
+
+def test_doctor_where_nothing_works(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("sc_runtime.commands.doctor.ABSENCES", {"onnxruntime": lambda: "pip install 'sc-runtime[cpu]'"})
+    monkeypatch.setenv("SC_RUNTIME_BUNDLE", str(tmp_path / "gone"))
+    code, out, err = call("doctor")
+    assert (code, err) == (1, "")
+    assert "pip install 'sc-runtime[cpu]'" in out
+    assert "gone" in out
+    document = json.loads(call("doctor", "--json")[1])
+    assert not document["works"]
+    assert document["bundles"]["chosen"] is None
+
+
+# --- bad input -------------------------------------------------------------------------------------------------
+
+
+def write_bad_audio(folder: Path) -> None:
+    whole = folder / "whole.wav"
+    soundfile.write(whole, SECOND, 16_000)
+    data = whole.read_bytes()
+    whole.unlink()
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "truncated.wav").write_bytes(data[:9000])
+    (folder / "text.wav").write_bytes(b"This is no audio.\n" * 50)
+    soundfile.write(folder / "none.wav", SECOND[:0], 16_000)
+    damaged = SECOND.copy()
+    damaged[8000] = np.nan
+    soundfile.write(folder / "nan.wav", damaged, 16_000, "FLOAT")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "notes.txt").write_text("no audio here")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("missing.wav", "No such file"),
+        ("empty.wav", "empty"),
+        ("truncated.wav", "truncated"),
+        ("text.wav", "not audio"),
+        ("none.wav", "no samples"),
+        ("nan.wav", "nan"),
+        ("folder", "no audio"),
+        ("", "name"),
+    ],
+)
+def test_bad_audio(fails, tmp_path, name, word):
+    write_bad_audio(tmp_path)
+    fails("encode", name, words=[name, word])
+    fails("roundtrip", name, words=[name])
+    if name:
+        fails("info", name, words=[name])
+
+
+def write_bad_tokens(folder: Path) -> None:
+    config = CodecConfig(50, 4096)
+    data = Tokens.from_array(CODES, config, samples=16_000).to_bytes()
+
+    def rewrite(offset, kind, value):
+        """`data` with another header field and the CRC that belongs to it."""
+        changed = bytearray(data)
+        struct.pack_into(kind, changed, offset, value)
+        fields, payload = bytes(changed[: HEADER_BYTES - 4]), bytes(changed[HEADER_BYTES:])
+        struct.pack_into("<I", changed, HEADER_BYTES - 4, zlib.crc32(payload, zlib.crc32(fields)))
+        return bytes(changed)
+
+    flipped = bytearray(data)
+    flipped[60] ^= 4
+    files = {
+        "empty.sct": b"",
+        "flipped.sct": bytes(flipped),
+        "short.sct": data[:-1],
+        "header.sct": data[:20],
+        "trailing.sct": data + b"\0",
+        "future.sct": rewrite(4, "B", 2),
+        "billion.sct": rewrite(10, "<I", 1_000_000_000),
+        "text.sct": b"These are no tokens.\n",
+        "rate.sct": Tokens.from_array(CODES, CodecConfig(25, 4096)).to_bytes(),
+        "vocabulary.sct": Tokens.from_array(CODES, CodecConfig(50, 8192)).to_bytes(),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    arrays = {
+        "range.npy": CODES + np.array([32768, 0]),
+        "negative.npy": CODES - 5000,
+        "acoustic.npy": CODES + np.array([0, 8192]),
+        "shape.npy": CODES.T,
+        "batch.npy": np.stack([CODES, CODES]),
+        "nothing.npy": CODES[:0],
+        "float.npy": CODES.astype(np.float32),
+        "pickled.npy": np.array([{"semantic": 1}], dtype=object),
+    }
+    for name, array in arrays.items():
+        np.save(folder / name, array, allow_pickle=True)
+    (folder / "cut.npy").write_bytes((folder / "range.npy").read_bytes()[:-5])
+    (folder / "folder").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("missing.sct", "No such file"),
+        ("missing.npy", "No such file"),
+        ("empty.sct", "cut short"),
+        ("flipped.sct", "checksum"),
+        ("short.sct", "cut short"),
+        ("header.sct", "cut short"),
+        ("trailing.sct", "trailing"),
+        ("future.sct", "version 2"),
+        ("billion.sct", "1000000000 positions"),
+        ("text.sct", "tokens in an .sct or .npy file"),
+        ("rate.sct", "25 tps"),
+        ("vocabulary.sct", "8192"),
+        ("range.npy", "32768"),
+        ("negative.npy", "semantic token -"),
+        ("acoustic.npy", "acoustic token"),
+        ("shape.npy", "shape"),
+        ("batch.npy", "shape"),
+        ("nothing.npy", "shape"),
+        ("float.npy", "float32"),
+        ("pickled.npy", "pickled"),
+        ("cut.npy", "cut short"),
+        ("folder", "no tokens"),
+    ],
+)
+def test_bad_tokens(fails, tmp_path, name, word):
+    write_bad_tokens(tmp_path)
+    fails("decode", name, *QUICK, words=[name, word])
+    if name not in ("rate.sct", "vocabulary.sct", "range.npy", "acoustic.npy"):  # fine, but for this bundle
+        fails("info", name, words=[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--steps", "0"], "0 steps"),
+        (["--steps", "3"], "use 2"),
+        (["--steps", "1001"], "1001 steps"),
+        (["--guidance", "nan"], "guidance"),
+        (["--eta", "1.5"], "eta"),
+        (["--seed", "-1"], "seed"),
+        (["--vocab", "5"], "vocabulary 5"),
+        (["--threads", "0"], "threads"),
+        (["--backend", "abacus"], "abacus"),
+        (["--bundle", "nowhere"], "nowhere"),
+    ],
+)
+def test_settings_that_cannot_work_end_the_run_at_once(fails, tokens, tmp_path, arguments, word):
+    shutil.copy(tokens, tmp_path / "second.sct")
+    fails("decode", "tokens.sct", "second.sct", *arguments, words=[word])
+
+
+@pytest.fixture
+def damage(tiny_bundle, tmp_path):
+    """A copy of the bundle, to be damaged."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy, ignore=shutil.ignore_patterns(".verified.json"))
+    return copy
+
+
+def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
+    """A graph or codebook that is missing, cut, altered or swapped; a manifest that is none."""
+    graph, codebook, manifest = damage / "hifigan.onnx", damage / "semantic-32768.npy", damage / "manifest.json"
+
+    def expect(command, source, name):
+        arguments = ["out.sct"] if command == "encode" else ["out.wav", *QUICK]
+        code, out, err = call(command, source, "--bundle", damage, "-o", *arguments)
+        assert (code, out) == (1, "")
+        assert len(err.splitlines()) == 1, err
+        assert err.startswith("error: ")
+        assert name in err
+        assert "rebuild it" in err or "build" in err
+        assert not list(tmp_path.glob("out.*"))
+        assert not list(tmp_path.glob(".*"))
+
+    for file, source, command in ((graph, tokens, "decode"), (codebook, speech, "encode")):
+        whole = file.read_bytes()
+        altered = bytearray(whole)
+        altered[len(whole) // 2] ^= 1
+        file.unlink()
+        expect(command, source, file.name)
+        file.write_bytes(whole[:-1])
+        expect(command, source, file.name)
+        file.write_bytes(altered)
+        expect(command, source, file.name)
+        file.write_bytes(whole)
+
+    other = damage / "swapped"
+    graph.rename(other)
+    (damage / "vae_decoder.onnx").rename(graph)
+    other.rename(damage / "vae_decoder.onnx")
+    expect("decode", tokens, ".onnx")
+
+    text = manifest.read_text()
+    for changed in ("", "{", "[]", text.replace('"format": 1', '"format": 2'), text.replace('"tps"', '"rate"')):
+        manifest.write_text(changed)
+        expect("decode", tokens, "manifest")
+    manifest.unlink()
+    expect("decode", tokens, "manifest")
+
+
+# --- outputs that cannot be written ----------------------------------------------------------------------------
+
+
+def test_outputs_that_cannot_be(fails, speech, tokens, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.sct").mkdir()
+    fails("encode", "speech.wav", "-o", "nowhere/out.sct", words=["nowhere"])
+    fails("encode", "speech.wav", "-o", "file/out.sct", words=["file"])
+    fails("encode", "speech.wav", "-o", "out.mp4", words=["out.mp4", ".sct"])
+    fails("encode", "speech.wav", "-o", "out", words=["out", ".sct"])
+    fails("decode", "tokens.sct", "-o", "out.mp3", words=["out.mp3", ".wav"])
+    fails("encode", "speech.wav", "tokens.sct", "-o", "file", words=["file", "folder"])
+    fails("encode", "-", "-o", "folder.sct", words=["folder.sct"])
+    (tmp_path / "speech.sct").mkdir()
+    fails("encode", "speech.wav", words=["speech.sct", "folder"])
+
+
+@POSIX
+def test_a_folder_without_permission(fails, speech, tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.access(tmp_path / "locked", os.W_OK):  # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    fails("encode", "speech.wav", "-o", "locked/out.sct", words=["locked"])
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "arguments", [["encode", "speech.wav", "-o", "out.sct"], ["decode", "tokens.sct", "-o", "out.wav", *QUICK]]
+)
+def test_a_full_disk(program_run, speech, tokens, tmp_path, arguments):
+    """Stood in for by a limit on the size of files."""
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    before = list_files(tmp_path)
+    result = program_run(*arguments, preexec_fn=limit)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith(b"error: out.") or b": out." in result.stderr
+    assert list_files(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["encode", "speech.wav", "-o", "-"], ["decode", "tokens.sct", "-o", "-", *QUICK], ["doctor"]]
+)
+def test_a_full_standard_output(program_run, speech, tokens, arguments):
+    with Path("/dev/full").open("wb") as full:
+        result = program_run(*arguments, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert b"No space left" in result.stderr
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, b"interrupted\n"), (signal.SIGTERM, 143, b"")]
+)
+def test_interrupted(tokens, environment, tmp_path, number, code, said):
+    """A signal in the middle of decoding leaves neither an output nor a temporary file."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sc_runtime.cli", "decode", "tokens.sct", "-o", "out/", "--steps", "500"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run may be one in the background
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("out/.*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (code, b"", said)
+    assert list_files(tmp_path).keys() == {"tokens.sct", "out"}
+
+
+def test_no_memory(fails, speech, monkeypatch):
+    def encode(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("sc_runtime.codec.Codec.encode", encode)
+    fails("encode", "speech.wav", words=["memory"])
+
+
+def test_an_error_of_the_system(fails, speech, monkeypatch):
+    def encode(*_, **__):
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("sc_runtime.codec.Codec.encode", encode)
+    fails("encode", "speech.wav", words=["somewhere: Permission denied"])

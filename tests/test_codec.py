@@ -1,0 +1,248 @@
+"""The codec as a whole, on the tiny bundle: batching, streaming, inputs, vocabularies, memory, and no torch."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sc_runtime import Codec, Tokens
+from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError, TokensError
+
+SPEECH = "speech_12s.wav"
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_bundle: Path) -> Codec:
+    return Codec.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def tokens(codec: Codec) -> Tokens:
+    """26 s: three decoding windows."""
+    generator = np.random.default_rng(0)
+    samples = 26 * 16000
+    codes = generator.integers(0, [codec.config.vocab, 8192], (codec.config.count_positions(samples), 2))
+    return Tokens.from_array(codes, codec.config, samples)
+
+
+def test_batching_and_streaming_change_nothing(codec: Codec, tokens: Tokens) -> None:
+    whole = codec.decode(tokens, steps=2, seed=4)
+    assert whole.dtype == np.float32
+    assert whole.shape == (26 * 16000,)
+    for batch in (2, 3, 8):
+        np.testing.assert_allclose(codec.decode(tokens, steps=2, seed=4, batch=batch), whole, atol=1e-5)
+    pieces = list(codec.decode_stream(tokens, steps=2, seed=4))
+    assert len(pieces) == 3
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
+    scale = np.abs(whole - whole.mean()).max()
+    assert scale > 1e-4, "the stand-in decoder must make some sound for this to mean anything"
+    assert np.abs(codec.decode(tokens, steps=2, seed=4, batch=3) - whole).max() < 1e-3 * scale
+
+
+def test_encoding_in_batches_changes_nothing(codec: Codec, golden: Path) -> None:
+    sound, _ = soundfile.read(golden / SPEECH, dtype="float32")
+    long = np.tile(sound, 4)
+    expected = codec.encode(long, batch=1)
+    assert codec.encode(long, batch=3) == expected
+    assert codec.encode(long, batch=16) == expected
+
+
+def test_the_first_piece_comes_after_one_window(codec: Codec, tokens: Tokens) -> None:
+    seen = []
+    stream = codec.decode_stream(tokens, steps=2, progress=lambda done, total: seen.append((done, total)))
+    piece = next(stream)
+    assert len(piece) == 163_872 - 10_240
+    assert seen[-1][0] <= seen[-1][1] / 3
+
+
+def test_progress_ends_at_its_total(codec: Codec, tokens: Tokens) -> None:
+    seen: list[tuple[int, int]] = []
+    codec.decode(tokens, steps=2, progress=lambda done, total: seen.append((done, total)), batch=2)
+    done = [count for count, _ in seen]
+    assert done == sorted(done)
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_a_seed_gives_the_same_sound_and_another_seed_another(codec: Codec, tokens: Tokens) -> None:
+    first = codec.decode(tokens, steps=2, seed=1)
+    np.testing.assert_array_equal(codec.decode(tokens, steps=2, seed=1), first)
+    assert np.abs(codec.decode(tokens, steps=2, seed=2) - first).max() > 1e-6
+
+
+def test_injected_noise_is_used_draw_by_draw(codec: Codec, tokens: Tokens) -> None:
+    asked = []
+
+    def noise(window: int, draw: int) -> np.ndarray:
+        asked.append((window, draw))
+        return np.zeros((8, 256, 16), np.float32)
+
+    codec.decode(tokens, steps=2, noise=noise)
+    assert sorted(asked) == [(window, draw) for window in range(3) for draw in range(3)]
+
+
+def test_noise_of_another_shape_or_dtype_is_refused(codec: Codec, tokens: Tokens) -> None:
+    for wrong in (np.zeros((8, 256, 16)), np.zeros((8, 16, 256), np.float32)):
+        with pytest.raises(SettingsError, match=r"noise .* expected float32 \[8, 256, 16\]"):
+            codec.decode(tokens, steps=2, noise=lambda window, draw, wrong=wrong: wrong)
+
+
+def test_files_arrays_bytes_and_streams_give_the_same_tokens(codec: Codec, golden: Path) -> None:
+    path = golden / SPEECH
+    sound, rate = soundfile.read(path, dtype="float32")
+    expected = codec.encode(path)
+    assert expected.samples == len(sound)
+    assert codec.encode(str(path)) == expected
+    assert codec.encode(sound, sample_rate=rate) == expected
+    assert codec.encode(np.stack([sound, -sound], axis=1)) == expected
+    assert codec.encode(path.read_bytes()) == expected
+    with path.open("rb") as stream:
+        assert codec.encode(stream) == expected
+
+
+def test_decoding_an_sct_gives_the_original_number_of_samples(codec: Codec, tmp_path: Path) -> None:
+    for samples in (1, 12_345, 163_840):
+        sound = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32)
+        path = tmp_path / f"{samples}.sct"
+        codec.encode(sound).save(path)
+        assert codec.decode(path, steps=1).shape == (samples,)
+
+
+def test_an_npy_decodes_to_every_position(codec: Codec, tokens: Tokens, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.npy"
+    tokens.save(path)
+    assert codec.decode(path, steps=1).shape == (codec.config.count_samples(len(tokens)),)
+
+
+def test_other_rates_are_resampled(codec: Codec) -> None:
+    sound = np.sin(np.arange(44_100) * 0.05).astype(np.float32)
+    assert codec.encode(sound, sample_rate=44_100).samples == 16_000
+
+
+def test_vocabularies_share_the_networks_and_tokens_carry_theirs(codec: Codec, golden: Path) -> None:
+    small, large = codec.encode(golden / SPEECH, vocab=4096), codec.encode(golden / SPEECH)
+    assert (small.config.vocab, large.config.vocab) == (4096, 32768)
+    assert small.codes[:, 0].max() < 4096
+    assert not np.array_equal(small.codes[:, 0], large.codes[:, 0])
+    assert codec.decode(small, steps=1).shape == codec.decode(large, steps=1).shape
+    with pytest.raises(SettingsError, match="vocabulary 8192; expected one that"):
+        codec.encode(golden / SPEECH, vocab=8192)
+
+
+def test_embed_gives_both_codebooks_vectors(codec: Codec, tiny_bundle: Path, golden: Path) -> None:
+    """E = [Es, Ea] of eq. 5, read from the codebook files themselves."""
+    tokens = codec.encode(golden / SPEECH, vocab=4096)
+    semantic, acoustic = (np.load(tiny_bundle / f"{name}.npy") for name in ("semantic-4096", "acoustic"))
+    features = codec.embed(tokens)
+    assert features.dtype == np.float32
+    for position, (s, a) in enumerate(tokens.codes):
+        np.testing.assert_array_equal(features[position], np.concatenate([semantic[s], acoustic[a]]))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 3, 1001])
+def test_steps_that_cannot_work_are_refused_before_anything_runs(codec: Codec, tokens: Tokens, steps: int) -> None:
+    with pytest.raises(SettingsError, match=f"{steps} steps"):
+        codec.decode_stream(tokens, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eta": 1.5}, "eta 1.5"),
+        ({"eta": float("nan")}, "eta nan"),
+        ({"guidance": float("inf")}, "guidance inf"),
+        ({"seed": -1}, "seed -1"),
+        ({"batch": 0}, "batch 0"),
+    ],
+)
+def test_other_settings_are_refused(codec: Codec, tokens: Tokens, settings: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        codec.decode_stream(tokens, **settings)
+
+
+def test_tokens_of_another_rate_or_vocabulary_are_refused(codec: Codec, tokens: Tokens) -> None:
+    from sc_runtime import CodecConfig
+
+    with pytest.raises(TokensError, match="tokens at 25 tps; expected 50"):
+        codec.decode(Tokens.from_array(tokens.codes, CodecConfig(25, 32768)), steps=1)
+    with pytest.raises(TokensError, match="vocabulary"):
+        codec.decode(Tokens.from_array(tokens.codes % 8000, CodecConfig(50, 8192)), steps=1)
+    with pytest.raises(TokensError, match="semantic token 40000 at position 0"):
+        codec.decode(np.array([[40000, 0]]), steps=1)
+
+
+def test_backends_are_chosen_by_name(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Codec.load(tiny_bundle, backend="onnxruntime", threads=1).backend.name == "onnxruntime"
+    with pytest.raises(SettingsError, match="backend 'cuda'; expected one of"):
+        Codec.load(tiny_bundle, backend="cuda")
+    with pytest.raises(SettingsError, match="0 threads"):
+        Codec.load(tiny_bundle, threads=0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'sc-runtime\[cpu\]'"):
+        Codec.load(tiny_bundle)
+
+
+def test_a_graph_the_backend_cannot_load_is_one_clear_error(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("protobuf parsing failed\nsecond line")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(
+        BackendError, match=r"hifigan\.onnx: ONNX Runtime refuses it \(protobuf parsing failed\)"
+    ) as error:
+        codec.backend.open(codec.bundle, "hifigan")
+    assert isinstance(error.value, CodecError)
+    assert "\n" not in str(error.value)
+
+
+def run_program(program: str, *arguments: object) -> str:
+    """Run a program of its own, so that what it imports and how much it holds are its alone."""
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_import_encode_and_decode_never_import_torch(tiny_bundle: Path, golden: Path) -> None:
+    program = """
+        import sys
+
+        class Forbidden:
+            def find_spec(self, name, path=None, target=None):
+                assert name.split(".")[0] not in {"torch", "onnx", "onnxscript"}, f"{name} imported"
+
+        sys.meta_path.insert(0, Forbidden())
+        import sc_runtime
+        codec = sc_runtime.Codec.load(sys.argv[1])
+        audio = codec.decode(codec.encode(sys.argv[2]), steps=1)
+        assert "torch" not in sys.modules
+        print(len(audio))
+    """
+    assert run_program(program, tiny_bundle, golden / SPEECH).strip() == "196800"
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_SELF"), reason="needs getrusage")
+def test_encoding_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Twenty minutes against one: the file itself would be 77 MB as float32."""
+    program = """
+        import resource, sys
+        from sc_runtime import Codec
+        codec = Codec.load(sys.argv[1])
+        codec.encode(sys.argv[2], vocab=4096)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    peaks = []
+    for minutes in (1, 20):
+        path = tmp_path / f"{minutes}.wav"
+        block = np.random.default_rng(0).uniform(-0.3, 0.3, 60 * 16000).astype(np.float32)
+        with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
+            for _ in range(minutes):
+                file.write(block)
+        peaks.append(int(run_program(program, tiny_bundle, path)))
+    assert peaks[1] - peaks[0] < 40_000, f"peak resident kilobytes {peaks}"

@@ -1,0 +1,58 @@
+"""The drop-in class has the published package's shapes and dtypes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime import Codec, SemantiCodec, published
+from sc_runtime.errors import BundleError
+
+
+def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:
+    semanticodec = SemantiCodec(
+        token_rate=50, semantic_vocab_size=4096, ddim_sample_step=2, checkpoint_path=tiny_bundle
+    )
+    tokens = semanticodec.encode(str(golden / "mixed_4s.wav"))
+    assert tokens.shape == (1, 96, 2)
+    assert tokens.dtype == np.int64
+    waveform = semanticodec.decode(tokens)
+    assert waveform.shape == (1, 1, 61440)
+    assert waveform.dtype == np.float32
+    codec = Codec.load(tiny_bundle)
+    np.testing.assert_array_equal(codec.encode(golden / "mixed_4s.wav", vocab=4096).codes, tokens[0])
+    np.testing.assert_array_equal(codec.decode(tokens, steps=2, vocab=4096), waveform[0, 0])
+
+
+def test_a_torch_tensor_of_tokens_is_taken(tiny_bundle: Path) -> None:
+    torch = pytest.importorskip("torch")
+    semanticodec = SemantiCodec(50, 4096, 1, checkpoint_path=tiny_bundle)
+    tokens = torch.zeros(1, 8, 2, dtype=torch.int64)
+    np.testing.assert_array_equal(semanticodec.decode(tokens), semanticodec.decode(tokens.numpy()))
+
+
+def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build runs as a command of its own; here it is stood in for by one that puts the tiny bundle in place."""
+    commands = []
+
+    def build(command: list[str], check: bool) -> subprocess.CompletedProcess:
+        commands.append(command)
+        (tmp_path / "tps50-v4096").symlink_to(tiny_bundle)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
+    monkeypatch.setattr(published.subprocess, "run", build)
+    for _ in range(2):
+        assert SemantiCodec(50, 4096).codec.bundle.manifest.tps == 50
+    assert len(commands) == 1
+    assert commands[0][1:] == ["-m", "sc_runtime.export.build", "--tps", "50", "--vocab", "4096"]
+
+
+def test_a_build_that_fails_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
+    monkeypatch.setattr(published.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(BundleError, match=r"no bundle tps25-v8192.*run python -m sc_runtime\.export\.build --tps 25"):
+        SemantiCodec(25, 8192)
