@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -23,9 +24,20 @@ Work = Callable[["Job", ShowProgress | None], dict[str, Any]]  #: does one job; 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 
-Steps = Annotated[int, typer.Option(help="DDIM steps.")]
-Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none, and halves the work.")]
-Eta = Annotated[float, typer.Option(help="Fresh noise at each step: 0 (deterministic) to 1.")]
+Preset = Annotated[
+    str, typer.Option(help="reference (as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (10).")
+]
+Steps = Annotated[int | None, typer.Option(help="Diffusion steps, instead of the preset's.", show_default=False)]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance; 1 is none, and halves the work.", show_default=False),
+]
+Eta = Annotated[
+    float | None, typer.Option(help="Fresh noise at each step: 0 (deterministic) to 1.", show_default=False)
+]
+SolverName = Annotated[
+    str | None, typer.Option("--solver", help="ddim, dpm or unipc, instead of the preset's.", show_default=False)
+]
 Seed = Annotated[int, typer.Option(help="Of the noise; a seed gives the same sound everywhere.")]
 BundleName = Annotated[
     str | None,
@@ -44,9 +56,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 class Settings(TypedDict):
     """What decoding takes."""
 
-    steps: int
-    guidance: float
-    eta: float
+    preset: str
+    steps: int | None
+    guidance: float | None
+    eta: float | None
+    solver: str | None
     seed: int
 
 
@@ -130,9 +144,11 @@ def decode(
             help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default .wav beside each input.",
         ),
     ] = None,
-    steps: Steps = 50,
-    guidance: Guidance = 2.0,
-    eta: Eta = 1.0,
+    preset: Preset = "reference",
+    steps: Steps = None,
+    guidance: Guidance = None,
+    eta: Eta = None,
+    solver: SolverName = None,
     seed: Seed = 0,
     vocab: Annotated[
         int | None, typer.Option(help="The semantic vocabulary of .npy files, which do not say it.", show_default=False)
@@ -157,14 +173,14 @@ def decode(
         codec = open_codec(report, bundle, backend, threads)
         codec.bundle.choose_config(vocab)
 
-        settings = Settings(steps=steps, guidance=guidance, eta=eta, seed=seed)
+        settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             tokens = job.read_tokens(codec.bundle.choose_config(vocab))
             job.write_audio(codec.decode_stream(tokens, **settings, progress=over_windows(progress, tokens)))
             return describe_tokens(tokens)
 
-        run_jobs(report, jobs, problems, work, force, {**describe_codec(codec), **settings})
+        run_jobs(report, jobs, problems, work, force, describe_codec(codec) | describe_settings(settings))
 
 
 @app.command()
@@ -179,9 +195,11 @@ def roundtrip(
             help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default IN.roundtrip.wav.",
         ),
     ] = None,
-    steps: Steps = 50,
-    guidance: Guidance = 2.0,
-    eta: Eta = 1.0,
+    preset: Preset = "reference",
+    steps: Steps = None,
+    guidance: Guidance = None,
+    eta: Eta = None,
+    solver: SolverName = None,
     seed: Seed = 0,
     vocab: Annotated[int | None, typer.Option(help="A semantic vocabulary of the bundle.", show_default=False)] = None,
     bundle: BundleName = None,
@@ -201,7 +219,7 @@ def roundtrip(
     jobs, problems = plan_jobs([source], output, find_nothing, OUTPUT_FORMATS, ".roundtrip.wav")
     with Report(as_json) as report:
         codec = open_codec(report, bundle, backend, threads)
-        settings = Settings(steps=steps, guidance=guidance, eta=eta, seed=seed)
+        settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             started = time.perf_counter()
@@ -214,7 +232,7 @@ def roundtrip(
                 name: {"seconds": spent, "real_time_factor": spent / tokens.seconds} for name, spent in seconds.items()
             }
 
-        records = run_jobs(report, jobs, problems, work, force, {**describe_codec(codec), **settings})
+        records = run_jobs(report, jobs, problems, work, force, describe_codec(codec) | describe_settings(settings))
         for name in ("encode", "decode"):
             if name in records[0]:
                 seconds, factor = records[0][name]["seconds"], records[0][name]["real_time_factor"]
@@ -250,6 +268,14 @@ def doctor(as_json: Json = False) -> None:
         tell_findings(findings)
     if not findings["works"]:
         raise typer.Exit(1)
+
+
+def describe_settings(settings: Settings) -> dict[str, Any]:
+    """What decoding will do, the preset's part filled in. Raises SettingsError."""
+    from .presets import choose_sampling
+
+    changes = {name: value for name, value in settings.items() if name not in ("preset", "seed")}
+    return {**settings, **dataclasses.asdict(choose_sampling(settings["preset"], **changes))}
 
 
 def open_codec(report: Report, name: str | None, backend: str, threads: int | None) -> Codec:

@@ -6,6 +6,7 @@ window (512, 256, 128 at 100, 50, 25 tps), D feature width (768 K), n samples at
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -27,7 +28,8 @@ from .errors import SettingsError
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .overlap_add import overlap_add
-from .samplers import Noise, choose_timesteps, compute_alphas, sample_ddim, seeded_noise
+from .presets import choose_sampling
+from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
 from .tokens import Tokens
 from .windows import split_windows
 
@@ -120,9 +122,11 @@ class Codec:
         self,
         tokens: TokensSource,
         *,
-        steps: int = 50,
-        guidance: float = 2.0,
-        eta: float = 1.0,
+        preset: str = "reference",
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+        solver: str | None = None,
         seed: int = 0,
         noise: Noise | None = None,
         vocab: int | None = None,
@@ -135,9 +139,11 @@ class Codec:
         """
         pieces = self.decode_stream(
             tokens,
+            preset=preset,
             steps=steps,
             guidance=guidance,
             eta=eta,
+            solver=solver,
             seed=seed,
             noise=noise,
             vocab=vocab,
@@ -150,9 +156,11 @@ class Codec:
         self,
         tokens: TokensSource,
         *,
-        steps: int = 50,
-        guidance: float = 2.0,
-        eta: float = 1.0,
+        preset: str = "reference",
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+        solver: str | None = None,
         seed: int = 0,
         noise: Noise | None = None,
         vocab: int | None = None,
@@ -161,42 +169,45 @@ class Codec:
     ) -> Iterator[np.ndarray]:
         """Tokens to sound, window by window: pieces float32 [n] that `decode` would join.
 
-        `tokens`: Tokens, their file, or codes [T, 2] or [1, T, 2], then in vocabulary `vocab`. `steps` of DDIM;
-        `guidance` s of classifier-free guidance (1 runs the conditional branch alone); `eta` 0 (deterministic) to 1
-        (fresh noise each step). Noise is a function of (`seed`, window, draw), or `noise(window, draw)` -> standard
-        normal float32 [8, 256, 16], where draw 0 is x_T and draw 1 + i the noise of step i. `batch` windows run
-        together. Raises TokensError and SettingsError before anything is computed.
+        `tokens`: Tokens, their file, or codes [T, 2] or [1, T, 2], then in vocabulary `vocab`. `preset` of
+        `sc_runtime.presets`; by default the published 50 steps of DDIM with guidance 2 and eta 1. `steps`, `guidance`,
+        `eta` and `solver` change it (see `Sampling`). Noise is a function of (`seed`, window, draw), or
+        `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is x_T and draw 1 + i the noise of
+        step i. `batch` windows run together. Raises TokensError, SettingsError and BundleError before anything is
+        computed.
         """
         check_batch(batch)
         tokens = self._take_tokens(tokens, vocab)
+        sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
         schedule = self.bundle.manifest.schedule
-        timesteps = choose_timesteps(steps, schedule)
-        if not np.isfinite(guidance):
-            raise SettingsError(f"guidance {guidance}", "a finite number (published: 2)")
-        if not 0 <= eta <= 1:
-            raise SettingsError(f"eta {eta}", "0 (deterministic) to 1 (published)")
+        chosen = SOLVERS[sampling.solver]
+        nodes = choose_nodes(sampling.steps, schedule, chosen.spacing)
         draw_noise = noise or seeded_noise(seed)
         for graph in DECODER_GRAPHS:
             self.bundle.find_graph(graph)  # a damaged file is named now, not after the first window's steps
         alphas = compute_alphas(schedule)
         windows = split_windows(len(tokens), tokens.config)
-        units = len(windows) * (len(timesteps) + 1)
+        work = len(nodes)  # units of one window: its T-UNet calls, and the way from latent to sound
+        units = len(windows) * work
 
         def synthesise() -> Iterator[np.ndarray]:
             for start in range(0, len(windows), batch):
                 group = range(start, min(start + batch, len(windows)))
 
                 def draw(index: int, group: range = group) -> np.ndarray:
-                    if progress:
-                        progress(group.start * (len(timesteps) + 1) + len(group) * index, units)
                     return np.stack([check_noise(draw_noise(window, index)) for window in group])
 
                 context = self.condition_windows([tokens.codes[windows[i]] for i in group], tokens.config)
-                predict = guide(self.open_graph("tunet_step"), context, self._unconditional, guidance)
-                latent = sample_ddim(predict, draw(0), draw, timesteps, alphas, eta)
+                predict = guide(
+                    self.open_graph("tunet_step"), context, self._unconditional, sampling.guidance, sampling.interval
+                )
+                if progress:
+                    calls = (group.start * work + len(group) * call for call in itertools.count(1))
+                    predict = report_calls(predict, progress, calls, units)
+                latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
                 yield from self.vocode(latent)
                 if progress:
-                    progress(group.stop * (len(timesteps) + 1), units)
+                    progress(group.stop * work, units)
 
         total = tokens.samples or tokens.config.count_samples(len(tokens))
         return overlap_add(synthesise(), total)
@@ -259,6 +270,17 @@ class Codec:
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:
     """Tokens of a file: an .sct says what it is, an .npy is taken to be of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
+
+
+def report_calls(predict: Predict, progress: Progress, done: Iterator[int], units: int) -> Predict:
+    """`predict`, telling `progress` the next of `done` after each call."""
+
+    def reporting(latent: np.ndarray, step: int) -> np.ndarray:
+        v = predict(latent, step)
+        progress(next(done), units)
+        return v
+
+    return reporting
 
 
 def check_batch(batch: int) -> None:

@@ -8,18 +8,22 @@ from .backends.base import Arrays, Graph
 from .samplers import Predict
 
 
-def guide(tunet_step: Graph, conditional: Arrays, unconditional: Arrays, scale: float) -> Predict:
+def guide(
+    tunet_step: Graph, conditional: Arrays, unconditional: Arrays, scale: float, interval: tuple[int, int] = (0, 1000)
+) -> Predict:
     """The guided velocity v_u + s (v_c - v_u) as a function of (latent [B, 8, 256, 16], step).
 
     `conditional` are the keys and values of B windows, `unconditional` those of the empty conditioning, batch 1.
-    Paper, eq. 10, with s = 1 - w. At s = 1 the unconditional branch has no say and is not run.
+    Paper, eq. 10, with s = 1 - w. At s = 1, and at diffusion steps outside `interval`, the unconditional branch has no
+    say and is not run.
     """
+    low, high = interval
+
+    def predict(latent: np.ndarray, step: int) -> np.ndarray:
+        steps = np.full(len(latent), step, np.int64)
+        return tunet_step.run({"latent": latent, "step": steps, **conditional})["v"]
+
     if scale == 1.0:
-
-        def predict(latent: np.ndarray, step: int) -> np.ndarray:
-            steps = np.full(len(latent), step, np.int64)
-            return tunet_step.run({"latent": latent, "step": steps, **conditional})["v"]
-
         return predict
 
     context = {
@@ -28,6 +32,8 @@ def guide(tunet_step: Graph, conditional: Arrays, unconditional: Arrays, scale: 
     }
 
     def predict_guided(latent: np.ndarray, step: int) -> np.ndarray:
+        if not low <= step <= high:
+            return predict(latent, step)
         both = np.concatenate([latent, latent])
         v = tunet_step.run({"latent": both, "step": np.full(len(both), step, np.int64), **context})["v"]
         without, given = np.split(v, 2)

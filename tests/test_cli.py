@@ -18,8 +18,8 @@ import pytest
 import soundfile
 
 from sc_runtime.cli import app
-from sc_runtime.config import CodecConfig
 from sc_runtime.commands.program import run_command
+from sc_runtime.config import CodecConfig
 from sc_runtime.tokens import HEADER_BYTES, Tokens
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
@@ -192,11 +192,11 @@ def test_settings_reach_the_decoder(call, tokens, monkeypatch):
 
     monkeypatch.setattr("sc_runtime.codec.Codec.decode_stream", decode_stream)
     assert call("decode", tokens)[0] == 0
-    settings = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63)
+    settings = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63, "--preset", "fast", "--solver", "unipc")
     assert call("decode", tokens, "--force", *settings)[0] == 0
     assert taken == [
-        {"steps": 50, "guidance": 2, "eta": 1, "seed": 0},
-        {"steps": 20, "guidance": 1.5, "eta": 0, "seed": 2**63},
+        {"preset": "reference", "steps": None, "guidance": None, "eta": None, "solver": None, "seed": 0},
+        {"preset": "fast", "steps": 20, "guidance": 1.5, "eta": 0, "solver": "unipc", "seed": 2**63},
     ]
 
 

@@ -11,7 +11,8 @@ from sc_runtime.bundle import Schedule
 from sc_runtime.config import LATENT_SHAPE
 from sc_runtime.errors import SettingsError
 from sc_runtime.guidance import guide
-from sc_runtime.samplers import choose_timesteps, compute_alphas, sample_ddim, seeded_noise
+from sc_runtime.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.samplers import SOLVERS, choose_nodes, compute_alphas, half_log_snr, sample_ddim, seeded_noise
 from tests.golden import seeded_weights
 
 SCHEDULE = Schedule()
@@ -29,19 +30,35 @@ def test_schedule_is_that_of_the_published_checkpoint() -> None:
 
 
 @given(steps=st.integers(-5, 1100))
-def test_timesteps_are_published_or_refused(steps: int) -> None:
-    expected = [] if steps < 1 or steps > 1000 else [c + 1 for c in range(0, 1000, 1000 // steps)]
+def test_published_steps_are_published_or_refused(steps: int) -> None:
+    expected = [] if steps < 1 or steps > 999 else [c + 1 for c in range(0, 1000, 1000 // steps)]
     if expected and max(expected) < 1000:
-        assert choose_timesteps(steps, SCHEDULE).tolist() == expected
+        assert choose_nodes(steps, SCHEDULE).tolist() == [*reversed(expected), 0]
     else:
         with pytest.raises(SettingsError, match=f"{steps} steps"):
-            choose_timesteps(steps, SCHEDULE)
+            choose_nodes(steps, SCHEDULE)
 
 
 def test_refused_step_counts_name_one_that_works() -> None:
     with pytest.raises(SettingsError, match=r"3 steps .*use 2$"):
-        choose_timesteps(3, SCHEDULE)
-    assert len(choose_timesteps(2, SCHEDULE)) == 2
+        choose_nodes(3, SCHEDULE)
+    assert choose_nodes(2, SCHEDULE).tolist() == [501, 1, 0]
+    with pytest.raises(SettingsError, match=r"45 steps even in log-SNR.*use 30 or fewer"):
+        choose_nodes(45, SCHEDULE, "logsnr")
+    assert len(choose_nodes(30, SCHEDULE, "logsnr")) == 31
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 20, 25, 30])
+def test_other_spacings_take_exactly_the_steps_asked_for(spacing: str, steps: int) -> None:
+    nodes = choose_nodes(steps, SCHEDULE, spacing)
+    assert len(nodes) == steps + 1
+    assert (nodes[0], nodes[-1]) == (999, 0)
+    assert (np.diff(nodes) < 0).all()
+    even = nodes.astype(float) if spacing == "uniform" else half_log_snr(ALPHAS)[nodes]
+    widths = np.diff(even)
+    if steps <= 10:
+        assert widths.max() / widths.min() == pytest.approx(1, abs=0.5)
 
 
 def exact_velocity(latent: np.ndarray, step: int, deviation: float) -> np.ndarray:
@@ -66,7 +83,7 @@ def test_ddim_samples_a_gaussian_whose_velocity_is_known(eta: float) -> None:
         lambda latent, step: exact_velocity(latent, step, deviation),
         generator.standard_normal(100_000, np.float32),
         lambda draw: generator.standard_normal(100_000, np.float32),
-        choose_timesteps(500, SCHEDULE),
+        choose_nodes(500, SCHEDULE),
         ALPHAS,
         eta,
     )
@@ -78,26 +95,118 @@ def test_deterministic_ddim_converges_with_order_one() -> None:
     """eta 0 integrates an ODE; for Gaussian data it multiplies z_T by a known ratio, with an error like 1 / steps."""
     deviation, errors = 0.37, []
     for steps in (100, 200, 500):
-        timesteps = choose_timesteps(steps, SCHEDULE)
+        nodes = choose_nodes(steps, SCHEDULE)
         found = sample_ddim(
             lambda latent, step: exact_velocity(latent, step, deviation),
             np.ones(1, np.float32),
             lambda draw: np.ones(1, np.float32),
-            timesteps,
+            nodes,
             ALPHAS,
             0.0,
         )
-        exact = data_width(ALPHAS[0], deviation) / data_width(ALPHAS[timesteps[-1]], deviation)
+        exact = data_width(ALPHAS[0], deviation) / data_width(ALPHAS[nodes[0]], deviation)
         errors.append(abs(found.item() / exact - 1))
     assert errors[0] < 0.05
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(2.5, rel=0.1)
 
 
+MEANS, SHARES, WIDTH = np.array([-1.0, 0.4, 1.2]), np.array([0.3, 0.5, 0.2]), 0.25  #: of a Gaussian mixture
+
+
+def mixture_velocity(latent: np.ndarray, step: int) -> np.ndarray:
+    """The exact v for data from the mixture: the posterior mean of the data given z_t, in closed form, float64."""
+    alpha = ALPHAS[step]
+    variance = alpha * WIDTH**2 + 1 - alpha
+    distance = latent[:, None] - alpha**0.5 * MEANS
+    weights = SHARES * np.exp(-0.5 * distance**2 / variance)
+    weights /= weights.sum(axis=1, keepdims=True)
+    clean = (weights * (MEANS + alpha**0.5 * WIDTH**2 / variance * distance)).sum(axis=1)
+    noise = (latent - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+    return alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
+
+
+def solve_mixture(solver: str, nodes: np.ndarray) -> np.ndarray:
+    start = np.linspace(-2, 2, 41)
+    return SOLVERS[solver].sample(mixture_velocity, start, lambda draw: start, nodes, ALPHAS, 0.0)
+
+
+@pytest.fixture(scope="module")
+def exact_flow() -> np.ndarray:
+    """Where the ODE leads: Heun's method on dz/dlambda over all 1000 steps, sharing nothing with the solvers."""
+    ratios, latent = half_log_snr(ALPHAS), np.linspace(-2, 2, 41)
+
+    def slope(latent: np.ndarray, step: int) -> np.ndarray:
+        alpha, v = ALPHAS[step], mixture_velocity(latent, step)
+        clean = alpha**0.5 * latent - (1 - alpha) ** 0.5 * v
+        return alpha**0.5 * clean - alpha * latent  # of z as lambda grows, variance preserving
+
+    for step in range(999, 0, -1):
+        width = ratios[step - 1] - ratios[step]
+        first = slope(latent, step)
+        latent = latent + width / 2 * (first + slope(latent + width * first, step - 1))
+    return latent
+
+
+@pytest.mark.parametrize(("solver", "low", "high"), [("ddim", 0.85, 1.2), ("dpm", 1.5, 2.3), ("unipc", 2.1, 3.3)])
+def test_order_of_convergence(solver: str, low: float, high: float, exact_flow: np.ndarray) -> None:
+    """Error against steps, even in log-SNR: slope 1, 2 and, with the corrector, between 2 and 3."""
+    counts = np.array([10, 14, 20, 28])
+    errors = [
+        np.sqrt(np.mean((solve_mixture(solver, choose_nodes(n, SCHEDULE, "logsnr")) - exact_flow) ** 2)) for n in counts
+    ]
+    order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert low < order < high, errors
+
+
+def test_the_fast_solvers_at_ten_steps_beat_ddim_at_fifty(exact_flow: np.ndarray) -> None:
+    def error(solver: str, nodes: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((solve_mixture(solver, nodes) - exact_flow) ** 2)))
+
+    ddim = error("ddim", choose_nodes(50, SCHEDULE))
+    assert error("dpm", choose_nodes(10, SCHEDULE, "logsnr")) < ddim
+    assert error("unipc", choose_nodes(10, SCHEDULE, "logsnr")) < ddim
+
+
+def test_the_stochastic_dpm_solver_samples_the_mixture() -> None:
+    """Mean, deviation and the share of each component, from 20 000 samples at 30 steps with eta 1."""
+    generator = np.random.default_rng(3)
+    result = SOLVERS["dpm"].sample(
+        mixture_velocity,
+        generator.standard_normal(20_000),
+        lambda draw: generator.standard_normal(20_000),
+        choose_nodes(30, SCHEDULE, "logsnr"),
+        ALPHAS,
+        1.0,
+    )
+    mean = SHARES @ MEANS
+    assert result.mean() == pytest.approx(mean, abs=0.03)
+    assert result.std() == pytest.approx((SHARES @ (MEANS**2 + WIDTH**2) - mean**2) ** 0.5, rel=0.03)
+    assert (result < -0.3).mean() == pytest.approx(SHARES[0], abs=0.02)
+
+
+def test_presets_and_their_changes() -> None:
+    assert choose_sampling("reference") == Sampling("ddim", 50, 2.0, 1.0)
+    assert choose_sampling("fast", steps=8, guidance=None).steps == 8
+    for sampling in PRESETS.values():
+        choose_nodes(sampling.steps, SCHEDULE, SOLVERS[sampling.solver].spacing)
+    for changes, message in [
+        ({"solver": "euler"}, "solver 'euler'; expected one of ddim, dpm, unipc"),
+        ({"solver": "unipc"}, "eta 1.0 with the solver unipc"),
+        ({"eta": -0.1}, "eta -0.1"),
+        ({"guidance": float("nan")}, "guidance nan"),
+        ({"interval": (500, 100)}, "guidance interval 500 to 100"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            choose_sampling("reference", **changes)
+    with pytest.raises(SettingsError, match="preset 'best'; expected one of reference, balanced, fast"):
+        choose_sampling("best")
+
+
 def test_eta_zero_asks_for_no_noise() -> None:
     asked = []
     latent = np.ones((1, *LATENT_SHAPE), np.float32)
-    sample_ddim(lambda z, step: 0 * z, latent, asked.append, choose_timesteps(5, SCHEDULE), ALPHAS, 0.0)
+    sample_ddim(lambda z, step: 0 * z, latent, asked.append, choose_nodes(5, SCHEDULE), ALPHAS, 0.0)
     assert asked == []
 
 
@@ -109,7 +218,7 @@ def test_each_step_asks_for_its_own_noise() -> None:
         return np.zeros((1, *LATENT_SHAPE), np.float32)
 
     latent = np.ones((1, *LATENT_SHAPE), np.float32)
-    sample_ddim(lambda z, step: 0 * z, latent, draw, choose_timesteps(5, SCHEDULE), ALPHAS, 1.0)
+    sample_ddim(lambda z, step: 0 * z, latent, draw, choose_nodes(5, SCHEDULE), ALPHAS, 1.0)
     assert asked == [1, 2, 3, 4, 5]
 
 
@@ -167,3 +276,14 @@ def test_guidance_mixes_both_branches_of_one_call(scale: float, batch: int) -> N
     expected = [1 + scale * (3 - 1), 1 + scale * (5 - 1)]
     np.testing.assert_allclose(v[:, 0, 0, 0], expected)
     assert tunet.batches == [batch]
+
+
+def test_guidance_outside_its_interval_is_one_branch() -> None:
+    tunet = Linear()
+    given_context = {"key_0": np.full((1, 1, 1, 1), 3.0, np.float32)}
+    empty_context = {"key_0": np.full((1, 1, 1, 1), 1.0, np.float32)}
+    predict = guide(tunet, given_context, empty_context, 2.0, (200, 800))
+    latent = np.zeros((1, *LATENT_SHAPE), np.float32)
+    values = [float(predict(latent, step)[0, 0, 0, 0]) for step in (999, 800, 500, 200, 199)]
+    assert values == [3.0, 5.0, 5.0, 5.0, 3.0]
+    assert tunet.batches == [1, 2, 2, 2, 1]
