@@ -47,10 +47,11 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
         draw_panel(axes, direction, [row for row in results["rows"] if row["direction"] == direction])
     bundle, settings, machine = results["bundle"], results["settings"], results["machine"]
     threads = f"{settings['threads']} threads" if settings["threads"] else f"{machine['cores']} cores"
+    device = results["rows"][0]["runtime"]["device"]
     title = f"SemantiCodec at {bundle['tps']} tokens per second: processing time per second of audio"
     subtitle = (
         f"{bundle['name']} ({bundle['weights']}) · {settings['steps']} steps, guidance {settings['guidance']:g}, "
-        f"η {settings['eta']:g} · {settings['device']} · {machine['cpu']}, {threads} · {results['date'][:10]}"
+        f"η {settings['eta']:g} · {device} · {machine['cpu']}, {threads} · {results['date'][:10]}"
     )
     notes = "Bars: medians. Whiskers: fastest and slowest run."
     if "published" in results["rows"][0]:

@@ -31,11 +31,10 @@ from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.sides import STAGES, Run, Settings, Worker, find_seed
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, Schedule, list_bundles, locate_bundle
 from sc_runtime.codec import DECODE_BATCH, ENCODE_BATCH
+from sc_runtime.commands.program import run_app
 from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
-from sc_runtime.commands.program import run_app
-from sc_runtime.samplers import choose_timesteps
 from sc_runtime.windows import split_windows
 
 FORMAT = 1  #: of the JSON
@@ -96,7 +95,7 @@ def main(
     require("matplotlib", "bench", wanted=not no_chart)
     require("torch", "export", wanted=baseline)
 
-    path = locate_bundle(bundle) if bundle or BUNDLE_VARIABLE in os.environ or list_bundles() else build_seeded()
+    path = locate_bundle(bundle) if bundle or os.environ.get(BUNDLE_VARIABLE) or list_bundles() else build_seeded()
     loaded = Bundle.load(path)
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises where the weights are not to be had
@@ -112,38 +111,10 @@ def main(
         log.print(f"Something else keeps this machine busy (load {machine['load_before']}): the numbers will show it.")
     sides = ["runtime", "published"] if baseline else ["runtime"]
     rows = [row for direction in STAGES for row in measure_direction(direction, durations, sides, plan)]
-    results = {
-        "format": FORMAT,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "took_s": round(time.perf_counter() - started, 1),
-        "commit": describe_commit(),
-        "command": " ".join(["python", "bench/rtf.py", *sys.argv[1:]]),
-        "machine": machine,
-        "versions": list_versions(),
-        "bundle": {
-            "name": loaded.name,
-            "tps": loaded.manifest.tps,
-            "vocab": plan.config.vocab,
-            "width": loaded.manifest.width,
-            "weights": loaded.manifest.weights,
-        },
-        "settings": {
-            "steps": steps,
-            "guidance": guidance,
-            "eta": eta,
-            "backend": backend,
-            "device": rows[0]["runtime"]["device"],
-            "threads": threads,
-            "batch": {"encode": encode_batch, "decode": decode_batch},
-            "repeats": repeats,
-            "row_seconds": row_seconds,
-            "measure_steps": measure_steps,
-            "baseline": baseline,
-        },
-        "rows": rows,
-    }
+    took = time.perf_counter() - started
+    results = describe_run(plan, loaded, machine, took) | {"rows": rows}
     print_results(results)
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(out, (json.dumps(round_floats(results), indent=1) + "\n").encode())
     log.print(f"Wrote {out}", soft_wrap=True)
     if not no_chart:
         with replacing(out.with_suffix(".png")) as temporary:
@@ -168,6 +139,38 @@ class Plan:
         if direction == "encode":
             return -(-positions // self.config.positions)
         return len(split_windows(positions, self.config))
+
+
+def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: float) -> dict[str, Any]:
+    """What was measured, on what and how, for the JSON."""
+    settings = plan.settings
+    return {
+        "format": FORMAT,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "took_s": took,
+        "commit": describe_commit(),
+        "command": " ".join(["python", "bench/rtf.py", *sys.argv[1:]]),
+        "machine": machine,
+        "versions": list_versions(),
+        "bundle": {
+            "name": bundle.name,
+            "tps": bundle.manifest.tps,
+            "vocab": plan.config.vocab,
+            "width": bundle.manifest.width,
+            "weights": bundle.manifest.weights,
+        },
+        "settings": {
+            "steps": plan.steps,
+            "guidance": settings.guidance,
+            "eta": settings.eta,
+            "backend": settings.backend,
+            "threads": settings.threads,
+            "batch": {"encode": settings.encode_batch, "decode": settings.decode_batch},
+            "repeats": plan.repeats,
+            "row_seconds": plan.row_seconds,
+            "measure_steps": plan.measure_steps,
+        },
+    }
 
 
 class SideRow:
@@ -212,9 +215,9 @@ class SideRow:
 
     def summarise(self) -> dict[str, Any]:
         """The side's part of a row, for the JSON."""
-        stages = [extrapolate(run.stages, self.factor) for run in self.runs]
+        names = dict.fromkeys([*STAGES[self.worker.direction], *(name for run in self.runs for name in run.stages)])
+        stages = [extrapolate({name: run.stages.get(name, 0.0) for name in names}, self.factor) for run in self.runs]
         totals = [sum(run.values()) for run in stages]
-        names = dict.fromkeys([*STAGES[self.worker.direction], *(name for run in stages for name in run)])
         how = "measured"
         if self.steps != self.plan.steps:
             how = f"extrapolated from {count_steps(self.steps)} of {count_steps(self.plan.steps)} steps"
@@ -223,8 +226,8 @@ class SideRow:
             "total_s": median(totals),
             "spread_s": [min(totals), max(totals)],
             "rtf": median(totals) / self.seconds,
-            "stages_s": {name: median(run.get(name, 0.0) for run in stages) for name in names},
-            "peak_rss_bytes": self.runs[0].peak_bytes,
+            "stages_s": {name: median(run[name] for run in stages) for name in names},
+            "peak_rss_bytes": self.runs[-1].peak_bytes,
             "device": self.runs[0].device,
             "runs": [
                 {"timed_s": run.total, "total_s": total, "stages_s": whole}
@@ -281,8 +284,15 @@ def summarise_row(direction: str, seconds: float, entries: list[SideRow], plan: 
 
 
 def count_steps(steps: int) -> int:
-    """The steps that are run when `steps` are asked for. Raises SettingsError for a count that cannot work."""
-    return len(choose_timesteps(steps, Schedule()))
+    """The steps that both sides run when `steps` are asked for: as published, every (1000 // `steps`)-th from 1.
+
+    Raises SettingsError for a count that cannot work, before minutes are spent.
+    """
+    whole = Schedule().steps
+    visited = range(1, whole + 1, whole // steps) if 1 <= steps <= whole else range(whole, whole + 1)
+    if visited[-1] >= whole:
+        raise SettingsError(f"{steps} steps", f"a count whose steps lie inside the schedule of {whole}", "such as 50")
+    return len(visited)
 
 
 def extrapolate(stages: Mapping[str, float], factor: float) -> dict[str, float]:
@@ -379,6 +389,15 @@ def require(package: str, extra: str, *, wanted: bool) -> None:
         raise MissingExtraError(
             f"{package} is not installed", f"the extra `{extra}`", f"pip install 'sc-runtime[{extra}]'"
         )
+
+
+def round_floats(value: Any) -> Any:
+    """`value`, a tree of dictionaries and lists, with six digits a number."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: round_floats(entry) for key, entry in value.items()}
+    return [round_floats(entry) for entry in value] if isinstance(value, list) else value
 
 
 def parse_seconds(text: str) -> list[float]:

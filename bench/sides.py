@@ -37,6 +37,7 @@ STAGES = {"encode": ENCODE_STAGES, "decode": DECODE_STAGES}
 GRAPH_STAGES = {"tunet_step": "tunet"}  #: where a graph's name is not its stage's
 
 SEEDED = re.compile(r"stand-in weights, seed (\d+)")  #: as a manifest says it
+COMPARED = 60 * SAMPLE_RATE  #: values of an output that are handed back, to compare the sides by
 SETTLE_SECONDS = 0.3  #: before a run, for the other side's threads to stop waiting actively
 
 
@@ -61,7 +62,7 @@ class Run:
     stages: dict[str, float]
     peak_bytes: int
     device: str
-    output: np.ndarray  #: codes [T, 2] or waveform [n]
+    output: np.ndarray  #: codes [T, 2] or waveform [n], the first part of it
 
     @property
     def total(self) -> float:
@@ -220,13 +221,12 @@ def find_seed(bundle: Bundle) -> int:
 
 
 def make_sound(seconds: float) -> np.ndarray:
-    """A gliding tone under noise, both rising and falling, float32 [n] at 16 kHz; the same every time."""
-    moment = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    """A gliding, swelling tone under noise, float32 [n] at 16 kHz, which repeats every 7 s; the same every time."""
+    moment = np.arange(7 * SAMPLE_RATE) / SAMPLE_RATE
     level = 0.3 + 0.2 * np.sin(1.7 * moment)
     noise = np.random.default_rng(0).standard_normal(len(moment))
-    return (level * np.sin(2 * np.pi * (220 * moment + 60 * np.sin(3 * moment))) + 0.1 * level * noise).astype(
-        np.float32
-    )
+    sound = level * (np.sin(2 * np.pi * (220 * moment + 60 * np.sin(3 * moment))) + 0.1 * noise)
+    return np.resize(sound.astype(np.float32), round(seconds * SAMPLE_RATE))
 
 
 def make_codes(seconds: float, config: CodecConfig) -> np.ndarray:
@@ -251,7 +251,7 @@ def serve(connection: Connection, side_name: str, direction: str, settings: Sett
             clock.start()
             output = side.encode(given) if direction == "encode" else side.decode(given, steps)
             clock.lap("rest")
-            connection.send(Run(clock.stages, measure_peak_memory(), side.device, output))
+            connection.send(Run(clock.stages, measure_peak_memory(), side.device, output[:COMPARED]))
     except CodecError as error:
         connection.send((error.given, error.expected, error.remedy))
     except EOFError:  # the parent is gone

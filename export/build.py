@@ -31,8 +31,8 @@ from sc_runtime.bundle import (
     hash_file,
     list_bundles,
 )
-from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
 from sc_runtime.commands.program import run_app
+from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
 
 from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SeededWeights, Weights, fetch_published
 from .graphs import GRAPHS, NETWORKS, Network, Tensors, read_tensors
@@ -130,7 +130,8 @@ def build_bundle(
         builder.check_weights(missing)
         for file in FILES:
             builder.add_file(file, [name for name in missing if file_of(name) == file])
-        manifest = dataclasses.replace(manifest, graphs={name: manifest.graphs[name] for name in GRAPHS})
+        graphs = {name: manifest.graphs[name] for name in GRAPHS}
+        manifest = dataclasses.replace(manifest, graphs=graphs, files=dict(sorted(manifest.files.items())))
         (stage / MANIFEST).write_text(manifest.to_json())
     return Bundle.load(folder)
 

@@ -56,15 +56,21 @@ class Codec:
 
     @classmethod
     def load(
-        cls, bundle: str | os.PathLike[str] | None = None, *, backend: str = "auto", threads: int | None = None
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        precision: str = "auto",
     ) -> Codec:
         """The codec of `bundle`: a folder, a built bundle's name, or None for $SC_RUNTIME_BUNDLE or the newest.
 
-        `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all.
-        Raises BundleError, MissingExtraError, BackendError.
+        `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all;
+        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for everything.
+        Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """
         path = locate_bundle(None if bundle is None else os.fspath(bundle))
-        return cls(Bundle.load(path), choose_backend(backend, threads))
+        return cls(Bundle.load(path), choose_backend(backend, threads, precision))
 
     @property
     def config(self) -> CodecConfig:

@@ -17,6 +17,10 @@ class CodecError(Exception):
         text = f"{given}; expected {expected}"
         super().__init__(f"{text}: {remedy}" if remedy else text)
 
+    def __reduce__(self) -> tuple[type[CodecError], tuple[str, str, str]]:
+        """So that it crosses process boundaries: the default would call the class with its message alone."""
+        return type(self), (self.given, self.expected, self.remedy)
+
 
 class AudioError(CodecError, ValueError):
     """Audio that cannot be read, is empty, or holds samples that are not finite."""

@@ -36,7 +36,7 @@ def make_sound(seconds: float, seed: int) -> np.ndarray:
     """Chirps under noise whose level wanders, with a silence near the end, float32 at 16 kHz."""
     generator = np.random.default_rng(seed)
     time = np.arange(round(seconds * 16000)) / 16000
-    level = np.interp(time, np.arange(0, seconds + 2), generator.uniform(0, 0.5, int(seconds) + 2))
+    level = np.interp(time, np.arange(0, seconds + 2), generator.uniform(0, 0.5, len(np.arange(0, seconds + 2))))
     sound = level * np.sin(2 * np.pi * (200 + 300 * np.sin(time)) * time) + 0.05 * level * generator.standard_normal(
         len(time)
     )

@@ -29,3 +29,9 @@ class Backend(Protocol):
     def open(self, bundle: Bundle, graph: str) -> Graph:
         """Verify and load one graph. Raises BundleError or BackendError."""
         ...
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, without its stack."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BackendError, MissingExtraError
-from .base import Arrays
+from .base import Arrays, first_line
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -64,7 +64,3 @@ class OnnxRuntimeGraph:
                 "use a smaller batch",
             ) from error
         return dict(zip(self.outputs, results, strict=True))
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from ..errors import SettingsError
-from . import onnxruntime
+from ..errors import BackendError, SettingsError
+from . import onnxruntime, openvino
 from .base import Backend
 
-#: Name -> why it cannot run here (or None), in the order `auto` prefers.
-ABSENCES = {"onnxruntime": onnxruntime.explain_absence}
+#: Name -> why it cannot run here (or None), in the order `auto` prefers: the faster first, as bench/ measured them.
+ABSENCES = {"openvino": openvino.explain_absence, "onnxruntime": onnxruntime.explain_absence}
 NAMES = ("auto", *ABSENCES)
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def choose_backend(name: str = "auto", threads: int | None = None) -> Backend:
-    """The backend `name`. Raises SettingsError for an unknown name, MissingExtraError for a missing package."""
+def choose_backend(name: str = "auto", threads: int | None = None, precision: str = "auto") -> Backend:
+    """The backend `name`, or under "auto" the first that can run here.
+
+    `precision` "auto" is the backend's choice (tokens stay exact), "float32" or "bfloat16" for all graphs. Raises
+    SettingsError for an unknown name, MissingExtraError for a missing package, BackendError for a precision that the
+    backend or the processor lacks.
+    """
     if threads is not None and threads < 1:
         raise SettingsError(f"{threads} threads", "at least 1")
-    if name in ("auto", "onnxruntime"):
-        return onnxruntime.OnnxRuntimeBackend(threads)
-    raise SettingsError(f"backend {name!r}", f"one of {', '.join(NAMES)}")
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}")
+    if name not in NAMES:
+        raise SettingsError(f"backend {name!r}", f"one of {', '.join(NAMES)}")
+    if name == "auto":
+        name = next((name for name, explain in ABSENCES.items() if explain() is None), "onnxruntime")
+    if name == "openvino":
+        return openvino.OpenVinoBackend(threads, precision)
+    if precision == "bfloat16":
+        raise BackendError("bfloat16 with the backend onnxruntime", "float32", "use --backend openvino")
+    return onnxruntime.OnnxRuntimeBackend(threads)

@@ -1,0 +1,95 @@
+"""OpenVINO on the CPU: shapes made static, compiled graphs cached on disk, bfloat16 where the processor has it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from ..bundle import Bundle
+from ..errors import BackendError, MissingExtraError
+from .base import Arrays, first_line
+
+#: Graphs that make tokens: their arithmetic stays float32 unless bfloat16 is asked for by name.
+ENCODER_GRAPHS = ("audiomae", "acoustic_encoder")
+
+
+def explain_absence() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed: pip install 'sc-runtime[openvino]'"
+    return None
+
+
+class OpenVinoBackend:
+    """`threads` None for all cores; `precision` "auto", "float32" or "bfloat16".
+
+    "auto" encodes in float32, so that tokens are exact, and decodes in bfloat16 where the processor multiplies it.
+    Raises MissingExtraError without the package, BackendError for bfloat16 on a processor without it.
+    """
+
+    name = "openvino"
+
+    def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
+        if explain_absence():
+            raise MissingExtraError(
+                "openvino is not installed", "the extra `openvino`", "pip install 'sc-runtime[openvino]'"
+            )
+        import openvino
+
+        self.core = openvino.Core()
+        has_bfloat16 = "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and not has_bfloat16:
+            raise BackendError("bfloat16 on this processor", "one with AVX-512 BF16 or AMX", "use --precision float32")
+        self.threads, self.precision = threads, precision
+        self.decodes_bfloat16 = precision != "float32" and has_bfloat16
+        self.device = "CPU, bfloat16" if self.decodes_bfloat16 else "CPU"
+        self.core.set_property({"CACHE_DIR": str(Path(platformdirs.user_cache_dir("sc-runtime")) / "openvino")})
+
+    def open(self, bundle: Bundle, graph: str) -> OpenVinoGraph:
+        path = bundle.find_graph(graph)
+        lower = self.precision == "bfloat16" or (self.decodes_bfloat16 and graph not in ENCODER_GRAPHS)
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
+        }
+        if self.threads:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        try:
+            model = self.core.read_model(path)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{path}: OpenVINO refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
+            ) from error
+        return OpenVinoGraph(self.core, model, settings)
+
+
+class OpenVinoGraph:
+    """One graph, compiled for each batch size when that is first run."""
+
+    def __init__(self, core: Any, model: Any, settings: dict[str, Any]) -> None:
+        self.core, self.model, self.settings = core, model, settings
+        self.outputs = [output.any_name for output in model.outputs]
+        self.compiled: dict[int, Any] = {}
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        batch = len(next(iter(feeds.values())))
+        try:
+            if batch not in self.compiled:
+                self.compiled[batch] = self.compile(feeds)
+            results = self.compiled[batch].infer(dict(feeds))
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO failed on a batch of {batch} ({first_line(error)})",
+                "inputs that fit in memory",
+                "use a smaller batch",
+            ) from error
+        return {name: np.array(results[name]) for name in self.outputs}
+
+    def compile(self, feeds: Arrays) -> Any:
+        """An inference request for exactly these shapes."""
+        self.model.reshape({name: list(array.shape) for name, array in feeds.items()})
+        return self.core.compile_model(self.model, "CPU", self.settings).create_infer_request()

@@ -1,0 +1,219 @@
+"""`bench/rtf.py` as a program on a tiny bundle. What it measures is not tested: speeds are no test's business."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import rtf
+from bench.machine import measure_peak_memory
+from bench.sides import StageClock, make_codes, make_sound
+from sc_runtime.bundle import Bundle
+from sc_runtime.errors import BundleError, SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {
+    "encode": {"fbank", "audiomae", "centroids", "acoustic_encoder", "rest"},
+    "decode": {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"},
+}
+
+
+def run_bench(*arguments: str | Path, module: bool = False) -> subprocess.CompletedProcess[str]:
+    program = ["-m", "bench.rtf"] if module else ["bench/rtf.py"]
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def result(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, str]:
+    """The JSON, the chart and the table of one run of both sides."""
+    out = tmp_path_factory.mktemp("bench") / "new" / "tiny.json"
+    options = ("--seconds", "12,1", "--steps", "2", "--repeats", "1", "--threads", "1", "--baseline")
+    done = run_bench("--bundle", tiny_bundle, *options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()), out.with_suffix(".png"), done.stdout
+
+
+def test_json_says_what_was_measured_on_what(result: tuple[dict[str, Any], Path, str], tiny_bundle: Path) -> None:
+    found = result[0]
+    assert found["bundle"] == {
+        "name": tiny_bundle.name,
+        "tps": 50,
+        "vocab": 32768,
+        "width": 16,
+        "weights": "stand-in weights, seed 1",
+    }
+    assert found["settings"] == {
+        "steps": 2,
+        "guidance": 2.0,
+        "eta": 1.0,
+        "backend": "auto",
+        "threads": 1,
+        "batch": {"encode": 4, "decode": 1},
+        "repeats": 1,
+        "row_seconds": 60,
+        "measure_steps": 2,
+    }
+    assert found["machine"]["cpu"]
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["memory_bytes"] > 1e8
+    assert {"python", "numpy", "torch"} <= set(found["versions"])
+    assert {"format", "date", "took_s", "commit", "command"} <= set(found)
+
+
+def test_rows(result: tuple[dict[str, Any], Path, str]) -> None:
+    rows = result[0]["rows"]
+    wanted = [("encode", 1, 1), ("encode", 12, 2), ("decode", 1, 1), ("decode", 12, 2)]
+    assert [(row["direction"], row["seconds"], row["windows"]) for row in rows] == wanted
+    for row in rows:
+        for side in (row["runtime"], row["published"]):
+            assert side["how"] == "measured"
+            assert side["device"]
+            assert 0 < side["peak_rss_bytes"] < 1e10
+            assert side["rtf"] == pytest.approx(side["total_s"] / row["seconds"], rel=1e-4)
+            assert len(side["runs"]) == 1
+
+
+def test_stages_make_up_the_total(result: tuple[dict[str, Any], Path, str]) -> None:
+    for row in result[0]["rows"]:
+        for side in (row["runtime"], row["published"]):
+            low, high = side["spread_s"]
+            assert low <= side["total_s"] <= high
+            assert set(side["stages_s"]) == STAGES[row["direction"]]
+            for run in side["runs"]:
+                assert sum(run["stages_s"].values()) == pytest.approx(run["total_s"], rel=1e-3)
+            busy = {name for name, seconds in side["stages_s"].items() if seconds > 0}
+            absent = {"conditioning"} if side is row["published"] else set()  # it is inside its T-UNet
+            assert busy == STAGES[row["direction"]] - absent
+
+
+def test_ratios_and_agreement(result: tuple[dict[str, Any], Path, str]) -> None:
+    for row in result[0]["rows"]:
+        ratio = row["ratio"]
+        assert ratio["total"] == pytest.approx(row["published"]["total_s"] / row["runtime"]["total_s"], rel=1e-3)
+        assert set(ratio["stages"]) == STAGES[row["direction"]] - {"conditioning"}
+        if row["direction"] == "encode":
+            assert row["equal_tokens"] == 1
+        else:
+            assert row["relative_error"] < 1e-3
+
+
+def test_peak_memory_does_not_fall(result: tuple[dict[str, Any], Path, str]) -> None:
+    rows = result[0]["rows"]
+    for direction in STAGES:
+        peaks = [row["runtime"]["peak_rss_bytes"] for row in rows if row["direction"] == direction]
+        assert peaks == sorted(peaks)
+
+
+def test_chart_is_a_png_of_a_size_to_read(result: tuple[dict[str, Any], Path, str]) -> None:
+    data = result[1].read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert data.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", data[16:24])
+    assert 1000 <= width <= 4000
+    assert 500 <= height <= 3000
+    assert len(data) > 20_000
+
+
+def test_table(result: tuple[dict[str, Any], Path, str]) -> None:
+    for word in ("encode", "decode", "hifigan", "published", "ratio", "measured", "RTF", "12 s"):
+        assert word in result[2]
+    assert "…" not in result[2]  # nothing is cut
+
+
+def test_long_decodes_are_extrapolated_and_say_so(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "long.json"
+    options = ("--seconds", "1", "--measure-steps", "2", "--row-seconds", "0", "--repeats", "3")
+    done = run_bench("--bundle", tiny_bundle, *options, "--no-chart", "--out", out, module=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 50" in done.stdout
+    encode, decode = (row["runtime"] for row in json.loads(out.read_text())["rows"])
+    assert encode["how"] == "measured"
+    assert decode["how"] == "extrapolated from 2 of 50 steps"
+    (run,) = decode["runs"]
+    beside = run["total_s"] - run["stages_s"]["tunet"]
+    assert run["timed_s"] == pytest.approx(beside + run["stages_s"]["tunet"] / 25, rel=1e-3)
+    assert [path.name for path in tmp_path.iterdir()] == ["long.json"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bundle", "no-such-bundle"),
+        ("--seconds", "5,x"),
+        ("--seconds", "-1"),
+        ("--batch", "0"),
+        ("--repeats", "0"),
+        ("--steps", "3"),
+        ("--eta", "2", "--seconds", "1"),  # found out in the side's process
+        ("--backend", "abacus"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_work_is_one_line(tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = run_bench("--bundle", tiny_bundle, *options, "--out", tmp_path / "x.json")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert options[1].split(",")[-1] in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_baseline_needs_weights(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    assert rtf.find_seed(bundle) == 1
+    object.__setattr__(bundle.manifest, "weights", "checkpoint some-folder")
+    with pytest.raises(SettingsError, match="--checkpoint DIR"):
+        rtf.find_seed(bundle)
+
+
+def test_failed_build_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(rtf.subprocess, "run", run)
+    with pytest.raises(BundleError, match=r"python -m sc_runtime\.export\.build --tps 50 --seeded 1"):
+        rtf.build_seeded()
+    assert len(commands) == 1
+
+
+def test_every_second_is_in_one_stage() -> None:
+    clock = StageClock()
+    clock.start()
+    began = clock.mark
+    for stage in ("conditioning", "tunet"):
+        clock.lap_host()
+        clock.lap(stage)
+    clock.lap_host()  # the solver's, between two calls
+    assert list(clock.stages) == ["rest", "conditioning", "tunet"]
+    assert sum(clock.stages.values()) == pytest.approx(clock.mark - began, abs=1e-9)
+
+
+def test_inputs_are_the_same_every_time(tiny_bundle: Path) -> None:
+    sound, config = make_sound(8.5), Bundle.load(tiny_bundle).choose_config()
+    assert sound.dtype == np.float32
+    assert sound.shape == (136_000,)
+    assert 0.3 < np.abs(sound).max() < 1
+    np.testing.assert_array_equal(sound, make_sound(8.5))
+    codes = make_codes(8.5, config)
+    assert codes.shape == (config.count_positions(136_000), 2)
+    assert (codes.max(axis=0) < [config.vocab, config.acoustic_vocab]).all()
+    np.testing.assert_array_equal(codes, make_codes(8.5, config))
+
+
+def test_peak_memory_is_of_this_process() -> None:
+    before = measure_peak_memory()
+    block = np.ones(1 << 26, np.uint8)
+    assert measure_peak_memory() >= before
+    assert before > 1 << 24
+    assert block.nbytes == 1 << 26

@@ -1,0 +1,29 @@
+"""Errors say what was given, what was expected and what to do, in one line, and survive a process boundary."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from sc_runtime import errors
+from sc_runtime.errors import CodecError
+
+CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, CodecError)]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_message_and_parts(cls: type[CodecError]) -> None:
+    error = cls("7 apples", "6", "eat one")
+    assert str(error) == "7 apples; expected 6: eat one"
+    assert str(cls("7 apples", "6")) == "7 apples; expected 6"
+    assert (error.given, error.expected, error.remedy) == ("7 apples", "6", "eat one")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.given) == (cls, str(error), "7 apples")
+
+
+def test_every_error_is_also_the_builtin_a_caller_would_expect() -> None:
+    builtins = {cls: cls.__bases__[1] for cls in CLASSES if cls is not CodecError}
+    assert builtins[errors.AudioError] is ValueError
+    assert builtins[errors.OutputError] is OSError
+    assert builtins[errors.MissingExtraError] is ImportError
