@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -35,6 +36,8 @@ from sc_runtime.commands.program import run_app
 from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
+from sc_runtime.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.samplers import SOLVERS, choose_nodes
 from sc_runtime.windows import split_windows
 
 FORMAT = 1  #: of the JSON
@@ -56,10 +59,16 @@ def main(
         str | None, typer.Option(help="A bundle's folder or name; else $SC_RUNTIME_BUNDLE, else the newest.")
     ] = None,
     seconds: Annotated[str, typer.Option(help="Durations of audio, comma-separated.")] = "5,10,30,60",
-    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 runs one branch.")] = 2.0,
-    eta: Annotated[float, typer.Option(help="Fresh noise at each step: 0 to 1.")] = 1.0,
+    preset: Annotated[
+        str,
+        typer.Option(help="Of the runtime: reference, balanced, fast; the published side keeps to 50 steps of DDIM."),
+    ] = "reference",
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps, instead of the preset's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 runs one branch.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Fresh noise at each step: 0 to 1.")] = None,
+    solver: Annotated[str | None, typer.Option(help="ddim, dpm or unipc, instead of the preset's.")] = None,
     backend: Annotated[str, typer.Option(help="What runs the runtime's networks.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of either side; all by default.")] = None,
     batch: Annotated[
         str, typer.Option(help="Windows the runtime runs together, encoding and decoding.")
@@ -86,8 +95,11 @@ def main(
     """Time encoding and decoding by stage; print a table, write JSON and a chart."""
     durations = parse_seconds(seconds)
     encode_batch, decode_batch = parse_batch(batch)
-    for count in (steps, measure_steps):
-        count_steps(count)  # raises for one that cannot work
+    sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
+    published = sampling if sampling.solver == "ddim" else PRESETS["reference"]
+    for each in (sampling, published):
+        for count in (each.steps, measure_steps):
+            count_steps(each, count)  # raises for one that cannot work
     if repeats < 1:
         raise SettingsError(f"--repeats {repeats}", "at least 1")
     if threads is not None:
@@ -99,10 +111,11 @@ def main(
     loaded = Bundle.load(path)
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises where the weights are not to be had
-    out = out or RESULTS / f"{loaded.name}.json"
+    suffix = "" if preset == "reference" else f"-{preset}"
+    out = out or RESULTS / f"{loaded.name}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = Settings(path, guidance, eta, backend, threads, encode_batch, decode_batch, checkpoint)
-    plan = Plan(settings, loaded.choose_config(), repeats, row_seconds, steps, min(measure_steps, steps))
+    settings = Settings(path, sampling, published, backend, precision, threads, encode_batch, decode_batch, checkpoint)
+    plan = Plan(settings, loaded.choose_config(), repeats, row_seconds, measure_steps)
 
     started = time.perf_counter()
     machine = describe_machine()
@@ -130,8 +143,10 @@ class Plan:
     config: CodecConfig
     repeats: int
     row_seconds: float
-    steps: int
-    measure_steps: int  #: at most `steps`
+    measure_steps: int
+
+    def choose_sampling(self, side: str) -> Sampling:
+        return self.settings.sampling if side == "runtime" else self.settings.published_sampling
 
     def count_windows(self, direction: str, seconds: float) -> int:
         """Windows of 10.24 s that are run for a recording of that length."""
@@ -160,10 +175,10 @@ def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: floa
             "weights": bundle.manifest.weights,
         },
         "settings": {
-            "steps": plan.steps,
-            "guidance": settings.guidance,
-            "eta": settings.eta,
+            **dataclasses.asdict(settings.sampling),
+            "published": dataclasses.asdict(settings.published_sampling),
             "backend": settings.backend,
+            "precision": settings.precision,
             "threads": settings.threads,
             "batch": {"encode": settings.encode_batch, "decode": settings.decode_batch},
             "repeats": plan.repeats,
@@ -178,7 +193,8 @@ class SideRow:
 
     def __init__(self, worker: Worker, seconds: float, plan: Plan) -> None:
         self.worker, self.seconds, self.plan = worker, seconds, plan
-        self.steps = plan.steps
+        self.sampling = plan.choose_sampling(worker.side)
+        self.steps = self.sampling.steps
         self.runs: list[Run] = []
         self.estimate: float | None = None
         self.spent = 0.0
@@ -186,17 +202,17 @@ class SideRow:
     @property
     def factor(self) -> float:
         """How many times the loop that was timed goes into the whole loop."""
-        return count_steps(self.plan.steps) / count_steps(self.steps)
+        return count_steps(self.sampling, self.sampling.steps) / count_steps(self.sampling, self.steps)
 
     def prepare(self) -> None:
         """Time a decode of few steps first. The row stays with it where the whole would take too long."""
-        if self.worker.direction == "encode" or self.plan.measure_steps == self.plan.steps:
+        if self.worker.direction == "encode" or self.plan.measure_steps >= self.sampling.steps:
             return
         self.steps = self.plan.measure_steps
         run = self.run_once()
         self.estimate = sum(extrapolate(run.stages, self.factor).values())
         if self.estimate <= self.plan.row_seconds:
-            self.steps, self.runs, self.spent = self.plan.steps, [], 0.0
+            self.steps, self.runs, self.spent = self.sampling.steps, [], 0.0
 
     def run_once(self) -> Run:
         run = self.worker.run(self.seconds, self.steps)
@@ -219,8 +235,9 @@ class SideRow:
         stages = [extrapolate({name: run.stages.get(name, 0.0) for name in names}, self.factor) for run in self.runs]
         totals = [sum(run.values()) for run in stages]
         how = "measured"
-        if self.steps != self.plan.steps:
-            how = f"extrapolated from {count_steps(self.steps)} of {count_steps(self.plan.steps)} steps"
+        if self.steps != self.sampling.steps:
+            timed, whole = (count_steps(self.sampling, steps) for steps in (self.steps, self.sampling.steps))
+            how = f"extrapolated from {timed} of {whole} steps"
         result: dict[str, Any] = {
             "how": how,
             "total_s": median(totals),
@@ -278,21 +295,17 @@ def summarise_row(direction: str, seconds: float, entries: list[SideRow], plan: 
         ours, theirs = runtime.runs[0].output, published.runs[0].output
         if direction == "encode":
             row["equal_tokens"] = float((ours == theirs).mean())
-        elif runtime.steps == published.steps:
+        elif (runtime.sampling, runtime.steps) == (published.sampling, published.steps):
             row["relative_error"] = float(((ours - theirs) ** 2).sum() ** 0.5 / (theirs**2).sum() ** 0.5)
     return row
 
 
-def count_steps(steps: int) -> int:
-    """The steps that both sides run when `steps` are asked for: as published, every (1000 // `steps`)-th from 1.
+def count_steps(sampling: Sampling, steps: int) -> int:
+    """The steps that are run when `steps` of the sampling's solver are asked for.
 
     Raises SettingsError for a count that cannot work, before minutes are spent.
     """
-    whole = Schedule().steps
-    visited = range(1, whole + 1, whole // steps) if 1 <= steps <= whole else range(whole, whole + 1)
-    if visited[-1] >= whole:
-        raise SettingsError(f"{steps} steps", f"a count whose steps lie inside the schedule of {whole}", "such as 50")
-    return len(visited)
+    return len(choose_nodes(steps, Schedule(), SOLVERS[sampling.solver].spacing)) - 1
 
 
 def extrapolate(stages: Mapping[str, float], factor: float) -> dict[str, float]:

@@ -27,6 +27,7 @@ from sc_runtime.bundle import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import SettingsError
+from sc_runtime.presets import PRESETS, Sampling
 from sc_runtime.samplers import seeded_noise
 
 from .machine import measure_peak_memory
@@ -46,9 +47,10 @@ class Settings:
     """What both sides are asked to do."""
 
     bundle: Path
-    guidance: float = 2.0
-    eta: float = 1.0
+    sampling: Sampling = PRESETS["reference"]
+    published_sampling: Sampling = PRESETS["reference"]
     backend: str = "auto"
+    precision: str = "auto"
     threads: int | None = None
     encode_batch: int = 1
     decode_batch: int = 1
@@ -154,7 +156,7 @@ class RuntimeSide:
 
     def __init__(self, settings: Settings, clock: StageClock) -> None:
         self.settings = settings
-        backend = TimedBackend(choose_backend(settings.backend, settings.threads), clock)
+        backend = TimedBackend(choose_backend(settings.backend, settings.threads, settings.precision), clock)
         self.device = f"{backend.name}, {backend.device}"
         self.codec = Codec(Bundle.load(settings.bundle), backend)
         time_host_stages(clock)
@@ -163,9 +165,14 @@ class RuntimeSide:
         return self.codec.encode(sound, batch=self.settings.encode_batch).codes
 
     def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
-        settings = self.settings
+        sampling = self.settings.sampling
         return self.codec.decode(
-            codes, steps=steps, guidance=settings.guidance, eta=settings.eta, seed=0, batch=settings.decode_batch
+            codes,
+            steps=steps,
+            guidance=sampling.guidance,
+            eta=sampling.eta,
+            solver=sampling.solver,
+            batch=self.settings.decode_batch,
         )
 
 
@@ -199,9 +206,9 @@ class PublishedSide:
         return self.codec.encode(sound)
 
     def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
-        settings = self.settings
+        sampling = self.settings.published_sampling
         return self.codec.decode(
-            codes, steps=steps, guidance=settings.guidance, eta=settings.eta, noise=seeded_noise(0)
+            codes, steps=steps, guidance=sampling.guidance, eta=sampling.eta, noise=seeded_noise(0)
         )
 
 

@@ -84,7 +84,7 @@ def main(
         if console.is_terminal:  # no status here: the hub's client draws its own bars
             console.print("Fetching the published weights")
         weights = fetch_published(tps, vocabularies)
-    folder = out or bundles_folder() / name_bundle(tps, vocabularies, seeded, size)
+    folder = out or bundles_folder() / name_bundle(tps, vocabularies, weights.label, size)
     with console.status("") as status:
         bundle = build_bundle(folder, sizes, vocabularies, weights, size=size, force=force, report=status.update)
     print_table(console, bundle)
@@ -285,13 +285,10 @@ def parse_vocabularies(text: str) -> tuple[int, ...]:
     return vocabularies
 
 
-def name_bundle(tps: int, vocabularies: tuple[int, ...], seeded: int | None, size: str) -> str:
-    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies)]
-    if seeded is not None:
-        parts.append(f"seeded{seeded}")
-    if size != "full":
-        parts.append(size)
-    return "-".join(parts)
+def name_bundle(tps: int, vocabularies: tuple[int, ...], label: str, size: str) -> str:
+    """Such as tps50-v32768, tps25-v4096-v32768-seeded1-tiny: weights that are not the published ones show in it."""
+    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies), label, "" if size == "full" else size]
+    return "-".join(part for part in parts if part)
 
 
 def describe_command(sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: Weights, size: str) -> str:
@@ -317,12 +314,12 @@ def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights) -> str:
 
 
 def list_donors(folder: Path) -> list[Bundle]:
-    """Readable bundles in and beside `folder`."""
+    """Bundles in and beside `folder`, damaged ones too: the graphs they hold are checked one by one."""
     donors = []
     for path in [folder, *list_bundles(folder.parent)]:
         try:
-            donors.append(Bundle.load(path))
-        except CodecError:
+            donors.append(Bundle(path, Manifest.from_json((path / MANIFEST).read_text())))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return donors
 
@@ -334,7 +331,7 @@ def has_recipe(bundle: Bundle, graph: str, recipe: str) -> bool:
         return False
     try:
         bundle.find_graph(graph)
-    except CodecError:
+    except (CodecError, OSError):
         return False
     return True
 

@@ -45,6 +45,7 @@ class Weights(Protocol):
     """One source of weights. Tensors are asked for by their published names."""
 
     description: str  #: for the manifest and messages
+    label: str  #: for the bundle's name; empty for the published weights
     arguments: str  #: of `export.build` that name this source again
     identity: str  #: equal for equal weights, different for different ones
 
@@ -69,6 +70,7 @@ class SeededWeights:
             raise CheckpointError(f"--seeded {seed}", "0 to 2^64 - 1")
         self.seed = seed
         self.description = f"stand-in weights, seed {seed}"
+        self.label = f"seeded{seed}"
         self.arguments = f"--seeded {seed}"
         self.identity = f"seeded {seed}"
 
@@ -96,7 +98,8 @@ class Folder:
                     f"a checkpoint folder with {ENCODER}, {DECODER} and codebook_idx/",
                     f"the published one is semanticodec_tokenrate_{tps}/ of {HUB_REPOSITORY}",
                 )
-        self.description = f"checkpoint {folder.resolve().name}"
+        self.label = folder.resolve().name
+        self.description = f"checkpoint {self.label}"
         self.arguments = f"--checkpoint {shlex.quote(str(folder))}"
         try:
             self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
@@ -168,6 +171,7 @@ def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
                 "use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1",
             ) from error
     folder = Folder(path.parent, tps)
+    folder.label = ""
     folder.description = f"{HUB_REPOSITORY}/{rate}"
     folder.arguments = ""
     return folder

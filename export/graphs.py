@@ -109,7 +109,7 @@ def find_conditioning_tensor(network: Network, tensors: Tensors, sizes: NetworkS
     return tensors[network.publish_name(name.removeprefix("tunet."))]
 
 
-def float32(*shape: int) -> TensorSpec:
+def float32(*shape: int | str) -> TensorSpec:
     return TensorSpec("float32", ("batch", *shape))
 
 
@@ -130,8 +130,9 @@ def list_context(sizes: NetworkSizes) -> Specs:
 
 
 MEL = float32(hifigan.MEL_BINS, SEGMENT_FRAMES)
+ANY_MEL = float32(hifigan.MEL_BINS, "frames")  #: the vocoder is convolutional: it takes any number of frames
 LATENT = float32(*LATENT_SHAPE)
-WAVEFORM = float32(163_872)
+WAVEFORM = float32("samples")
 
 GRAPHS = {
     "audiomae": Graph(
@@ -175,6 +176,6 @@ GRAPHS = {
         find_tensor,
     ),
     "hifigan": Graph(
-        "hifigan", lambda sizes: {"mel": MEL}, lambda sizes: {"waveform": WAVEFORM}, HifiGan, keep, find_tensor
+        "hifigan", lambda sizes: {"mel": ANY_MEL}, lambda sizes: {"waveform": WAVEFORM}, HifiGan, keep, find_tensor
     ),
 }

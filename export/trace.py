@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sc_runtime.bundle import TensorSpec
 
 OPSET = 18
-TRACED_BATCH = 2  #: any size but 1, which tracing would take for a constant
+TRACED_AXES = {"batch": 2, "frames": 96}  #: any sizes but 1, which tracing would take for a constant
 
 
 def trace(
@@ -31,7 +31,7 @@ def trace(
         warnings.simplefilter("ignore")
         module = build().eval()
         arguments = tuple(
-            torch.zeros(spec.resolve(TRACED_BATCH), dtype=getattr(torch, spec.dtype)) for spec in inputs.values()
+            torch.zeros(spec.resolve(**TRACED_AXES), dtype=getattr(torch, spec.dtype)) for spec in inputs.values()
         )
         program = torch.onnx.export(
             module,
@@ -39,7 +39,7 @@ def trace(
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
-            dynamic_shapes=describe_batch(module, arguments),
+            dynamic_shapes=describe_axes(module, inputs),
             dynamo=True,
             optimize=False,
             verbose=False,
@@ -62,12 +62,14 @@ def save_model(model: ir.Model, path: Path) -> list[Path]:
     return [path, data] if data.exists() else [path]
 
 
-def describe_batch(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple:
-    """Dynamic first axis of every argument, in the nesting of the module's signature (`*context` is one tuple)."""
-    batch = torch.export.Dim("batch")
-    axes = tuple({0: batch} for _ in arguments)
+def describe_axes(module: nn.Module, inputs: dict[str, TensorSpec]) -> tuple:
+    """Dynamic axes of every argument, in the nesting of the module's signature (`*context` is one tuple)."""
+    dimensions = {axis: torch.export.Dim(axis) for axis in TRACED_AXES}
+    axes = tuple(
+        {i: dimensions[axis] for i, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in inputs.values()
+    )
     named = module.forward.__code__.co_argcount - 1
-    return axes if named == len(arguments) else (*axes[:named], axes[named:])
+    return axes if named == len(axes) else (*axes[:named], axes[named:])
 
 
 def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> None:

@@ -12,19 +12,19 @@ from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle import Bundle, TensorSpec
 from sc_runtime.errors import VerificationError
 
-BATCHES = (1, 3)
+CASES = ({"batch": 1, "frames": 1024}, {"batch": 3, "frames": 160})  #: sizes of the dynamic axes
 TOLERANCE = 1e-4  #: relative error ||a - b|| / ||b||, float32 graphs
 
 Arrays = dict[str, np.ndarray]
 
 
 def draw_inputs(inputs: dict[str, TensorSpec]) -> Iterator[Arrays]:
-    """Random inputs for each batch size: standard normal, diffusion steps for integers."""
+    """Random inputs for each of CASES: standard normal, diffusion steps for integers."""
     generator = np.random.default_rng(0)
-    for batch in BATCHES:
+    for axes in CASES:
         feeds: Arrays = {}
         for name, spec in inputs.items():
-            shape = spec.resolve(batch)
+            shape = spec.resolve(**axes)
             if spec.dtype == "int64":
                 feeds[name] = generator.integers(1, 1000, shape)
             else:

@@ -30,14 +30,14 @@ BUILD_COMMAND = "python -m export.build --tps 50"
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph: NumPy dtype name and shape, "batch" for the dynamic axis."""
+    """One input or output of a graph: NumPy dtype name and shape, with a name in place of a dynamic axis."""
 
     dtype: str
     shape: tuple[int | str, ...]
 
-    def resolve(self, batch: int) -> tuple[int, ...]:
-        """The shape for `batch` windows."""
-        return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
+    def resolve(self, **axes: int) -> tuple[int, ...]:
+        """The shape with its dynamic axes ("batch", "frames") as given."""
+        return tuple(axes[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
 
 @dataclass(frozen=True)

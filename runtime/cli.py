@@ -49,6 +49,9 @@ BundleName = Annotated[
 ]
 BackendName = Annotated[str, typer.Option(help="What runs the networks; `sc-runtime doctor` lists what works.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default.", show_default=False)]
+Precision = Annotated[
+    str, typer.Option(help="auto (float32 for tokens, what is fastest for sound), float32 or bfloat16 for everything.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist, which are kept otherwise.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -103,6 +106,7 @@ def encode(
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
+    precision: Precision = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +121,7 @@ def encode(
 
     jobs, problems = plan_jobs(inputs, output, find_audio, TOKEN_SUFFIXES)
     with Report(as_json) as report:
-        codec = open_codec(report, bundle, backend, threads)
+        codec = open_codec(report, bundle, backend, threads, precision)
         codec.bundle.choose_config(vocab)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
@@ -156,6 +160,7 @@ def decode(
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
+    precision: Precision = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +175,7 @@ def decode(
 
     jobs, problems = plan_jobs(inputs, output, find_tokens, OUTPUT_FORMATS)
     with Report(as_json) as report:
-        codec = open_codec(report, bundle, backend, threads)
+        codec = open_codec(report, bundle, backend, threads, precision)
         codec.bundle.choose_config(vocab)
 
         settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
@@ -205,6 +210,7 @@ def roundtrip(
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
+    precision: Precision = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -218,7 +224,7 @@ def roundtrip(
 
     jobs, problems = plan_jobs([source], output, find_nothing, OUTPUT_FORMATS, ".roundtrip.wav")
     with Report(as_json) as report:
-        codec = open_codec(report, bundle, backend, threads)
+        codec = open_codec(report, bundle, backend, threads, precision)
         settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
@@ -278,13 +284,13 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
     return {**settings, **dataclasses.asdict(choose_sampling(settings["preset"], **changes))}
 
 
-def open_codec(report: Report, name: str | None, backend: str, threads: int | None) -> Codec:
+def open_codec(report: Report, name: str | None, backend: str, threads: int | None, precision: str) -> Codec:
     """The codec of bundle `name`; without a name, it says which was taken."""
     from .bundle import BUNDLE_VARIABLE, list_bundles, locate_bundle
     from .codec import Codec
 
     path = locate_bundle(name)
-    codec = Codec.load(path, backend=backend, threads=threads)
+    codec = Codec.load(path, backend=backend, threads=threads, precision=precision)
     if not (name or os.environ.get(BUNDLE_VARIABLE)):
         built = len(list_bundles())
         choice = f"the newest of {built}; choose with --bundle" if built > 1 else "the only one built"

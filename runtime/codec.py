@@ -27,10 +27,11 @@ from .config import LATENT_SHAPE, SAMPLE_RATE, CodecConfig
 from .errors import SettingsError
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
-from .overlap_add import overlap_add
+from .overlap_add import STRIDE, overlap_add
 from .presets import choose_sampling
 from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
 from .tokens import Tokens
+from .vocode import vocode
 from .windows import split_windows
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -195,6 +196,7 @@ class Codec:
         windows = split_windows(len(tokens), tokens.config)
         work = len(nodes)  # units of one window: its T-UNet calls, and the way from latent to sound
         units = len(windows) * work
+        total = tokens.samples or tokens.config.count_samples(len(tokens))
 
         def synthesise() -> Iterator[np.ndarray]:
             for start in range(0, len(windows), batch):
@@ -211,22 +213,17 @@ class Codec:
                     calls = (group.start * work + len(group) * call for call in itertools.count(1))
                     predict = report_calls(predict, progress, calls, units)
                 latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
-                yield from self.vocode(latent)
+                needed = max(total - STRIDE * window for window in group)
+                yield from vocode(self.open_graph("vae_decoder"), self.open_graph("hifigan"), latent, needed)
                 if progress:
                     progress(group.stop * work, units)
 
-        total = tokens.samples or tokens.config.count_samples(len(tokens))
         return overlap_add(synthesise(), total)
 
     def condition_windows(self, windows: list[np.ndarray], config: CodecConfig) -> Arrays:
         """codes [<= L, 2] of B windows -> keys and values of every cross-attention, [B, heads, L, channels]."""
         codebooks = self._codebooks(config)
         return self._run("conditioning", features=np.stack([codebooks.condition(codes, config) for codes in windows]))
-
-    def vocode(self, latent: np.ndarray) -> np.ndarray:
-        """latent [B, 8, 256, 16] -> log-mel [B, 64, 1024] -> waveforms [B, 163872]."""
-        mel = self._run("vae_decoder", latent=latent)["mel"]
-        return self._run("hifigan", mel=mel)["waveform"]
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
         """The quantised features E = [Es, Ea], float32 [T, 2D] (paper, eq. 5 and Table III), for models on top."""

@@ -57,8 +57,9 @@ def find_or_build(tps: int, vocab: int, checkpoint: str | os.PathLike[str] | Non
     name = f"tps{tps}-v{vocab}"
     arguments = ["--tps", str(tps), "--vocab", str(vocab)]
     if checkpoint is not None:
+        name += f"-{Path(checkpoint).resolve().name}"
         arguments += ["--checkpoint", os.fspath(checkpoint)]
-    elif name in (path.name for path in list_bundles()):
+    if name in (path.name for path in list_bundles()):
         return locate_bundle(name)
     command = [sys.executable, "-m", "sc_runtime.export.build", *arguments]
     if subprocess.run(command, check=False).returncode:  # it has said why

@@ -17,10 +17,9 @@ def build_test_bundle(tps: int, vocabularies: tuple[int, ...], size: str, seed: 
     from sc_runtime.export.checkpoint import SeededWeights
     from sc_runtime.export.networks.sizes import choose_sizes
 
-    folder = BUNDLES / name_bundle(tps, vocabularies, seed, size)
-    return build_bundle(
-        folder, choose_sizes(size, tps, vocabularies[-1]), vocabularies, SeededWeights(seed), size=size
-    ).path
+    weights = SeededWeights(seed)
+    folder = BUNDLES / name_bundle(tps, vocabularies, weights.label, size)
+    return build_bundle(folder, choose_sizes(size, tps, vocabularies[-1]), vocabularies, weights, size=size).path
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ SPEECH = "speech_12s.wav"
 
 @pytest.fixture(scope="module")
 def codec(tiny_bundle: Path) -> Codec:
-    return Codec.load(tiny_bundle)
+    return Codec.load(tiny_bundle, backend="onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +183,14 @@ def test_backends_are_chosen_by_name(tiny_bundle: Path, monkeypatch: pytest.Monk
         Codec.load(tiny_bundle, backend="cuda")
     with pytest.raises(SettingsError, match="0 threads"):
         Codec.load(tiny_bundle, threads=0)
+    with pytest.raises(BackendError, match="bfloat16 with the backend onnxruntime"):
+        Codec.load(tiny_bundle, backend="onnxruntime", precision="bfloat16")
+    with pytest.raises(SettingsError, match="precision 'int4'; expected one of auto, float32, bfloat16"):
+        Codec.load(tiny_bundle, precision="int4")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'sc-runtime\[cpu\]'"):
-        Codec.load(tiny_bundle)
+    for backend, extra in (("auto", "cpu"), ("onnxruntime", "cpu"), ("openvino", "openvino")):
+        with pytest.raises(MissingExtraError, match=rf"pip install 'sc-runtime\[{extra}\]'"):
+            Codec.load(tiny_bundle, backend=backend)
 
 
 def test_a_graph_the_backend_cannot_load_is_one_clear_error(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +224,7 @@ def test_import_encode_and_decode_never_import_torch(tiny_bundle: Path, golden: 
 
         sys.meta_path.insert(0, Forbidden())
         import sc_runtime
-        codec = sc_runtime.Codec.load(sys.argv[1])
+        codec = sc_runtime.Codec.load(sys.argv[1], backend="onnxruntime")
         audio = codec.decode(codec.encode(sys.argv[2]), steps=1)
         assert "torch" not in sys.modules
         print(len(audio))
@@ -233,7 +238,7 @@ def test_encoding_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path
     program = """
         import resource, sys
         from sc_runtime import Codec
-        codec = Codec.load(sys.argv[1])
+        codec = Codec.load(sys.argv[1], backend="onnxruntime")
         codec.encode(sys.argv[2], vocab=4096)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     """

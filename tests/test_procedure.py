@@ -23,7 +23,7 @@ class Pair:
 
     def __init__(self, tps: int, seed: int) -> None:
         vocabularies = (VOCAB, 32768) if (tps, seed) == (50, 1) else (VOCAB,)
-        self.codec = Codec.load(build_test_bundle(tps, vocabularies, "tiny", seed))
+        self.codec = Codec.load(build_test_bundle(tps, vocabularies, "tiny", seed), backend="onnxruntime")
         self.published = PublishedCodec(choose_sizes("tiny", tps, VOCAB), SeededWeights(seed))
 
 

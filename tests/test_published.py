@@ -22,14 +22,14 @@ def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: P
     waveform = semanticodec.decode(tokens)
     assert waveform.shape == (1, 1, 61440)
     assert waveform.dtype == np.float32
-    codec = Codec.load(tiny_bundle)
+    codec = Codec.load(tiny_bundle, backend="onnxruntime")
     np.testing.assert_array_equal(codec.encode(golden / "mixed_4s.wav", vocab=4096).codes, tokens[0])
     np.testing.assert_array_equal(codec.decode(tokens, steps=2, vocab=4096), waveform[0, 0])
 
 
 def test_a_torch_tensor_of_tokens_is_taken(tiny_bundle: Path) -> None:
     torch = pytest.importorskip("torch")
-    semanticodec = SemantiCodec(50, 4096, 1, checkpoint_path=tiny_bundle)
+    semanticodec = SemantiCodec(50, 4096, 1, checkpoint_path=tiny_bundle, backend="onnxruntime")
     tokens = torch.zeros(1, 8, 2, dtype=torch.int64)
     np.testing.assert_array_equal(semanticodec.decode(tokens), semanticodec.decode(tokens.numpy()))
 

@@ -16,7 +16,7 @@ LAST_SLOPE = 0.01
 
 
 class HifiGan(nn.Module):
-    """log-mel [B, 64, 1024] -> waveform [B, 163872] at 16 kHz, in [-1, 1]."""
+    """log-mel [B, 64, frames] -> waveform [B, 160 frames + 32] at 16 kHz, in [-1, 1]; 163 872 samples for 1024."""
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()

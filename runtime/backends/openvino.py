@@ -68,22 +68,22 @@ class OpenVinoBackend:
 
 
 class OpenVinoGraph:
-    """One graph, compiled for each batch size when that is first run."""
+    """One graph, compiled for each set of shapes when that is first run."""
 
     def __init__(self, core: Any, model: Any, settings: dict[str, Any]) -> None:
         self.core, self.model, self.settings = core, model, settings
         self.outputs = [output.any_name for output in model.outputs]
-        self.compiled: dict[int, Any] = {}
+        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        batch = len(next(iter(feeds.values())))
+        shapes = tuple(array.shape for array in feeds.values())
         try:
-            if batch not in self.compiled:
-                self.compiled[batch] = self.compile(feeds)
-            results = self.compiled[batch].infer(dict(feeds))
+            if shapes not in self.compiled:
+                self.compiled[shapes] = self.compile(feeds)
+            results = self.compiled[shapes].infer(dict(feeds))
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO failed on a batch of {batch} ({first_line(error)})",
+                f"OpenVINO failed on shapes {shapes[0]} ({first_line(error)})",
                 "inputs that fit in memory",
                 "use a smaller batch",
             ) from error

@@ -1,0 +1,86 @@
+"""Every backend that is installed computes what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime import Codec
+from sc_runtime.backends.select import choose_backend
+from sc_runtime.bundle import Bundle
+from sc_runtime.errors import BackendError
+
+needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
+
+
+def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth - truth.mean()))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_bundle: Path) -> Codec:
+    return Codec.load(tiny_bundle, backend="onnxruntime")
+
+
+@needs_openvino
+def test_openvino_in_float32_gives_the_same_tokens_and_sound(tiny_bundle: Path, reference: Codec, golden: Path) -> None:
+    codec = Codec.load(tiny_bundle, backend="openvino", precision="float32")
+    tokens = codec.encode(golden / "speech_12s.wav")
+    assert tokens == reference.encode(golden / "speech_12s.wav")
+    sound = codec.decode(tokens, steps=4, seed=1)
+    assert relative_error(sound, reference.decode(tokens, steps=4, seed=1)) < 1e-3
+
+
+@needs_openvino
+def test_openvino_by_default_keeps_tokens_exact(tiny_bundle: Path, reference: Codec, golden: Path) -> None:
+    codec = Codec.load(tiny_bundle, backend="openvino")
+    assert codec.encode(golden / "mixed_4s.wav") == reference.encode(golden / "mixed_4s.wav")
+
+
+@needs_openvino
+def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: Codec, golden: Path) -> None:
+    """The graphs one by one, as the stand-in networks multiply an error over the steps where trained ones damp it."""
+    bundle = Bundle.load(tiny_bundle)
+    backend = choose_backend("openvino")
+    if "bfloat16" not in backend.device:
+        pytest.skip("this processor has no bfloat16")
+    generator = np.random.default_rng(0)
+    for name, bound in {"conditioning": 0.01, "tunet_step": 0.1, "vae_decoder": 0.05, "hifigan": 0.05}.items():
+        inputs = bundle.manifest.graphs[name].inputs
+        feeds = {
+            key: generator.integers(1, 1000, spec.resolve(batch=2, frames=128))
+            if spec.dtype == "int64"
+            else generator.standard_normal(spec.resolve(batch=2, frames=128), np.float32)
+            for key, spec in inputs.items()
+        }
+        truth = reference.open_graph(name).run(feeds)
+        found = backend.open(bundle, name).run(feeds)
+        assert found.keys() == truth.keys()
+        for key, array in truth.items():
+            assert found[key].dtype == np.float32
+            error = relative_error(found[key], array)
+            assert 1e-6 < error < bound, f"{name} {key}: {error}"
+
+
+@needs_openvino
+def test_auto_takes_openvino_where_it_is_installed() -> None:
+    assert choose_backend("auto").name == "openvino"
+
+
+@needs_openvino
+def test_bfloat16_on_a_processor_without_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    class Plain:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32"]
+
+        def set_property(self, properties: dict) -> None: ...
+
+    monkeypatch.setattr(openvino, "Core", Plain)
+    with pytest.raises(BackendError, match="bfloat16 on this processor"):
+        choose_backend("openvino", precision="bfloat16")
+    assert choose_backend("openvino").device == "CPU"

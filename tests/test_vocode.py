@@ -1,0 +1,35 @@
+"""A window's beginning is the same whether the vocoder makes all of it or only what is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from sc_runtime.bundle import Bundle
+from sc_runtime.vocode import REACH, vocode
+
+
+@pytest.mark.parametrize("samples", [1, 10_240, 39_000, 81_920, 163_840, 163_872])
+def test_a_short_window_is_the_beginning_of_the_whole(tiny_bundle: Path, samples: int) -> None:
+    bundle, backend = Bundle.load(tiny_bundle), OnnxRuntimeBackend()
+    graphs = [backend.open(bundle, name) for name in ("vae_decoder", "hifigan")]
+    latent = np.random.default_rng(0).standard_normal((2, 8, 256, 16), np.float32)
+    whole = vocode(*graphs, latent, 163_872)
+    short = vocode(*graphs, latent, samples)
+    assert whole.shape == (2, 163_872)
+    assert samples <= short.shape[1] <= samples + 160 * (REACH + 64) + 32
+    varying = np.abs(whole - whole.mean()).max()
+    assert np.abs(short[:, :samples] - whole[:, :samples]).max() < 1e-5 * varying
+
+
+def test_the_reach_of_a_sample_is_less_than_assumed(tiny_bundle: Path) -> None:
+    """Change one frame: nothing that lies `REACH` frames from it moves, something near it does."""
+    hifigan = OnnxRuntimeBackend().open(Bundle.load(tiny_bundle), "hifigan")
+    mel = np.random.default_rng(1).standard_normal((1, 64, 200), np.float32)
+    changed = mel.copy()
+    changed[:, :, 100] += 3
+    moved = np.nonzero(hifigan.run({"mel": mel})["waveform"] != hifigan.run({"mel": changed})["waveform"])[1] / 160
+    assert 100 - REACH < moved.min() < 100 < moved.max() < 101 + REACH
