@@ -14,7 +14,7 @@ from sc_runtime.errors import BundleError
 
 def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:
     semanticodec = SemantiCodec(
-        token_rate=50, semantic_vocab_size=4096, ddim_sample_step=2, checkpoint_path=tiny_bundle
+        token_rate=50, semantic_vocab_size=4096, ddim_sample_step=2, checkpoint_path=tiny_bundle, backend="onnxruntime"
     )
     tokens = semanticodec.encode(str(golden / "mixed_4s.wav"))
     assert tokens.shape == (1, 96, 2)
