@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -155,7 +156,7 @@ class Bundle:
 
     @property
     def remedy(self) -> str:
-        return f"rebuild it: {self.manifest.command} --force"
+        return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
 
     def choose_config(self, vocab: int | None = None) -> CodecConfig:
         """The codec with semantic vocabulary `vocab`, or the bundle's default one."""

@@ -623,7 +623,7 @@ def test_the_command_says_where_the_bundle_is_and_how_exact(
 
 
 def test_bundles_are_named_after_what_they_hold(
-    command: Callable[..., tuple[int, str]], few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., tuple[int, str]], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -634,5 +634,10 @@ def test_bundles_are_named_after_what_they_hold(
     monkeypatch.setattr(build, "build_bundle", note)
     command("--seeded", "1", "--size", "tiny")
     command("--seeded", "7", "--tps", "25", "--vocab", "4096,32768,4096")
-    assert asked == ["tps50-v32768-seeded1-tiny", "tps25-v4096-v32768-seeded7"]
+    command("--checkpoint", str(checkpoint), "--size", "tiny")
+    assert asked == [
+        "tps50-v32768-seeded1-tiny",
+        "tps25-v4096-v32768-seeded7",
+        "tps50-v32768-my checkpoint-tiny",
+    ]
     assert name_bundle(100, (8192,), "", "full") == "tps100-v8192"

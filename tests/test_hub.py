@@ -41,7 +41,7 @@ import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000  # or files as small as these arrive in one piece
 from sc_runtime.export.checkpoint import fetch_published
 folder = fetch_published(50, tuple(map(int, sys.argv[1:])))
-print(json.dumps([str(folder.folder), folder.identity, folder.description, folder.arguments]))
+print(json.dumps([str(folder.folder), folder.identity, folder.description, folder.arguments, folder.label]))
 """
 
 
@@ -191,12 +191,12 @@ def test_what_is_fetched_is_what_was_published(
 ) -> None:
     """`refused` is asked for to begin waiting."""
     with serving(Hub(repository)) as hub:
-        path, identity, description, arguments = fetch(hub.address, tmp_path, 4096)
+        path, identity, *words = fetch(hub.address, tmp_path, 4096)
         names = [CODEBOOK.format(2048), f"{RATE}/encoder.ckpt", f"{RATE}/decoder.ckpt"]
         assert hub.list_downloads() == [(name, None) for name in names]
     folder = Folder(Path(path), TPS)
     assert identity == Folder(repository / RATE, TPS).identity
-    assert (description, arguments) == ("haoheliu/SemantiCodec/semanticodec_tokenrate_50", "")
+    assert words == ["haoheliu/SemantiCodec/semanticodec_tokenrate_50", "", ""]
     for part in PARTS:
         for name, tensor in read_tensors(part, folder, SIZES).items():
             if name != "scale_factor":
