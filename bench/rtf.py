@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from bench.chart import draw_chart, format_ratio
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.sides import STAGES, Run, Settings, Worker, find_seed
+from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, Schedule, list_bundles, locate_bundle
-from sc_runtime.codec import DECODE_BATCH, ENCODE_BATCH
+from sc_runtime.codec import DECODE_BATCH
 from sc_runtime.commands.program import run_app
 from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
@@ -71,8 +72,8 @@ def main(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of either side; all by default.")] = None,
     batch: Annotated[
-        str, typer.Option(help="Windows the runtime runs together, encoding and decoding.")
-    ] = f"{ENCODE_BATCH},{DECODE_BATCH}",
+        str | None, typer.Option(help="Windows the runtime runs together, such as 4,1 for encoding and decoding.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Runs a row at most, each side.")] = 3,
     row_seconds: Annotated[
         float,
@@ -94,7 +95,8 @@ def main(
 ) -> None:
     """Time encoding and decoding by stage; print a table, write JSON and a chart."""
     durations = parse_seconds(seconds)
-    encode_batch, decode_batch = parse_batch(batch)
+    chosen = choose_backend(backend, threads, precision)
+    encode_batch, decode_batch = parse_batch(batch) if batch else (chosen.encode_batch, DECODE_BATCH)
     sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
     published = sampling if sampling.solver == "ddim" else PRESETS["reference"]
     for each in (sampling, published):
@@ -432,9 +434,7 @@ def parse_batch(text: str) -> tuple[int, int]:
     except ValueError:
         batches = 0, 0
     if min(batches) < 1:
-        raise SettingsError(
-            f"--batch {text}", f"windows of encoding and decoding, such as {ENCODE_BATCH},{DECODE_BATCH}"
-        )
+        raise SettingsError(f"--batch {text}", "windows of encoding and decoding, such as 4,1")
     return batches
 
 

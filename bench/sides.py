@@ -95,7 +95,7 @@ class TimedBackend:
 
     def __init__(self, backend: Backend, clock: StageClock) -> None:
         self.backend, self.clock = backend, clock
-        self.name, self.device = backend.name, backend.device
+        self.name, self.device, self.encode_batch = backend.name, backend.device, backend.encode_batch
 
     def open(self, bundle: Bundle, graph: str) -> TimedGraph:
         self.clock.lap_host()

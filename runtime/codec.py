@@ -39,7 +39,6 @@ TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
 
 DECODER_GRAPHS = ("conditioning", "tunet_step", "vae_decoder", "hifigan")
-ENCODE_BATCH = 4  #: windows encoded together: the BiLSTM reads its weights once for all of them
 DECODE_BATCH = 1  #: windows decoded together: on a CPU more only costs memory
 
 
@@ -89,16 +88,17 @@ class Codec:
         sample_rate: int = SAMPLE_RATE,
         *,
         vocab: int | None = None,
-        batch: int = ENCODE_BATCH,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens.
 
         `audio`: a file's path, bytes or stream, or an array [n] or [n, channels] at `sample_rate` Hz; of several
-        channels the first. `vocab`: a vocabulary of the bundle. `batch` windows run together; it changes speed and
-        memory, not tokens. Reads the audio twice (its mean comes first), one window at a time, whatever its length.
-        Raises AudioError, SettingsError.
+        channels the first. `vocab`: a vocabulary of the bundle. `batch` windows run together, by default as many as
+        the backend gains by; it changes speed and memory, not tokens. Reads the audio twice (its mean comes first),
+        one window at a time, whatever its length. Raises AudioError, SettingsError.
         """
+        batch = self.backend.encode_batch if batch is None else batch
         check_batch(batch)
         config = self.bundle.choose_config(vocab)
         with Audio(audio, sample_rate) as recording:

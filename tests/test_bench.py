@@ -36,6 +36,7 @@ def result(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """The JSON, the chart and the table of one run of both sides."""
     out = tmp_path_factory.mktemp("bench") / "new" / "tiny.json"
     options = ("--seconds", "12,1", "--steps", "2", "--repeats", "1", "--threads", "1", "--baseline")
+    options += ("--backend", "onnxruntime")
     done = run_bench("--bundle", tiny_bundle, *options, "--out", out)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), out.with_suffix(".png"), done.stdout
@@ -51,15 +52,19 @@ def test_json_says_what_was_measured_on_what(result: tuple[dict[str, Any], Path,
         "weights": "stand-in weights, seed 1",
     }
     assert found["settings"] == {
+        "solver": "ddim",
         "steps": 2,
         "guidance": 2.0,
         "eta": 1.0,
-        "backend": "auto",
+        "interval": [0, 1000],
+        "published": {"solver": "ddim", "steps": 2, "guidance": 2.0, "eta": 1.0, "interval": [0, 1000]},
+        "backend": "onnxruntime",
+        "precision": "auto",
         "threads": 1,
-        "batch": {"encode": 4, "decode": 1},
+        "batch": {"encode": 8, "decode": 1},
         "repeats": 1,
         "row_seconds": 60,
-        "measure_steps": 2,
+        "measure_steps": 5,
     }
     assert found["machine"]["cpu"]
     assert found["machine"]["cores"] >= 1

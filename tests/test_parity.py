@@ -28,7 +28,7 @@ pytestmark = [
 class Recorder:
     """A backend that keeps what goes into and comes out of each graph, first and last run."""
 
-    name, device = "recorder", "CPU"
+    name, device, encode_batch = "recorder", "CPU", 4
 
     def __init__(self) -> None:
         self.backend = OnnxRuntimeBackend()

@@ -25,6 +25,7 @@ class Backend(Protocol):
 
     name: str
     device: str  #: what the graphs run on, in words
+    encode_batch: int  #: windows that are worth encoding together
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         """Verify and load one graph. Raises BundleError or BackendError."""

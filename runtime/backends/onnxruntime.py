@@ -26,6 +26,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     device = "CPU"
+    encode_batch = 8  #: its BiLSTM reads the weights once for the whole batch
 
     def __init__(self, threads: int | None = None) -> None:
         if explain_absence():

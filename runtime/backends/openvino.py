@@ -32,6 +32,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    encode_batch = 1  #: its BiLSTM gains nothing from a batch, and each batch size is compiled anew
 
     def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
         if explain_absence():
