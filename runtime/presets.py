@@ -40,7 +40,8 @@ class Sampling:
             raise SettingsError(f"guidance interval {low} to {high}", "two diffusion steps, 0 to 1000, in order")
 
 
-#: T-UNet branches each preset runs in a window: 100, 40 and 20; what it loses is in bench/README.md.
+#: T-UNet branches each preset runs in a window: 100, 40 and 20. What they lose on a trained network is not measured
+#: yet; on a Gaussian mixture 10 steps of `dpm` are nearer to the exact solution than 50 of `ddim` (test_samplers.py).
 PRESETS = {
     "reference": Sampling(),
     "balanced": Sampling("dpm", 20, 2.0, 0.0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import textwrap
@@ -232,9 +231,9 @@ def test_import_encode_and_decode_never_import_torch(tiny_bundle: Path, golden: 
     assert run_program(program, tiny_bundle, golden / SPEECH).strip() == "196800"
 
 
-@pytest.mark.skipif(not hasattr(resource, "RUSAGE_SELF"), reason="needs getrusage")
 def test_encoding_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -> None:
     """Twenty minutes against one: the file itself would be 77 MB as float32."""
+    pytest.importorskip("resource")
     program = """
         import resource, sys
         from sc_runtime import Codec
