@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec
-from sc_runtime.backends.select import choose_backend
+from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle import Bundle
 from sc_runtime.errors import BackendError
 
@@ -66,8 +66,21 @@ def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: 
 
 
 @needs_openvino
-def test_auto_takes_openvino_where_it_is_installed() -> None:
-    assert choose_backend("auto").name == "openvino"
+def test_auto_takes_each_graph_where_it_runs_better(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, auto = Bundle.load(tiny_bundle), choose_backend("auto")
+    assert auto.name == "openvino+onnxruntime"
+    opened = {name: type(auto.open(bundle, name)).__name__ for name in bundle.manifest.graphs}
+    assert opened.pop("acoustic_encoder") == "OnnxRuntimeGraph"
+    assert set(opened.values()) == {"OpenVinoGraph"}
+    assert choose_backend("auto", precision="bfloat16").name == "openvino"  # asked for all graphs
+    monkeypatch.setattr("sc_runtime.backends.openvino.explain_absence", lambda: "gone")
+    monkeypatch.setitem(ABSENCES, "openvino", lambda: "gone")
+    assert choose_backend("auto").name == "onnxruntime"
+
+
+@needs_openvino
+def test_auto_keeps_tokens_exact(tiny_bundle: Path, reference: Codec, golden: Path) -> None:
+    assert Codec.load(tiny_bundle).encode(golden / "speech_12s.wav") == reference.encode(golden / "speech_12s.wav")
 
 
 @needs_openvino

@@ -15,6 +15,9 @@ from .base import Arrays, first_line
 
 #: Graphs that make tokens: their arithmetic stays float32 unless bfloat16 is asked for by name.
 ENCODER_GRAPHS = ("audiomae", "acoustic_encoder")
+CACHED_BYTES = (
+    1e9  #: a larger graph (the BiLSTM) compiles in the time that its cache takes to write, in a third of the memory
+)
 
 
 def explain_absence() -> str | None:
@@ -48,7 +51,7 @@ class OpenVinoBackend:
         self.threads, self.precision = threads, precision
         self.decodes_bfloat16 = precision != "float32" and has_bfloat16
         self.device = "CPU, bfloat16" if self.decodes_bfloat16 else "CPU"
-        self.core.set_property({"CACHE_DIR": str(Path(platformdirs.user_cache_dir("sc-runtime")) / "openvino")})
+        self.cache = Path(platformdirs.user_cache_dir("sc-runtime")) / "openvino"
 
     def open(self, bundle: Bundle, graph: str) -> OpenVinoGraph:
         path = bundle.find_graph(graph)
@@ -59,21 +62,23 @@ class OpenVinoBackend:
         }
         if self.threads:
             settings["INFERENCE_NUM_THREADS"] = self.threads
+        size = sum(bundle.manifest.files[file].bytes for file in bundle.manifest.graphs[graph].files)
+        if size < CACHED_BYTES:
+            settings["CACHE_DIR"] = str(self.cache)
         try:
-            model = self.core.read_model(path)
+            return OpenVinoGraph(self.core, path, settings)
         except RuntimeError as error:
             raise BackendError(
                 f"{path}: OpenVINO refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
             ) from error
-        return OpenVinoGraph(self.core, model, settings)
 
 
 class OpenVinoGraph:
     """One graph, compiled for each set of shapes when that is first run."""
 
-    def __init__(self, core: Any, model: Any, settings: dict[str, Any]) -> None:
-        self.core, self.model, self.settings = core, model, settings
-        self.outputs = [output.any_name for output in model.outputs]
+    def __init__(self, core: Any, path: Path, settings: dict[str, Any]) -> None:
+        self.core, self.path, self.settings = core, path, settings
+        self.outputs = [output.any_name for output in core.read_model(path).outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -92,5 +97,6 @@ class OpenVinoGraph:
 
     def compile(self, feeds: Arrays) -> Any:
         """An inference request for exactly these shapes."""
-        self.model.reshape({name: list(array.shape) for name, array in feeds.items()})
-        return self.core.compile_model(self.model, "CPU", self.settings).create_infer_request()
+        model = self.core.read_model(self.path)  # anew, so that only the compiled weights stay in memory
+        model.reshape({name: list(array.shape) for name, array in feeds.items()})
+        return self.core.compile_model(model, "CPU", self.settings).create_infer_request()

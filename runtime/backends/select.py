@@ -5,15 +5,16 @@ from __future__ import annotations
 from ..errors import BackendError, SettingsError
 from . import onnxruntime, openvino
 from .base import Backend
+from .fastest import FastestBackend
 
-#: Name -> why it cannot run here (or None), in the order `auto` prefers: the faster first, as bench/ measured them.
+#: Name -> why it cannot run here (or None), the faster first.
 ABSENCES = {"openvino": openvino.explain_absence, "onnxruntime": onnxruntime.explain_absence}
 NAMES = ("auto", *ABSENCES)
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def choose_backend(name: str = "auto", threads: int | None = None, precision: str = "auto") -> Backend:
-    """The backend `name`, or under "auto" the first that can run here.
+    """The backend `name`, or under "auto" the fastest that what is installed allows.
 
     `precision` "auto" is the backend's choice (tokens stay exact), "float32" or "bfloat16" for all graphs. Raises
     SettingsError for an unknown name, MissingExtraError for a missing package, BackendError for a precision that the
@@ -26,7 +27,10 @@ def choose_backend(name: str = "auto", threads: int | None = None, precision: st
     if name not in NAMES:
         raise SettingsError(f"backend {name!r}", f"one of {', '.join(NAMES)}")
     if name == "auto":
-        name = next((name for name, explain in ABSENCES.items() if explain() is None), "onnxruntime")
+        present = [name for name, explain in ABSENCES.items() if explain() is None]
+        if len(present) == len(ABSENCES) and precision != "bfloat16":
+            return FastestBackend(threads, precision)
+        name = present[0] if present else "onnxruntime"
     if name == "openvino":
         return openvino.OpenVinoBackend(threads, precision)
     if precision == "bfloat16":
