@@ -19,7 +19,6 @@ SEGMENT_FRAMES = 1024  #: frames of one window
 SEGMENT_SAMPLES = SEGMENT_FRAMES * FRAME_SHIFT  #: 163 840 samples, 10.24 s
 PATCH = 16  #: side of a square AudioMAE patch, in frames and in bins
 PATCH_SECONDS = PATCH * FRAME_SHIFT / SAMPLE_RATE  #: 0.16 s
-PATCH_SAMPLES = PATCH * FRAME_SHIFT  #: 2560 samples
 PATCH_ROWS = SEGMENT_FRAMES // PATCH  #: 64 patches in time
 PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
 LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
@@ -86,9 +85,13 @@ class CodecConfig:
         seconds = samples / SAMPLE_RATE
         seconds += PATCH_SECONDS - seconds % PATCH_SECONDS
         positions = math.ceil(PATCH_COLUMNS * seconds / PATCH_SECONDS / self.stack)
-        segments = samples // SEGMENT_SAMPLES + 1
-        return min(positions, segments * self.positions)
+        return min(positions, count_segments(samples) * self.positions)
 
     def count_samples(self, positions: int) -> int:
         """Samples at 16 kHz that `positions` positions decode to, before trimming to an original length."""
         return int(positions / PATCH_COLUMNS * PATCH * 0.01 * self.stack * SAMPLE_RATE)
+
+
+def count_segments(samples: int) -> int:
+    """Segments of 10.24 s that `samples` samples make: padded to the next multiple, an exact one too."""
+    return samples // SEGMENT_SAMPLES + 1

@@ -12,18 +12,13 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES
+from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES, count_segments
 from .errors import AudioError
 
 LOOKAHEAD = 240  #: samples that the last frame of a segment (25 ms long, 10 ms apart) takes from the next
 MEL_MEAN = 4.2677393  #: added to the log-mel energies before they are divided by
 MEL_SCALE = 2 * 4.5689974  #: twice their standard deviation (both of AudioMAE's training set)
 EMPTY_DEVIATION = 1e-7  #: a frame whose standard deviation over the bins is no more than this is empty
-
-
-def count_segments(samples: int) -> int:
-    """Segments of 10.24 s that `samples` samples make: padded to the next multiple, an exact one too."""
-    return samples // SEGMENT_SAMPLES + 1
 
 
 def fbank_segments(

@@ -15,9 +15,7 @@ from .base import Arrays, first_line
 
 #: Graphs that make tokens: their arithmetic stays float32 unless bfloat16 is asked for by name.
 ENCODER_GRAPHS = ("audiomae", "acoustic_encoder")
-CACHED_BYTES = (
-    1e9  #: a larger graph (the BiLSTM) compiles in the time that its cache takes to write, in a third of the memory
-)
+CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
 
 def explain_absence() -> str | None:
