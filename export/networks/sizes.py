@@ -13,6 +13,8 @@ class NetworkSizes:
     """Widths and depths of one codec's networks; the defaults are the published ones.
 
     `config` gives the rate and the feature width D; `lstm_layers` is 4, 3 or 2 at 100, 50 or 25 tps as published.
+    `tunet_position_map` adds a learned map of positions to the T-UNet's first feature map. The published T-UNet has
+    none and learns where it is from the zero padding of its convolutions, which takes more training than ours gets.
     """
 
     config: CodecConfig
@@ -24,6 +26,7 @@ class NetworkSizes:
     tunet_residual_blocks: int = 2
     tunet_attention_downsampling: tuple[int, ...] = (2, 4, 8)
     tunet_head_channels: int = 32
+    tunet_position_map: bool = False
     position_channels: int = 192
     vae_channels: int = 128
     vae_multipliers: tuple[int, ...] = (1, 2, 4)
@@ -37,10 +40,32 @@ class NetworkSizes:
         return 2 * self.config.feature_width + self.position_channels
 
 
+EMBEDDED = NetworkSizes(
+    CodecConfig(50, 4096, acoustic_vocab=1024, width=96),
+    lstm_layers=1,
+    mae_depth=6,
+    mae_heads=3,
+    tunet_channels=24,
+    tunet_multipliers=(1, 2, 4, 4),
+    tunet_residual_blocks=1,
+    tunet_attention_downsampling=(4, 8),
+    tunet_position_map=True,
+    position_channels=64,
+    vae_channels=16,
+    vae_residual_blocks=1,
+    norm_groups=8,
+    hifigan_channels=160,
+)
+
+
 def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
-    """The networks of `size` "full" (as published) or "tiny" (the same code, a few hundred thousand parameters)."""
+    """The networks of `size`: "full" (as published), "embedded" (the trained model in the package) or "tiny" (tests)."""
     if size == "full":
         return NetworkSizes(CodecConfig(tps, vocab), lstm_layers={100: 4, 50: 3, 25: 2}[tps])
+    if size == "embedded":
+        if (tps, vocab) != (50, 4096):
+            raise SettingsError(f"size 'embedded' at {tps} tps, vocabulary {vocab}", "50 tps, vocabulary 4096")
+        return EMBEDDED
     if size == "tiny":
         return NetworkSizes(
             CodecConfig(tps, vocab, width=16),
@@ -56,4 +81,4 @@ def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
             norm_groups=4,
             hifigan_channels=32,
         )
-    raise SettingsError(f"size {size!r}", '"full" or "tiny"')
+    raise SettingsError(f"size {size!r}", '"full", "embedded" or "tiny"')

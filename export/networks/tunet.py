@@ -37,6 +37,9 @@ class TUNet(nn.Module):
         def attention(channels: int) -> list[nn.Module]:
             return [SpatialTransformer(channels, None, sizes), SpatialTransformer(channels, sizes.context_width, sizes)]
 
+        if sizes.tunet_position_map:
+            self.position_map = nn.Parameter(torch.empty(1, base, *LATENT_SHAPE[1:]))
+        self.has_position_map = sizes.tunet_position_map
         channels, skips, downsampling = base, [base], 1
         levels = list(enumerate(sizes.tunet_multipliers))
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(latent_channels, base, 3, padding=1)])])
@@ -76,8 +79,10 @@ class TUNet(nn.Module):
         embedding = self.time_embed(embed_steps(step, self.time_channels))
         remaining = iter(context)
         x, skips = latent, []
-        for layers in self.input_blocks:
+        for i, layers in enumerate(self.input_blocks):
             x = run_layers(layers, x, embedding, remaining)
+            if i == 0 and self.has_position_map:
+                x = x + self.position_map
             skips.append(x)
         x = run_layers(self.middle_block, x, embedding, remaining)
         for layers in self.output_blocks:

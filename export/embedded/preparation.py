@@ -1,0 +1,132 @@
+"""What the stages are trained on, computed once from the corpus and kept beside it: filterbanks, features, latents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+
+from sc_runtime.acoustic import join_features
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, CodecConfig
+from sc_runtime.fbank import count_frames, fbank_segments
+from sc_runtime.files import replacing, write_atomically
+
+from .clusters import SHARES, cluster_domains
+from .diffusion import Latents
+from .mel import LogMel
+
+SHORT_EVERY = 6  #: one clip of so many is cut short, so that padding is met in training
+BATCH = 16
+SCALE_FACTOR = "scale_factor.json"
+
+
+def load_clips(corpus: Path) -> np.ndarray:
+    """Training clips int16 [N, 163840], the domains one after another, of equal counts."""
+    return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in SHARES])
+
+
+def choose_lengths(clips: int) -> np.ndarray:
+    """Samples that are kept of each clip, int64 [N]: all but for every sixth, which ends after 1 to 10 s."""
+    lengths = np.full(clips, SEGMENT_SAMPLES)
+    short = np.arange(0, clips, SHORT_EVERY)
+    lengths[short] = np.random.default_rng(0).integers(16_000, SEGMENT_SAMPLES - 1600, len(short))
+    return lengths
+
+
+def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
+    """The array in `path`, computed into a temporary file first if it is not there."""
+    if not path.exists():
+        with replacing(path) as temporary:
+            compute(temporary)
+    return np.load(path, mmap_mode="r")
+
+
+def compute_fbanks(clips: np.ndarray, path: Path) -> None:
+    """Clips -> the codec's own filterbanks, float16 [N, 1024, 128]."""
+    fbanks = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), SEGMENT_FRAMES, MEL_BINS))
+    for row, samples in enumerate(choose_lengths(len(clips))):
+        clip = clips[row, :samples].astype(np.float32) / 32768
+        fbanks[row] = next(fbank_segments([clip], len(clip), float(clip.sum(dtype=np.float64))))
+    fbanks.flush()
+
+
+@torch.inference_mode()
+def compute_features(fbanks: np.ndarray, audiomae: nn.Module, config: CodecConfig, path: Path) -> None:
+    """Filterbanks -> stacked features, float16 [N, L, D]."""
+    shape = (len(fbanks), config.positions, config.feature_width)
+    features = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    device = next(audiomae.parameters()).device
+    for rows in batches(len(fbanks)):
+        features[rows] = (
+            audiomae(torch.tensor(np.asarray(fbanks[rows]), dtype=torch.float32, device=device)).cpu().numpy()
+        )
+    features.flush()
+
+
+@torch.inference_mode()
+def compute_latents(clips: np.ndarray, encoder: nn.Module, path: Path) -> None:
+    """Clips -> the means of their latents, float16 [N, 8, 256, 16], not yet scaled."""
+    latents = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), *LATENT_SHAPE))
+    device = next(encoder.parameters()).device
+    log_mel = LogMel().to(device)
+    lengths = choose_lengths(len(clips))
+    for rows in batches(len(clips)):
+        waveforms = clips[rows].astype(np.float32) / 32768
+        for waveform, samples in zip(waveforms, lengths[rows], strict=True):
+            waveform[samples:] = 0
+        latents[rows] = encoder(log_mel(torch.from_numpy(waveforms).to(device)))[0].cpu().numpy()
+    latents.flush()
+
+
+def batches(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: CodecConfig, path: Path) -> None:
+    """Cluster the features of positions that hold tokens; clips lie domain after domain, in equal parts."""
+    domains = dict(zip(SHARES, np.array_split(np.arange(len(features)), len(SHARES)), strict=True))
+    rows = {
+        domain: np.concatenate([features[clip, : positions[clip]] for clip in clips])
+        for domain, clips in domains.items()
+    }
+    np.save(path, cluster_domains(rows, config.vocab))
+
+
+def count_all_positions(clips: int, config: CodecConfig) -> np.ndarray:
+    """Positions that hold tokens in each clip, int64 [N]."""
+    return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
+
+
+def prepare_latents(
+    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: CodecConfig
+) -> Latents:
+    """Everything the diffusion is trained on; the VAE's scale factor, one over the latents' deviation, is kept too."""
+    fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
+    features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
+    positions = count_all_positions(len(clips), config)
+    centroids = cached(folder / "centroids.npy", lambda path: prepare_centroids(features, positions, config, path))
+    search = NearestCentroid(np.asarray(centroids))
+    joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
+    semantic = np.empty(features.shape[:2], np.int64)
+    for rows in batches(len(features)):
+        group = np.asarray(features[rows], np.float32)
+        semantic[rows] = search.search(group.reshape(-1, group.shape[2])).reshape(group.shape[:2])
+        frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
+        joined[rows] = join_features(group, centroids[semantic[rows]], frames)
+    raw = cached(folder / "latents.npy", lambda path: compute_latents(clips, encoder, path))
+    scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
+    scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
+    write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
+    return Latents(scaled, joined, semantic, positions, np.asarray(centroids))
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:
+    """`module` with `state`, for evaluation."""
+    module.load_state_dict(state)
+    return module.to(device).eval().requires_grad_(False)

@@ -1,0 +1,267 @@
+"""The training of the embedded model, at tiny size on a few made clips: each stage trains, and all is assembled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from sc_runtime.codec import Codec
+from sc_runtime.config import SEGMENT_SAMPLES
+from sc_runtime.export.build import build_bundle
+from sc_runtime.export.checkpoint import Folder
+from sc_runtime.export.embedded import assembly, training
+from sc_runtime.export.embedded.assembly import assemble, load_audiomae
+from sc_runtime.export.embedded.clusters import cluster_domains
+from sc_runtime.export.embedded.diffusion import DiffusionStage, VectorQuantizer, draw_position_map, draw_steps
+from sc_runtime.export.embedded.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
+from sc_runtime.export.embedded.mel import LogMel
+from sc_runtime.export.embedded.mel_vae import MelVaeStage, VaeEncoder
+from sc_runtime.export.embedded.preparation import choose_lengths, compute_fbanks, load_weights, prepare_latents
+from sc_runtime.export.embedded.training import Stage, fit, load_average, read_curves, schedule_rate
+from sc_runtime.export.embedded.vocoder import VocoderStage
+from sc_runtime.export.networks.audiomae import AudioMAE
+from sc_runtime.export.networks.sizes import EMBEDDED, choose_sizes
+
+librosa = pytest.importorskip("librosa", reason="the extra `train` is not installed")
+pytest.importorskip("sklearn", reason="the extra `train` is not installed")
+
+SIZES = choose_sizes("tiny", 50, 4096)
+CPU = torch.device("cpu")
+STEPS = 3  #: of one piece, on a clock that a step moves by a second
+
+
+@pytest.fixture(autouse=True)
+def gradients():
+    """`export.build` turns them off for its process, which is this one too."""
+    before, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    torch.set_grad_enabled(True)
+    yield
+    torch.set_grad_enabled(before)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clock() -> Iterator[None]:
+    """A clock that ticks once a step, so that a budget of seconds is one of steps on any machine."""
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "read_clock", lambda: float(next(ticks)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def clips() -> np.ndarray:
+    """Tones of a few pitches, int16 [36, 163840]: something that can be learnt in a second."""
+    time = np.arange(SEGMENT_SAMPLES) / 16000
+    tones = [0.2 * np.sin(2 * np.pi * 110 * (1 + i % 6) * time) * (0.6 + 0.4 * np.sin(3 * time)) for i in range(36)]
+    return (np.stack(tones) * 32767).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray) -> Path:
+    """A folder where every stage has had a piece, one after another as `train.py` does."""
+    folder = tmp_path_factory.mktemp("training")
+    torch.manual_seed(0)
+    with torch.enable_grad():
+        compute_fbanks(clips, folder / "fbanks.npy")
+        piece = STEPS / 60
+        fit(MaskedAutoencoderStage(SIZES, np.load(folder / "fbanks.npy"), CPU), folder, piece, piece)
+        fit(MelVaeStage(SIZES, clips, CPU), folder, piece, piece)
+        encoder = load_average(folder, "mel_vae", "encoder")
+        decoder = load_average(folder, "mel_vae", "decoder")
+        fit(VocoderStage(SIZES, clips, encoder, decoder, CPU), folder, piece, piece)
+        audiomae = load_weights(AudioMAE(SIZES), load_audiomae(folder), CPU)
+        vae = load_weights(VaeEncoder(SIZES), encoder, CPU)
+        data = prepare_latents(folder, clips, audiomae, vae, SIZES.config)
+        fit(DiffusionStage(SIZES, data, CPU), folder, piece, piece)
+    return folder
+
+
+def test_the_trained_networks_become_a_bundle_that_codes_sound(
+    folder: Path, clips: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "EMBEDDED", SIZES)
+    checkpoint = assemble(folder)
+    with torch.no_grad():
+        weights = Folder(checkpoint, 50)
+        assert weights.half
+        bundle = build_bundle(tmp_path / "bundle", SIZES, (4096,), weights, size="tiny")
+    assert bundle.manifest.trained
+    assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
+    float16 = np.load(bundle.path / "semantic-4096.npy").dtype
+    assert float16 == np.float16
+    assert bundle.load_codebook("semantic-4096").dtype == np.float32
+    codec = Codec.load(bundle.path)
+    tokens = codec.encode(clips[0, :40_000].astype(np.float32) / 32768)
+    decoded = codec.decode(tokens, steps=2)
+    assert decoded.shape == (40_000,)
+    assert np.isfinite(decoded).all() and np.abs(decoded).max() > 0
+
+
+@pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])
+def test_a_stage_writes_its_state(folder: Path, name: str) -> None:
+    state = torch.load(folder / f"{name}.pt", weights_only=True)
+    assert (state["steps"], state["seconds"]) == (STEPS, STEPS)
+    assert state["averages"]
+
+
+class Line:
+    """A stage that fits y = 3x."""
+
+    name = "line"
+    averaged = ("model",)
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(self.model.weight)
+        self.networks = {"model": self.model}
+        self.optimizers = {"model": torch.optim.AdamW(self.model.parameters(), 0.05, weight_decay=0)}
+        self.seen: list[float] = []
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        self.seen.append(progress)
+        x = torch.randn(8, 1, generator=generator)
+        loss = (self.model(x) - 3 * x).square().mean()
+        self.optimizers["model"].zero_grad()
+        loss.backward()
+        self.optimizers["model"].step()
+        return {"loss": float(loss.detach())}
+
+
+def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LOG_SECONDS", 9)
+    first, second = Line(), Line()
+    assert not fit(first, tmp_path, minutes=100 / 60, budget=400 / 60)
+    assert fit(second, tmp_path, minutes=1000 / 60, budget=400 / 60)
+    assert len(first.seen) == 100
+    assert second.seen == [(100 + step) / 400 for step in range(300)]
+    assert abs(float(load_average(tmp_path, "line", "model")["weight"]) - 3) < 0.1
+    curves = read_curves(tmp_path, "line")
+    assert len(curves) == 40
+    assert [point["step"] for point in curves] == sorted(point["step"] for point in curves)
+    assert curves[-1]["loss"] < curves[0]["loss"]
+    third = Line()
+    assert fit(third, tmp_path, minutes=1.0, budget=400 / 60)
+    assert third.seen == []
+
+
+def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LOG_SECONDS", 2)
+    stage: Stage = Line()
+    monkeypatch.setattr(stage, "step", lambda progress, generator: {"loss": float("nan")})
+    with pytest.raises(FloatingPointError, match="line: a loss is not finite"):
+        fit(stage, tmp_path, 1.0, 1.0)
+    assert not (tmp_path / "line.pt").exists()
+
+
+def test_the_rate_rises_then_falls() -> None:
+    rates = [schedule_rate(progress) for progress in np.linspace(0, 1, 101)]
+    assert max(rates) == 1.0
+    assert rates[0] < 0.02 and rates[-1] == pytest.approx(0.02)
+    assert np.argmax(rates) == 2
+
+
+def test_log_mel_is_librosa_s() -> None:
+    samples = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
+    mine = LogMel()(torch.from_numpy(samples)[None])[0].numpy()
+    padded = np.pad(samples, 432, mode="reflect")
+    magnitudes = np.abs(librosa.stft(padded, n_fft=1024, hop_length=160, window="hann", center=False))
+    filters = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=64, fmin=0, fmax=8000)
+    wanted = np.log(np.maximum(filters @ magnitudes, 1e-5))
+    assert mine.shape == (64, 100)
+    assert_allclose(mine, wanted, atol=2e-3)
+
+
+def test_patches_are_cut_as_the_encoder_s_convolution_sees_them() -> None:
+    fbank = torch.randn(2, 1024, 128)
+    patches = cut_patches(fbank)
+    assert torch.equal(patches[1, 8 * 3 + 5], fbank[1, 48:64, 80:96].reshape(-1))
+
+
+def test_positions_tell_every_patch_from_every_other() -> None:
+    positions = draw_positions(16)
+    distances = torch.cdist(positions, positions) + torch.eye(len(positions)) * 9
+    assert float(distances.min()) > 1e-3
+
+
+def test_the_position_map_tells_every_token_s_place() -> None:
+    places = draw_position_map(EMBEDDED)[0].permute(1, 2, 0)
+    grid = places.reshape(64, 4, 4, 4, -1)
+    assert torch.equal(grid, grid[:, :1, :, :1].expand_as(grid))
+    tokens = grid[:, 0, :, 0].reshape(256, -1)
+    assert float((torch.cdist(tokens, tokens) + torch.eye(256) * 9).min()) > 0.1
+    assert_allclose(tokens[37, :2].numpy(), [math.sin(37), math.cos(37)], atol=1e-4)
+
+
+def test_noisier_steps_are_likelier() -> None:
+    steps = draw_steps(1000, 100_000, torch.Generator().manual_seed(0))
+    assert int(steps.min()) >= 0 and int(steps.max()) == 999
+    assert_allclose(np.histogram(steps, bins=4, range=(0, 1000))[0] / 1e5, [1 / 16, 3 / 16, 5 / 16, 7 / 16], atol=0.01)
+
+
+def make_quantizer(entries: int, width: int) -> tuple[VectorQuantizer, Callable[[int], torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return VectorQuantizer(entries, width), lambda n: torch.randn(n, width, generator=generator)
+
+
+def test_the_quantizer_gives_the_nearest_entry_straight_through() -> None:
+    quantizer, draw = make_quantizer(16, 4)
+    generator = torch.Generator().manual_seed(1)
+    quantizer(draw(64), generator)
+    x = draw(32).requires_grad_()
+    book = quantizer.embed.clone().double()
+    chosen, commitment = quantizer.eval()(x, generator)
+    nearest = ((x.detach().double()[:, None] - book) ** 2).sum(2).argmin(1)
+    after = quantizer.embed[nearest]
+    assert_allclose(chosen.detach().numpy(), after.numpy(), atol=1e-6)
+    assert_allclose(float(commitment.detach()), float((x.detach() - after).square().mean()), rtol=1e-5)
+    chosen.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_the_codebook_moves_to_the_centres_of_what_falls_to_it() -> None:
+    quantizer, _ = make_quantizer(2, 2)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[5.0, 0.0], [-5.0, 1.0]])
+    for _ in range(400):
+        points = centres[torch.arange(40) % 2] + 0.1 * torch.randn(40, 2, generator=generator)
+        quantizer(points, generator)
+    order = quantizer.embed[:, 0].argsort(descending=True)
+    assert_allclose(quantizer.embed[order].numpy(), centres.numpy(), atol=0.05)
+
+
+def test_entries_that_nothing_falls_to_are_put_to_use() -> None:
+    quantizer, draw = make_quantizer(32, 3)
+    generator = torch.Generator().manual_seed(0)
+    quantizer(draw(256), generator)
+    with torch.no_grad():
+        quantizer.embed[8:] = 1000.0
+        quantizer.embed_avg[8:] = 1000.0
+        quantizer.cluster_size[8:] = 0.0
+    for _ in range(100):
+        quantizer(draw(256), generator)
+    codes = torch.cdist(draw(4096), quantizer.embed).argmin(dim=1)
+    assert len(codes.unique()) >= 28
+
+
+def test_domains_share_the_vocabulary_with_sound_twice() -> None:
+    generator = np.random.default_rng(0)
+    means = {"speech": 0, "music": 50, "sound": 100}
+    centroids = cluster_domains({name: generator.normal(mean, 1, (500, 6)) for name, mean in means.items()}, 64)
+    assert centroids.shape == (64, 6) and centroids.dtype == np.float32
+    centres = centroids.mean(axis=1)
+    assert [int((np.abs(centres - mean) < 25).sum()) for mean in means.values()] == [16, 16, 32]
+
+
+def test_some_clips_are_cut_short() -> None:
+    lengths = choose_lengths(60)
+    assert (lengths[::6] < SEGMENT_SAMPLES).all()
+    assert (np.delete(lengths, np.s_[::6]) == SEGMENT_SAMPLES).all()
+    assert np.array_equal(lengths, choose_lengths(60))
