@@ -1,0 +1,222 @@
+"""How near a decoded sound is to its original, and how much of a codebook is used: pure functions on arrays.
+
+Waveforms are float32 [n], mono, 16 kHz, full scale 1. The two distances are those of the Descript Audio Codec (DAC;
+Kumar et al. 2023, arXiv:2306.06546, and `MelSpectrogramLoss`, `MultiScaleSTFTLoss` and `conf/final/*.yml`
+of its published code), which the SemantiCodec paper takes as MEL and STFT (section IV-C). At 16 kHz we do as DAC's own
+16 kHz model does: window lengths and bins stay the same in samples and numbers, so that windows last 2 to 128 ms, not
+0.7 to 46, and the highest mel bin ends at 8 kHz, not 22.05. DAC's evaluation resamples both sounds to 22.05 and
+44.1 kHz first; here nothing is resampled, so that no filter of ours takes part. Levels are not matched either, as the
+codecs are to keep them. Absolute figures therefore compare with others at 16 kHz only, ratios of rows always.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from sc_runtime.config import SAMPLE_RATE
+from sc_runtime.errors import SettingsError
+
+MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  #: (window, mel bins)
+STFT_WINDOWS = (2048, 512)
+CLAMP = 1e-5  #: magnitudes below count as this much
+OVERLAP = 4  #: windows start a quarter of their length apart
+MAX_DELAY = 960  #: samples either way, 60 ms
+ENVELOPE_WINDOW, ENVELOPE_HOP = 128, 8  #: of the envelopes that delays are found by; the hop is their precision
+PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}  #: metrics that need a package of their own
+
+
+def mel_distance(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Multi-scale mel distance of two waveforms float32 [n]; 0 is none.
+
+    Sum over the scales, windows of 32 samples with 5 bins to 2048 with 320, of the mean over bins and frames of
+    |log10 max(M, 1e-5) - log10 max(M', 1e-5)|, M being mel-weighted magnitudes: power 1, log weight 1, no weight on M
+    itself. Raises SettingsError for lengths that differ.
+    """
+    check_lengths(original, decoded)
+    total = 0.0
+    for window, bins in MEL_SCALES:
+        filters = mel_filters(window, bins).T
+        here, there = (log_magnitude(compute_spectrum(x, window) @ filters) for x in (original, decoded))
+        total += float(np.abs(here - there).mean())
+    return total
+
+
+def stft_distance(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Multi-scale STFT distance of two waveforms float32 [n]; 0 is none.
+
+    Sum over windows of 2048 and 512 samples of the mean over bins and frames of |log10 max(S, 1e-5)² -
+    log10 max(S', 1e-5)²| + |S - S'|, S being magnitudes: power 2, both weights 1. The second term grows with the level.
+    Raises SettingsError for lengths that differ.
+    """
+    check_lengths(original, decoded)
+    total = 0.0
+    for window in STFT_WINDOWS:
+        here, there = (compute_spectrum(x, window) for x in (original, decoded))
+        total += 2 * float(np.abs(log_magnitude(here) - log_magnitude(there)).mean())
+        total += float(np.abs(here - there).mean())
+    return total
+
+
+def compute_spectrum(samples: np.ndarray, window: int) -> np.ndarray:
+    """Magnitudes of the short-time Fourier transform of [n], float64 [1 + n // (window / 4), window / 2 + 1].
+
+    A periodic Hann window, frames centred a quarter of it apart, ends mirrored, nothing normalised, as torch.stft does.
+    """
+    padded = np.pad(samples.astype(np.float64), window // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: window // OVERLAP]
+    return np.abs(np.fft.rfft(frames * hann(window), axis=1))
+
+
+def hann(window: int) -> np.ndarray:
+    """The periodic Hann window, float64 [window]."""
+    return np.hanning(window + 1)[:-1]
+
+
+def log_magnitude(magnitude: np.ndarray) -> np.ndarray:
+    return np.log10(np.maximum(magnitude, CLAMP))
+
+
+@cache
+def mel_filters(window: int, bins: int) -> np.ndarray:
+    """Triangles from 0 Hz to 8 kHz, even on Slaney's mel scale and of equal area, float64 [bins, window / 2 + 1].
+
+    librosa.filters.mel's defaults, which DAC uses.
+    """
+    edges = mel_to_hertz(np.linspace(0, hertz_to_mel(SAMPLE_RATE / 2), bins + 2))
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, window // 2 + 1)
+    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+def hertz_to_mel(hertz: float) -> float:
+    """Slaney's scale for 1 kHz and above, where 27 mels make a factor of 6.4; 1 kHz is 15 mels."""
+    return 15 + 27 * float(np.log(hertz / 1000) / np.log(6.4))
+
+
+def mel_to_hertz(mels: np.ndarray) -> np.ndarray:
+    """Slaney's scale: linear below 1 kHz, logarithmic above."""
+    return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+
+
+def speech_stoi(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """Short-time objective intelligibility (Taal et al. 2011) of two waveforms float32 [n], at most 1, by `pystoi`.
+
+    None where the original holds too little speech to tell (0.4 s). Raises SettingsError for lengths that differ and
+    ImportError without the package.
+    """
+    check_lengths(original, decoded)
+    from pystoi import stoi
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        try:
+            return float(stoi(original, decoded, SAMPLE_RATE))
+        except RuntimeWarning:
+            return None
+
+
+def speech_pesq(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """Wide-band PESQ (ITU-T P.862.2) of two waveforms float32 [n], about 1 to 4.64, by `pesq`.
+
+    None where it is not defined: one of the sounds is silent, or too short. Raises SettingsError for lengths that
+    differ and ImportError without the package.
+    """
+    check_lengths(original, decoded)
+    from pesq import BufferTooShortError, NoUtterancesError, pesq
+
+    if not original.any() or not decoded.any():
+        return None
+    try:
+        return float(pesq(SAMPLE_RATE, original, decoded, "wb"))
+    except (BufferTooShortError, NoUtterancesError):
+        return None
+
+
+def explain_absence(metric: str) -> str | None:
+    """Why `metric` ("mel", "stft", "stoi", "pesq") cannot be computed here, or None."""
+    package = PACKAGES.get(metric)
+    if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    return f"not installed: pip install {package}"
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """What of a codebook some tokens use.
+
+    `tokens` counted, `entries` of the codebook, `used` of them at least once, `share` = used / entries, `bits` a token
+    (the entropy of the tokens' frequencies), `perplexity` = 2^bits: as many entries, used evenly, would carry as much.
+    N tokens show at most N entries and log2 N bits: both are lower bounds where tokens are few beside the entries.
+    """
+
+    tokens: int
+    entries: int
+    used: int
+    share: float
+    bits: float
+    perplexity: float
+
+
+def measure_use(tokens: np.ndarray, entries: int) -> CodebookUse:
+    """Codebook use of integer tokens of any shape, 0 to `entries` - 1.
+
+    Raises SettingsError for none and for tokens out of range.
+    """
+    flat = np.asarray(tokens).ravel()
+    if not flat.size or flat.min() < 0 or flat.max() >= entries:
+        given = f"tokens {flat.min()} to {flat.max()}" if flat.size else "no tokens"
+        raise SettingsError(given, f"tokens 0 to {entries - 1}")
+    counts = np.unique(flat, return_counts=True)[1]
+    shares = counts / flat.size
+    bits = max(0.0, float(-(shares * np.log2(shares)).sum()))  # one entry alone would give -0
+    return CodebookUse(flat.size, entries, len(counts), len(counts) / entries, bits, 2.0**bits)
+
+
+def find_delay(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Samples by which one system's output comes late, at most 960 (60 ms) either way, to 8: one figure for all pairs.
+
+    `pairs` are (original [n], decoded [n']), a tenth of a second at least. It is the peak of the cross-correlation of
+    the spectral envelopes, summed over the pairs at equal loudness. Of envelopes, as vocoders do not keep phases: on
+    the waveforms of Codec2 the peak lies at one pitch period or another. One figure, as a delay is a system's, and a
+    clip's own peak may be chance.
+    """
+    lags = range(-MAX_DELAY // ENVELOPE_HOP, MAX_DELAY // ENVELOPE_HOP + 1)
+    scores = np.zeros(len(lags))
+    for original, decoded in pairs:
+        n = min(len(original), len(decoded))
+        here, there = compute_envelope(original[:n]), compute_envelope(decoded[:n])
+        energy = float(np.sqrt((here**2).sum() * (there**2).sum()))
+        here, there = here - here.mean(axis=0), there - there.mean(axis=0)  # what is steady has no delay
+        if energy > 0:
+            frames = len(here)
+            for i, lag in enumerate(lags):
+                early = here[max(0, -lag) : frames - max(0, lag)]
+                late = there[max(0, lag) : frames - max(0, -lag)]
+                scores[i] += float(np.vdot(early, late)) / energy
+    best = max(range(len(lags)), key=lambda i: (scores[i], -abs(lags[i])))
+    return lags[best] * ENVELOPE_HOP
+
+
+def compute_envelope(samples: np.ndarray) -> np.ndarray:
+    """Roots of the magnitudes in 65 bands, every 8 samples, float32 [frames, 65]; edges of padding would not move."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, ENVELOPE_WINDOW)[::ENVELOPE_HOP]
+    return np.sqrt(np.abs(np.fft.rfft(frames * hann(ENVELOPE_WINDOW), axis=1))).astype(np.float32)
+
+
+def undo_delay(decoded: np.ndarray, delay: int, samples: int) -> np.ndarray:
+    """`decoded` [n'] moved `delay` samples to the front (to the back, if negative), cut or zero-padded to `samples`."""
+    moved = decoded[delay:] if delay >= 0 else np.pad(decoded, (-delay, 0))
+    return np.pad(moved[:samples], (0, max(0, samples - len(moved))))
+
+
+def check_lengths(original: np.ndarray, decoded: np.ndarray) -> None:
+    if original.shape != decoded.shape or original.ndim != 1:
+        given = f"waveforms {list(original.shape)} and {list(decoded.shape)}"
+        raise SettingsError(given, "two waveforms [n] of the same length", "use undo_delay first")

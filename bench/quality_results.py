@@ -1,0 +1,217 @@
+"""What `bench/quality.py` has measured: the JSON, kept after each result, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from bench.rtf import round_floats
+from sc_runtime.errors import SettingsError
+from sc_runtime.files import write_atomically
+from sc_runtime.presets import PRESETS, Sampling
+
+FORMAT = 1  #: of the JSON
+DOMAINS = ("speech", "music", "sound")
+ALL = "all"  #: domains together
+CODEC, CEILING, FLOOR, SEMANTIC = "codec", "ceiling", "floor", "no acoustic tokens"  #: rows; other codecs' are theirs
+DISTANCES = ("mel", "stft")  #: metrics of which less is better
+SETTING = ("sampling", "backend", "precision")  #: that a point of the curves is measured at
+
+log = Console(stderr=True, highlight=False)
+
+
+class Results:
+    """The JSON: what was measured so far. Written anew after each result."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path, self.document = path, document
+        self.started, self.changed = time.perf_counter(), False
+
+    @classmethod
+    def open(cls, path: Path, task: dict[str, Any]) -> Results:
+        """Go on with the results at `path`, or begin. Raises SettingsError where they are of another task."""
+        document: dict[str, Any] = {"format": FORMAT, "task": task, "rows": [], "codebooks": [], "curves": []}
+        if not path.exists():
+            return cls(path, document)
+        try:
+            found = json.loads(path.read_text())
+            earlier = found["task"] if found["format"] == FORMAT else {}
+        except (ValueError, KeyError, TypeError):
+            earlier = {}
+        changed = [key for key, value in task.items() if earlier.get(key) != value]
+        if changed:
+            given = f"{path} holds results of another task (other {' and '.join(changed)})"
+            raise SettingsError(given, "results of the same task to go on with", "remove it or choose another --out")
+        return cls(path, found)
+
+    def find(self, section: str, key: dict[str, Any], metrics: Sequence[str] = ()) -> dict[str, Any] | None:
+        """The result of `key`, if it is there with all `metrics`."""
+        for cell in self.document[section]:
+            if matches(cell, key) and set(metrics) <= set(cell.get("metrics", {})):
+                return cell
+        return None
+
+    def add(self, section: str, key: dict[str, Any], result: dict[str, Any]) -> None:
+        """Keep a result, in the place of an older one of its key."""
+        cell = key | round_floats(result) | {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        others = [other for other in self.document[section] if not matches(other, key)]
+        self.document[section] = [*others, cell]
+        self.changed = True
+        self.write()
+        said = f"skipped, {cell['skipped']}" if "skipped" in cell else describe_means(cell)
+        log.print(f"{describe_key(key)}: {said}", soft_wrap=True)
+
+    def skip(self, section: str, key: dict[str, Any], reason: str) -> None:
+        """Keep why a result is not there, once."""
+        if self.find(section, key | {"skipped": reason}):
+            log.print(f"{describe_key(key)}: skipped, {reason}", soft_wrap=True)
+        else:
+            self.add(section, key, {"skipped": reason})
+
+    def finish(self, run: dict[str, Any], curve_clips: int) -> None:
+        """Add what follows from the results: goals, and the curves of `curve_clips` clips against their yardstick.
+
+        `run` describes this run, and is kept if it measured anything.
+        """
+        if self.changed:
+            took = self.document.get("took_s", 0) + time.perf_counter() - self.started
+            self.document |= round_floats(run | {"took_s": took})
+        self.document["goals"] = round_floats(list_goals(self.document))
+        self.document["samplings"] = round_floats(compare_samplings(self.document, curve_clips))
+        self.write()
+
+    def write(self) -> None:
+        text = json.dumps(self.document, indent=1, ensure_ascii=False)
+        lists = re.compile(r"\[[^][{}\"]*\]")  # of numbers only: one line each
+        text = lists.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)
+        write_atomically(self.path, (text + "\n").encode())
+
+
+def matches(cell: dict[str, Any], key: dict[str, Any]) -> bool:
+    return all(cell.get(name) == value for name, value in key.items())
+
+
+def describe_key(key: dict[str, Any]) -> str:
+    """A result's name for the log."""
+    if "sampling" not in key:
+        return f"{key['domain']}, {key.get('row') or key['codebook'] + ' codebook'}"
+    return f"{key['domain']}, {label_sampling(key['sampling'])}, {key['backend']} {key['precision']}"
+
+
+def describe_means(cell: dict[str, Any]) -> str:
+    if "perplexity" in cell:
+        return f"{cell['share']:.1%} used, {cell['bits']:.2f} bits"
+    scores = [f"{name} {format_score(name, score['mean'])}" for name, score in cell["metrics"].items()]
+    return f"{', '.join(scores)} (delay {cell['delay_samples'] / 16:.1f} ms)"
+
+
+def write_sampling(sampling: Sampling) -> dict[str, Any]:
+    """As JSON has it."""
+    return asdict(sampling) | {"interval": list(sampling.interval)}
+
+
+def label_sampling(sampling: dict[str, Any]) -> str:
+    return f"{sampling['solver']} {sampling['steps']} steps, guidance {sampling['guidance']:g}, η {sampling['eta']:g}"
+
+
+def format_score(metric: str, score: float | None) -> str:
+    return "none" if score is None else f"{score:.3f}" if metric == "stoi" else f"{score:.2f}"
+
+
+def compare_samplings(document: dict[str, Any], clips: int) -> list[dict[str, Any]]:
+    """Each sampling of the curves against the yardstick, the mean over the domains, losses in percent.
+
+    The yardstick, which comes first, is the codec as the rows have it. A loss is of the mean; its standard error is
+    that of the clips' differences, as all had the same clips and noise. STOI is of speech. Only samplings that every
+    domain of the file has on `clips` clips are compared.
+    """
+    task = document["task"]
+    wanted = {name: min(clips, entry["clips"]) for name, entry in task["clips"].items()}
+    groups: dict[str, dict[str, Any]] = {}
+    for cell in document["curves"]:
+        if "metrics" in cell and wanted.get(cell["domain"]) == cell["clips"]:
+            groups.setdefault(name_setting(cell), {})[cell["domain"]] = cell
+    complete = {name: cells for name, cells in groups.items() if set(cells) == set(wanted)}
+    yardsticks = complete.get(name_setting({"sampling": task["sampling"], **task["backend"]}), {})
+    presets = {name: write_sampling(preset) for name, preset in PRESETS.items()} | {"reference": task["sampling"]}
+    compared = []
+    for cells in [yardsticks, *(cells for cells in complete.values() if cells is not yardsticks)] if yardsticks else []:
+        any_cell = next(iter(cells.values()))
+        equal = [cell["equal_tokens"] for cell in cells.values() if "equal_tokens" in cell]
+        entry = {name: any_cell[name] for name in (*SETTING, "branches")} | {
+            "presets": [name for name, sampling in presets.items() if sampling == any_cell["sampling"]],
+            "equal_tokens": float(np.mean(equal)) if equal else None,
+        }
+        for metric in ("mel", "stft", "stoi"):
+            if scores := compare_metric(metric, list(cells.values()), list(yardsticks.values())):
+                entry[metric] = scores
+        compared.append(entry)
+    return compared
+
+
+def name_setting(cell: dict[str, Any]) -> str:
+    return json.dumps([cell[name] for name in SETTING], sort_keys=True)
+
+
+def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Mean over the domains that have `metric`, and its loss on the yardstick in percent; None where none has it."""
+    ours, theirs, errors = [], [], []
+    for cell in cells:
+        yardstick = next(other for other in yardsticks if other["domain"] == cell["domain"])
+        if metric not in cell["metrics"] or metric not in yardstick["metrics"]:
+            continue
+        values = zip(cell["metrics"][metric]["values"], yardstick["metrics"][metric]["values"], strict=True)
+        pairs = np.array([pair for pair in values if None not in pair], np.float64).reshape(-1, 2)
+        if len(pairs):
+            ours.append(pairs[:, 0].mean())
+            theirs.append(pairs[:, 1].mean())
+            errors.append(np.std(pairs[:, 0] - pairs[:, 1], ddof=1) / len(pairs) ** 0.5 if len(pairs) > 1 else np.nan)
+    if not ours or not np.mean(theirs):
+        return None
+    percent = 100 / float(np.mean(theirs))
+    loss = float(np.mean(ours) - np.mean(theirs)) if metric in DISTANCES else float(np.mean(theirs) - np.mean(ours))
+    error = float(np.sqrt(np.square(errors).sum())) / len(errors)
+    return {
+        "mean": float(np.mean(ours)),
+        "loss_percent": percent * loss,
+        "standard_error_percent": None if np.isnan(error) else percent * error,
+    }
+
+
+def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The goals of the embedded model beside what was reached, as far as it was measured."""
+    means = {
+        (cell["row"], cell["domain"], metric): score["mean"]
+        for cell in document["rows"]
+        for metric, score in cell.get("metrics", {}).items()
+        if score["mean"] is not None
+    }
+    goals = []
+
+    def add(goal: str, reached: float, at_least: float | None = None, at_most: float | None = None) -> None:
+        met = (at_least is None or reached >= at_least) and (at_most is None or reached <= at_most)
+        bound = {"at_least": at_least} if at_most is None else {"at_most": at_most}
+        goals.append({"goal": goal, "reached": reached, **bound, "met": met})
+
+    if (stoi := means.get((CODEC, "speech", "stoi"))) is not None:
+        add("STOI of speech", stoi, at_least=0.8)
+        if (other := means.get(("Codec2 700C", "speech", "stoi"))) is not None:
+            add("STOI of speech, less that of Codec2 700C", stoi - other, at_least=0)
+    for domain in DOMAINS:
+        for row, bound in ((CEILING, 1.3), *([("Opus 6k", 1.0)] if domain != "speech" else [])):
+            ours, other = means.get((CODEC, domain, "mel")), means.get((row, domain, "mel"))
+            if ours is not None and other:
+                add(f"mel distance of {domain}, over that of {row}", ours / other, at_most=bound)
+    for cell in document["codebooks"]:
+        if cell["domain"] == ALL:
+            add(f"share of the {cell['codebook']} codebook used", cell["share"], at_least=0.5)
+    return goals
