@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 VERIFIED = ".verified.json"
 BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
 BUILD_COMMAND = "python -m export.build --tps 50"
+EMBEDDED = Path(__file__).with_name("embedded")  #: the trained model that comes with the package
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Manifest:
     command: str  #: that builds this bundle again
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
+    trained: bool = False  #: whether the weights mean anything: stand-in weights do not
+    precision: str = "float32"  #: of the graphs' arithmetic: "float32", or "fp16" with float32 islands
     schedule: Schedule = field(default_factory=Schedule)
     made_with: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -156,6 +159,8 @@ class Bundle:
 
     @property
     def remedy(self) -> str:
+        if self.path == EMBEDDED:
+            return "it came with the package: pip install --force-reinstall sc-runtime"
         return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
 
     def choose_config(self, vocab: int | None = None) -> CodecConfig:
@@ -180,24 +185,35 @@ class Bundle:
             self.verify(file)
         return self.path / entry.files[0]
 
+    def count_bytes(self, graph: str) -> int:
+        """Bytes of the graph `graph` with its weights."""
+        return sum(self.manifest.files[file].bytes for file in self.manifest.graphs[graph].files)
+
     def load_codebook(self, name: str) -> np.ndarray:
-        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified, mapped from disk."""
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified.
+
+        Mapped from disk, but for one that is stored as float16 because that holds it exactly.
+        """
         file = f"{name}.npy"
         self.verify(file)
-        return np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+        return np.load(self.path / file, mmap_mode="r", allow_pickle=False).astype(np.float32, copy=False)
 
     def verify(self, file: str) -> None:
         """Compare one file's hash with the manifest's. Raises BundleError naming the file."""
         entry = self.manifest.files.get(file)
         if entry is None:
             raise BundleError(f"{self.path}: {file} is not in the manifest", "a complete bundle", self.remedy)
+        self.verify_hash(file, entry.sha256, self.remedy)
+
+    def verify_hash(self, file: str, sha256: str, remedy: str) -> None:
+        """Compare one file's hash with `sha256`, unless it was before. Raises BundleError naming the file."""
         path = self.path / file
         stamp = take_stamp(path)
-        if self._verified.get(file) == [entry.sha256, stamp]:
+        if self._verified.get(file) == [sha256, stamp]:
             return
-        if hash_file(path) != entry.sha256:
-            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {entry.sha256[:12]}…", self.remedy)
-        self._verified[file] = [entry.sha256, stamp]
+        if hash_file(path) != sha256:
+            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
+        self._verified[file] = [sha256, stamp]
         self._remember()
 
     @cached_property
@@ -249,24 +265,28 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
 
 
 def locate_bundle(bundle: str | Path | None = None) -> Path:
-    """The folder of `bundle` (a path or a built bundle's name), else of $SC_RUNTIME_BUNDLE, else the newest built.
+    """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
 
-    Raises BundleError naming what there is.
+    With neither, the newest built bundle of trained weights, and the embedded one where none is built. Raises
+    BundleError naming what there is.
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
-    built = list_bundles()
-    if wanted:
-        for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
-            if candidate.is_dir():
-                return candidate
-        names = ", ".join(path.name for path in built) or "none yet"
-        raise BundleError(
-            f"bundle {str(wanted)!r} not found", f"a folder or the name of a built bundle ({names})", BUILD_COMMAND
-        )
-    if not built:
-        raise BundleError(
-            f"no bundle in {bundles_folder()}",
-            "a built one",
-            f"build one: {BUILD_COMMAND} (or with stand-in weights, offline: {BUILD_COMMAND} --seeded 1)",
-        )
-    return built[0]
+    if not wanted:
+        return next(filter(is_trained, list_bundles()), EMBEDDED)
+    for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
+        if candidate.is_dir():
+            return candidate
+    if str(wanted) == EMBEDDED.name:
+        return EMBEDDED
+    names = ", ".join([*(path.name for path in list_bundles()), EMBEDDED.name])
+    raise BundleError(
+        f"bundle {str(wanted)!r} not found", f"a folder or the name of a built bundle ({names})", BUILD_COMMAND
+    )
+
+
+def is_trained(path: Path) -> bool:
+    """Whether the bundle in `path` has trained weights; what cannot be read has none."""
+    try:
+        return Manifest.from_json((path / MANIFEST).read_text()).trained
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

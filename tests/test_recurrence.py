@@ -1,0 +1,217 @@
+"""The BiLSTM taken apart, and the weights it is built from, against a plain LSTM in float64."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime.backends.fastest import FastestBackend
+from sc_runtime.backends.openvino import OpenVinoGraph
+from sc_runtime.backends.recurrence import OUTPUT, ROWS, RecurrentGraph
+from sc_runtime.backends.select import choose_backend
+from sc_runtime.bundle import Bundle
+from sc_runtime.errors import BundleError
+from sc_runtime.initializers import Initializers
+
+onnx = pytest.importorskip("onnx")
+openvino = pytest.importorskip("openvino")
+
+Weights = dict[str, np.ndarray]
+
+
+def save_encoder(path: Path, weights: Weights, external: bool = True) -> Path:
+    """An ONNX file with these initializers and nothing else."""
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], [], tensors))
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=external,
+        location=f"{path.name}.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    return path
+
+
+def draw_weights(width: int, layers: int, seed: int = 0) -> Weights:
+    """Of a stack [L, B, 2H] -> [L, B, H / 2], large enough to drive the gates far from their linear part."""
+    generator = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {OUTPUT: (2 * width, width // 2)}
+    for layer in range(layers):
+        shapes |= {
+            f"w{layer}": (2, 4 * width, 2 * width if layer else width),
+            f"r{layer}": (2, 4 * width, width),
+            f"b{layer}": (2, 8 * width),
+        }
+    return {
+        name: generator.standard_normal(shape, np.float32) / np.float32(width**0.25) for name, shape in shapes.items()
+    }
+
+
+def run_plainly(weights: Weights, x: np.ndarray) -> np.ndarray:
+    """The definition: torch's documentation of `nn.LSTM`, in ONNX's gate order and float64."""
+
+    def sigmoid(values: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-values))
+
+    layer, sequence = 0, x.astype(np.float64)
+    while f"w{layer}" in weights:
+        w, r, b = (weights[f"{kind}{layer}"].astype(np.float64) for kind in "wrb")
+        outputs = []
+        for side, times in enumerate((range(x.shape[1]), reversed(range(x.shape[1])))):
+            hidden = cell = np.zeros((len(x), r.shape[2]))
+            states: dict[int, np.ndarray] = {}
+            for time in times:
+                gates = sequence[:, time] @ w[side].T + hidden @ r[side].T + b[side].reshape(2, -1).sum(axis=0)
+                i, o, f, candidate = np.split(gates, 4, axis=1)
+                cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(candidate)
+                states[time] = hidden = sigmoid(o) * np.tanh(cell)
+            outputs.append(np.stack([states[time] for time in range(x.shape[1])], axis=1))
+        sequence = np.concatenate(outputs, axis=2)
+        layer += 1
+    return sequence @ weights[OUTPUT].astype(np.float64)
+
+
+def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
+    assert found.shape == truth.shape
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+
+
+def open_graph(path: Path, precision: str = "f32") -> RecurrentGraph:
+    return RecurrentGraph(openvino.Core(), Initializers(path), {"INFERENCE_PRECISION_HINT": precision})
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return draw_weights(width=32, layers=3)
+
+
+@pytest.fixture(scope="module")
+def encoder(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder") / "encoder.onnx", weights)
+
+
+@pytest.fixture(scope="module")
+def graph(encoder: Path) -> RecurrentGraph:
+    return open_graph(encoder)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length"),
+    [
+        (1, 1),
+        (1, 40),
+        (3, 41),
+        (2, ROWS // 2),  # exactly one part
+        (2, ROWS // 2 + 1),  # and a part of a single position
+        (5, ROWS // 2 + 7),  # parts of unequal length
+        (ROWS + 1, 3),  # parts of one position
+    ],
+)
+def test_float32_is_the_plain_lstm(graph: RecurrentGraph, weights: Weights, batch: int, length: int) -> None:
+    x = np.random.default_rng(length).standard_normal((batch, length, 32), np.float32)
+    found = graph.run({"features": x})["acoustic"]
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert relative_error(found, run_plainly(weights, x)) < 1e-5
+
+
+def test_answers_do_not_change_when_the_graph_runs_again(graph: RecurrentGraph) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 300, 32), np.float32)
+    first = graph.run({"features": x})["acoustic"]
+    kept = first.copy()
+    graph.run({"features": -x})
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(graph.run({"features": x})["acoustic"], kept)
+
+
+def test_windows_of_a_batch_do_not_meet(graph: RecurrentGraph) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 100, 32), np.float32)
+    alone = np.concatenate([graph.run({"features": window[None]})["acoustic"] for window in x])
+    assert relative_error(graph.run({"features": x})["acoustic"], alone) < 1e-6
+
+
+def test_bfloat16_rounds_products_only(encoder: Path, weights: Weights) -> None:
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    x = np.random.default_rng(0).standard_normal((3, 200, 32), np.float32)
+    truth = run_plainly(weights, x)
+    error = relative_error(open_graph(encoder, "bf16").run({"features": x})["acoustic"], truth)
+    assert 1e-5 < error < 0.05
+
+
+def test_the_exported_encoder_gives_what_onnxruntime_gives(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    x = np.random.default_rng(0).standard_normal((3, 256, 64), np.float32)
+    graph = choose_backend("openvino", precision="float32").open(bundle, "acoustic_encoder")
+    assert isinstance(graph, RecurrentGraph)
+    found = graph.run({"features": x})
+    truth = choose_backend("onnxruntime").open(bundle, "acoustic_encoder").run({"features": x})
+    assert found.keys() == truth.keys()
+    assert relative_error(found["acoustic"], truth["acoustic"]) < 1e-5
+
+
+def test_auto_takes_it_for_a_large_encoder(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    assert not isinstance(FastestBackend().open(bundle, "acoustic_encoder"), RecurrentGraph)
+    monkeypatch.setattr("sc_runtime.backends.fastest.SMALL_BYTES", 0)
+    assert isinstance(FastestBackend().open(bundle, "acoustic_encoder"), RecurrentGraph)
+
+
+def test_initializers_are_those_of_onnx(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")  # onnx reads no data with hard links, as builds leave them
+    for path in copy.glob("*.onnx"):
+        model = onnx.load(path)
+        truth = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        truth = {name: array for name, array in truth.items() if array.dtype == np.float32}
+        found = Initializers(path).arrays
+        assert found.keys() == truth.keys()
+        for name, array in truth.items():
+            np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_initializers_inside_the_file(tmp_path: Path) -> None:
+    weights = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([[1]]), "c": np.arange(3)}
+    found = Initializers(save_encoder(tmp_path / "whole.onnx", weights, external=False)).arrays
+    assert found.keys() == {"a", "b"}
+    np.testing.assert_array_equal(found["a"], weights["a"], strict=True)
+
+
+def test_released_weights_are_read_again(encoder: Path, weights: Weights) -> None:
+    initializers = Initializers(encoder)
+    for _ in range(2):
+        np.testing.assert_array_equal(initializers.arrays["w1"], weights["w1"])
+        initializers.release()
+
+
+def test_damaged_files_are_bundle_errors(encoder: Path, weights: Weights, tmp_path: Path) -> None:
+    path = save_encoder(tmp_path / "encoder.onnx", weights)
+    data = tmp_path / "encoder.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
+        Initializers(path)
+    data.unlink()
+    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
+        Initializers(path)
+    path.write_bytes(encoder.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
+        Initializers(path)
+    path.write_bytes(b"\x3a\xff\xff")
+    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
+        Initializers(path)
+
+
+def test_openvino_compiles_audiomae_once_whatever_the_batch(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    graph = choose_backend("openvino", precision="float32").open(bundle, "audiomae")
+    assert isinstance(graph, OpenVinoGraph)
+    fbank = np.random.default_rng(0).standard_normal((3, 1024, 128), np.float32)
+    found = graph.run({"fbank": fbank})["features"]
+    graph.run({"fbank": fbank[:1]})
+    assert len(graph.compiled) == 1
+    truth = choose_backend("onnxruntime").open(bundle, "audiomae").run({"fbank": fbank})["features"]
+    assert relative_error(found, truth) < 1e-5
