@@ -26,11 +26,12 @@ from filelock import FileLock
 
 from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle
 from sc_runtime.errors import BundleError, CheckpointError, CodecError, OutputError, VerificationError
-from sc_runtime.export import build, verify
-from sc_runtime.export.build import build_bundle, name_bundle, write_recipe
+from sc_runtime.export import build, recipes, verify
+from sc_runtime.export.build import build_bundle, name_bundle
 from sc_runtime.export.checkpoint import Folder, SeededWeights
-from sc_runtime.export.graphs import GRAPHS
+from sc_runtime.export.graphs import GRAPHS, NETWORKS, read_tensors
 from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.recipes import write_recipe
 from tests.conftest import ROOT
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook
@@ -39,6 +40,7 @@ SIZES = choose_sizes("tiny", 50, 4096)
 WIDTH = SIZES.config.feature_width
 FEW = ("acoustic_encoder", "vae_decoder")  #: one graph of each checkpoint file, the quickest to trace
 SMALL = dataclasses.replace(SIZES, vae_residual_blocks=0)
+RATELESS = ("vae_decoder", "hifigan")  #: graphs that are the same at every rate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,10 +92,12 @@ def test_the_manifest_is_true(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, name: str) -> None:
+def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
     entry = json.loads((tiny_bundle / MANIFEST).read_text())["graphs"][name]
     model = onnx.load(tiny_bundle / entry["files"][0], load_external_data=False)
-    onnx.checker.check_model(str(tiny_bundle / entry["files"][0]))
+    for file in entry["files"]:  # a copy: bundles share files by hard links, from which onnx reads no weights
+        shutil.copyfile(tiny_bundle / file, tmp_path / file)
+    onnx.checker.check_model(str(tmp_path / entry["files"][0]))
     for values, specs in ((model.graph.input, entry["inputs"]), (model.graph.output, entry["outputs"])):
         assert [value.name for value in values] == list(specs)
         for value, spec in zip(values, specs.values(), strict=True):
@@ -311,20 +315,61 @@ def test_other_weights_make_another_graph(built: Path, monkeypatch: pytest.Monke
 def test_recipes_know_weights_sizes_and_sources_but_not_the_vocabulary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(size: str = "tiny", tps: int = 50, vocab: int = 4096, seed: int = 1) -> str:
-        return write_recipe("hifigan", choose_sizes(size, tps, vocab), SeededWeights(seed))
+    def write(graph: str, size: str = "tiny", tps: int = 50, vocab: int = 4096, seed: int = 1) -> str:
+        return write_recipe(graph, choose_sizes(size, tps, vocab), SeededWeights(seed))
 
-    recipe = write()
-    assert write(vocab=32768) == recipe
-    assert len({recipe, write(seed=2), write(tps=25), write(size="full")}) == 4
+    before = {graph: write(graph) for graph in GRAPHS}
+    assert len(set(before.values())) == len(GRAPHS)
+    for graph, recipe in before.items():
+        assert write(graph, vocab=32768) == recipe
+        assert len({recipe, write(graph, seed=2), write(graph, size="full")}) == 3
+        assert (write(graph, tps=25) == recipe) == (graph in RATELESS)
     copy = tmp_path / "export"
     shutil.copytree(ROOT / "export", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(build, "__file__", str(copy / "build.py"))
-    assert write() == recipe
-    for name, same in (("build.py", True), ("trace.py", False)):
-        with (copy / name).open("a") as file:
-            file.write("# changed\n")
-        assert (write() == recipe) == same, name
+    monkeypatch.setattr(recipes, "__file__", str(copy / "recipes.py"))
+    assert {graph: write(graph) for graph in GRAPHS} == before
+    for path in copy.rglob("*.py"):
+        source = path.read_text()
+        path.write_text(source + "# changed\n")
+        changed = {graph for graph in GRAPHS if write(graph) != before[graph]}
+        name = path.relative_to(copy).as_posix()
+        assert changed == {graph for graph, entry in GRAPHS.items() if shapes_graph(name, entry.network)}, name
+        path.write_text(source)
+
+
+def shapes_graph(source: str, network: str) -> bool:
+    """Whether a graph of `network` is made by the file `source` of the package."""
+    return source in ("graphs.py", "trace.py", f"networks/{network}.py")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_size_is_read_that_the_recipe_does_not_know(name: str) -> None:
+    """Not when weights are found, nor by the torch reference, nor later, by a module that has kept the record."""
+    graph, read = GRAPHS[name], {}
+    noted: Any = recipes.Noted(SIZES, read)
+    network = NETWORKS[graph.network]
+    tensors = read_tensors(network.file, SeededWeights(1), SIZES)
+    graph.reference(network.load(noted, tensors), noted)
+    with torch.device("meta"):
+        module = graph.trace(noted)
+    for tensor in (*module.state_dict(), *dict(module.named_buffers())):
+        graph.find(network, tensors, noted, tensor)
+    assert read.items() <= dict(recipes.list_sizes(name, SIZES)).items()
+    kept = [part for part in module.modules() if any(type(v) is recipes.Noted for v in vars(part).values())]
+    assert not kept
+
+
+def test_what_does_not_depend_on_the_rate_is_built_once_for_all_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: list[str]
+) -> None:
+    monkeypatch.setattr(build, "GRAPHS", {name: GRAPHS[name] for name in FEW})
+    folders = []
+    for tps in (50, 100):
+        sizes = dataclasses.replace(choose_sizes("tiny", tps, 4096), vae_residual_blocks=0)
+        folders.append(build_bundle(tmp_path / str(tps), sizes, (4096,), SeededWeights(1), size="tiny").path)
+    assert traced == ["features", "latent", "features"]
+    assert (folders[0] / "vae_decoder.onnx.data").samefile(folders[1] / "vae_decoder.onnx.data")
+    assert hash_folder(folders[0])["acoustic_encoder.onnx"] != hash_folder(folders[1])["acoustic_encoder.onnx"]
 
 
 def test_a_changed_codebook_of_a_checkpoint_is_noticed(
@@ -592,7 +637,7 @@ WRONG = {
     "--vocab 5000 --seeded 1": r"--vocab 5000; expected one or more of 4096, 8192, 16384, 32768",
     "--vocab 4096,many --seeded 1": r"--vocab 4096,many; expected",
     "--vocab , --seeded 1": r"--vocab ,; expected",
-    "--size huge --seeded 1": r"size 'huge'; expected \"full\" or \"tiny\"",
+    "--size huge --seeded 1": r"size 'huge'; expected \"full\", \"embedded\" or \"tiny\"",
     "--size tiny": r"--size tiny with the published weights; .*add --seeded 1",
     "--seeded 1 --checkpoint .": r"--checkpoint and --seeded together; expected one source",
     "--seeded -1": r"--seeded -1; expected 0 to",

@@ -1,0 +1,65 @@
+"""What a graph is made from, as a hash: equal recipes give equal graphs, so that one is built once and shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from .checkpoint import Weights
+from .graphs import GRAPHS
+from .networks.sizes import NetworkSizes
+from .trace import OPSET
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
+SOURCES = ("graphs.py", "trace.py")  #: of this package that shape every graph
+LOWERING, STORAGE = "precision.py", "storage.py"  #: that shape those that are FP16, and those of float16 weights
+
+
+def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights, precision: str = "float32") -> str:
+    """A hash of everything graph `graph` is made from: weights, sizes that it reads, its sources, the exporter."""
+    digest = hashlib.sha256()
+    digest.update(repr((graph, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
+    digest.update(repr([version(package) for package in PACKAGES]).encode())
+    sources = [*SOURCES, f"networks/{GRAPHS[graph].network}.py"]
+    if precision != "float32":
+        sources.append(LOWERING)
+    elif weights.half:
+        sources.append(STORAGE)
+    for source in sources:
+        digest.update((Path(__file__).parent / source).read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def list_sizes(graph: str, sizes: NetworkSizes) -> tuple[tuple[str, Any], ...]:
+    """Every size that the modules and tensors of `graph` read, with its value.
+
+    Noted while they are made, not listed by hand: a list would be wrong one day, and a stale graph taken for a new one.
+    """
+    values: dict[str, Any] = {}
+    noted = cast(NetworkSizes, Noted(sizes, values))
+    with torch.device("meta"):
+        GRAPHS[graph].inputs(noted)
+        GRAPHS[graph].outputs(noted)
+        GRAPHS[graph].trace(noted)
+    return tuple(sorted(values.items()))
+
+
+class Noted:
+    """Stands in for a record of settings, and notes what is read of it under the record's name and the field's."""
+
+    def __init__(self, record: object, values: dict[str, Any]) -> None:
+        self._record, self._values = record, values
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._record, name)
+        if dataclasses.is_dataclass(value):
+            return Noted(value, self._values)
+        self._values[f"{type(self._record).__name__}.{name}"] = value
+        return value
