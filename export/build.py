@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,16 +32,20 @@ from sc_runtime.bundle import (
 )
 from sc_runtime.commands.program import run_app
 from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
+from sc_runtime.files import link_or_copy
 
 from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SeededWeights, Weights, fetch_published
 from .graphs import GRAPHS, NETWORKS, Network, Tensors, read_tensors
 from .networks.sizes import NetworkSizes, choose_sizes
-from .trace import OPSET, save_model, trace
+from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
+from .precision import PRECISIONS, lower_precision, lower_specs
+from .recipes import PACKAGES, write_recipe
+from .storage import shrink, store_half
+from .trace import save_model, trace
 from .verify import draw_inputs, measure_error, run_reference
 
 VOCABULARIES = (4096, 8192, 16384, 32768)
 FILES = ("encoder", "decoder")  #: of a checkpoint
-PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
 
 Report = Callable[[str], None]
 
@@ -63,6 +66,17 @@ def main(
         int | None, typer.Option(help="Stand-in weights of this seed, instead of the hub: no download, no meaning.")
     ] = None,
     size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
+    precision: Annotated[
+        str, typer.Option(help="Of the graphs: float32, or fp16 with float32 islands, for GPUs.")
+    ] = "float32",
+    engines: Annotated[
+        str | None,
+        typer.Option(help="Compile the graphs to plans too: tensorrt for the GPU at hand, rtx with or without one."),
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(help="GPUs that --engines rtx is for, comma-separated; by default the one at hand, else 8.9."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; by default engines/NAME.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is built already.")] = False,
 ) -> None:
@@ -70,6 +84,9 @@ def main(
     console = Console(stderr=True, highlight=False)
     if checkpoint and seeded is not None:
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
+    if precision not in PRECISIONS:
+        raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
+    targets = choose_targets(engines, compute_capability)
     vocabularies = parse_vocabularies(vocab)
     sizes = choose_sizes(size, tps, vocabularies[-1])
     if size != "full" and not checkpoint and seeded is None:
@@ -84,10 +101,15 @@ def main(
         if console.is_terminal:  # no status here: the hub's client draws its own bars
             console.print("Fetching the published weights")
         weights = fetch_published(tps, vocabularies)
-    folder = out or bundles_folder() / name_bundle(tps, vocabularies, weights.label, size)
+    folder = out or bundles_folder() / name_bundle(tps, vocabularies, weights.label, size, precision)
     with console.status("") as status:
-        bundle = build_bundle(folder, sizes, vocabularies, weights, size=size, force=force, report=status.update)
+        bundle = build_bundle(
+            folder, sizes, vocabularies, weights, size=size, precision=precision, force=force, report=status.update
+        )
+        plans = [plan for target in targets for plan in build_plans(bundle, target, force=force, report=status.update)]
     print_table(console, bundle)
+    if plans:
+        print_plans(console, plans)
     console.print(f"Bundle: {bundle.path}", soft_wrap=True)
 
 
@@ -98,6 +120,7 @@ def build_bundle(
     weights: Weights,
     *,
     size: str = "full",
+    precision: str = "float32",
     force: bool = False,
     report: Report = lambda line: None,
 ) -> Bundle:
@@ -108,7 +131,7 @@ def build_bundle(
     VerificationError, BundleError, OutputError.
     """
     folder = folder.resolve()
-    recipes = {name: write_recipe(name, sizes, weights) for name in GRAPHS}
+    recipes = {name: write_recipe(name, sizes, weights, precision) for name in GRAPHS}
     if not force and (built := find_finished(folder, recipes, vocabularies, sizes, weights)):
         return built
     report("Waiting for another build of the same bundle")
@@ -119,9 +142,11 @@ def build_bundle(
             acoustic_vocab=sizes.config.acoustic_vocab,
             width=sizes.config.width,
             weights=weights.description,
-            command=describe_command(sizes, vocabularies, weights, size),
+            command=describe_command(sizes, vocabularies, weights, size, precision),
             graphs={},
             files={},
+            trained=weights.trained,
+            precision=precision,
             made_with={package: version(package) for package in PACKAGES},
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
@@ -133,6 +158,8 @@ def build_bundle(
         graphs = {name: manifest.graphs[name] for name in GRAPHS}
         manifest = dataclasses.replace(manifest, graphs=graphs, files=dict(sorted(manifest.files.items())))
         (stage / MANIFEST).write_text(manifest.to_json())
+        if not force:
+            reuse_plans(Bundle(stage, manifest), [folder])
     return Bundle.load(folder)
 
 
@@ -189,6 +216,10 @@ class Builder:
     ) -> None:
         self.bundle, self.sizes, self.recipes, self.weights, self.report = bundle, sizes, recipes, weights, report
 
+    @property
+    def is_half(self) -> bool:
+        return self.bundle.manifest.precision == "fp16"
+
     def reuse_graphs(self, donors: list[Bundle]) -> list[str]:
         """Take every graph that a donor holds of the same recipe; returns the names of the others."""
         missing = []
@@ -231,6 +262,11 @@ class Builder:
             inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
             find = partial(graph.find, network, tensors, self.sizes)
             model = trace(partial(graph.trace, self.sizes), inputs, outputs, find)
+            if self.is_half:
+                lower_precision(model)
+                inputs, outputs = lower_specs(inputs), lower_specs(outputs)
+            elif self.weights.half:
+                store_half(model)
             self.report(f"{name}: writing")
             paths = save_model(model, self.bundle.path / f"{name}.onnx")
             for path in paths:
@@ -249,8 +285,10 @@ class Builder:
         for name in graphs:
             graph = GRAPHS[name]
             reference, outputs = graph.reference(module, self.sizes), graph.outputs(self.sizes)
+            inputs = graph.inputs(self.sizes)
             cases[name] = [
-                (feeds, run_reference(reference, feeds, outputs)) for feeds in draw_inputs(graph.inputs(self.sizes))
+                (feeds, run_reference(reference, feeds, outputs))
+                for feeds in draw_inputs(lower_specs(inputs) if self.is_half else inputs)
             ]
         del module, reference
         gc.collect()
@@ -263,7 +301,7 @@ class Builder:
 
     def add_array(self, name: str, array: np.ndarray) -> None:
         path = self.bundle.path / f"{name}.npy"
-        np.save(path, np.ascontiguousarray(array, np.float32), allow_pickle=False)
+        np.save(path, shrink(np.ascontiguousarray(array, np.float32)), allow_pickle=False)
         self.record(path)
 
     def record(self, path: Path) -> None:
@@ -285,32 +323,24 @@ def parse_vocabularies(text: str) -> tuple[int, ...]:
     return vocabularies
 
 
-def name_bundle(tps: int, vocabularies: tuple[int, ...], label: str, size: str) -> str:
-    """Such as tps50-v32768, tps25-v4096-v32768-seeded1-tiny: weights that are not the published ones show in it."""
-    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies), label, "" if size == "full" else size]
+def name_bundle(tps: int, vocabularies: tuple[int, ...], label: str, size: str, precision: str = "float32") -> str:
+    """Such as tps50-v32768-fp16, tps25-v4096-v32768-seeded1-tiny: what is not the usual shows in it."""
+    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies), label]
+    parts += [part for part in (size, precision) if part not in ("full", "float32")]
     return "-".join(part for part in parts if part)
 
 
-def describe_command(sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: Weights, size: str) -> str:
+def describe_command(
+    sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: Weights, size: str, precision: str
+) -> str:
     parts = ["python -m export.build --tps", str(sizes.config.tps), "--vocab", ",".join(map(str, vocabularies))]
     if weights.arguments:
         parts.append(weights.arguments)
     if size != "full":
         parts.append(f"--size {size}")
+    if precision != "float32":
+        parts.append(f"--precision {precision}")
     return " ".join(parts)
-
-
-def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights) -> str:
-    """A hash of everything graph `graph` is made from: weights, sizes, this package's sources, the exporter."""
-    digest = hashlib.sha256()
-    ingredients = dataclasses.asdict(sizes)
-    del ingredients["config"]["vocab"]  # the networks do not know it
-    digest.update(repr((graph, OPSET, ingredients, weights.identity)).encode())
-    digest.update(repr([version(package) for package in PACKAGES]).encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        if source.name != Path(__file__).name:
-            digest.update(source.read_bytes())
-    return digest.hexdigest()
 
 
 def list_donors(folder: Path) -> list[Bundle]:
@@ -357,18 +387,18 @@ def find_finished(
     return bundle if same else None
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def print_table(console: Console, bundle: Bundle) -> None:
     table = Table("graph", "MB", "relative error against torch", title=bundle.name)
     for name, entry in bundle.manifest.graphs.items():
         size = sum(bundle.manifest.files[file].bytes for file in entry.files) / 1e6
         table.add_row(name, f"{size:.1f}", f"{entry.error:.1e}")
+    console.print(table)
+
+
+def print_plans(console: Console, plans: list[BuiltPlan]) -> None:
+    table = Table("plan", "for", "MB", "seconds", title="TensorRT")
+    for plan in plans:
+        table.add_row(plan.graph, str(plan.target), f"{plan.bytes / 1e6:.1f}", f"{plan.seconds:.1f}")
     console.print(table)
 
 

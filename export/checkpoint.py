@@ -9,6 +9,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,12 @@ class Weights(Protocol):
     label: str  #: for the bundle's name; empty for the published weights
     arguments: str  #: of `export.build` that name this source again
     identity: str  #: equal for equal weights, different for different ones
+    trained: bool  #: whether they mean anything
+
+    @property
+    def half(self) -> bool:
+        """Whether float16 holds all of them exactly."""
+        ...
 
     def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
         """The tensors `shapes` of the encoder file, float32. Raises CheckpointError when they are not all there."""
@@ -65,6 +72,9 @@ class Weights(Protocol):
 class SeededWeights:
     """Stand-in weights made from (seed, tensor name); the right sizes, no download, no meaning."""
 
+    trained = False
+    half = False
+
     def __init__(self, seed: int) -> None:
         if not 0 <= seed < 2**64:
             raise CheckpointError(f"--seeded {seed}", "0 to 2^64 - 1")
@@ -72,7 +82,7 @@ class SeededWeights:
         self.description = f"stand-in weights, seed {seed}"
         self.label = f"seeded{seed}"
         self.arguments = f"--seeded {seed}"
-        self.identity = f"seeded {seed}"
+        self.identity = f"seeded {seed} {hash_file(Path(__file__).with_name('seeded.py'))}"
 
     def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
         return SeededTensors(self.seed, shapes)
@@ -88,6 +98,8 @@ class Folder:
 
     The hub keeps one codebook_idx/ beside the folders of its three rates, so it is looked for there too.
     """
+
+    trained = True
 
     def __init__(self, folder: Path, tps: int) -> None:
         self.folder, self.tps = folder, tps
@@ -105,6 +117,11 @@ class Folder:
             self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
         except OSError as error:
             raise CheckpointError(f"{folder}: {explain(error)}", "files that can be read") from error
+
+    @cached_property
+    def half(self) -> bool:
+        tensors = (tensor for name in (ENCODER, DECODER) for tensor in read_state(self.folder / name).values())
+        return all(tensor.dtype == torch.float16 for tensor in tensors)
 
     def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
         path = self.folder / ENCODER

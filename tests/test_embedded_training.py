@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,13 @@ from sc_runtime.export.checkpoint import Folder
 from sc_runtime.export.embedded import assembly, training
 from sc_runtime.export.embedded.assembly import assemble, load_audiomae
 from sc_runtime.export.embedded.clusters import cluster_domains
-from sc_runtime.export.embedded.diffusion import DiffusionStage, VectorQuantizer, draw_position_map, draw_steps
+from sc_runtime.export.embedded.diffusion import (
+    DiffusionStage,
+    VectorQuantizer,
+    align_positions,
+    draw_steps,
+    number_tokens,
+)
 from sc_runtime.export.embedded.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
 from sc_runtime.export.embedded.mel import LogMel
 from sc_runtime.export.embedded.mel_vae import MelVaeStage, VaeEncoder
@@ -28,6 +33,7 @@ from sc_runtime.export.embedded.training import Stage, fit, load_average, read_c
 from sc_runtime.export.embedded.vocoder import VocoderStage
 from sc_runtime.export.networks.audiomae import AudioMAE
 from sc_runtime.export.networks.sizes import EMBEDDED, choose_sizes
+from sc_runtime.export.networks.tunet import SpatialTransformer, TUNet, embed_positions
 
 librosa = pytest.importorskip("librosa", reason="the extra `train` is not installed")
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
@@ -191,13 +197,28 @@ def test_positions_tell_every_patch_from_every_other() -> None:
     assert float(distances.min()) > 1e-3
 
 
-def test_the_position_map_tells_every_token_s_place() -> None:
-    places = draw_position_map(EMBEDDED)[0].permute(1, 2, 0)
-    grid = places.reshape(64, 4, 4, 4, -1)
-    assert torch.equal(grid, grid[:, :1, :, :1].expand_as(grid))
-    tokens = grid[:, 0, :, 0].reshape(256, -1)
-    assert float((torch.cdist(tokens, tokens) + torch.eye(256) * 9).min()) > 0.1
-    assert_allclose(tokens[37, :2].numpy(), [math.sin(37), math.cos(37)], atol=1e-4)
+def test_places_number_the_tokens_of_their_time_and_frequency() -> None:
+    tokens = number_tokens(EMBEDDED.config, 256, 16)
+    assert torch.equal(tokens.reshape(64, 4, 4, 4)[:, 0, :, 0], torch.arange(256).reshape(64, 4))
+    assert torch.equal(tokens[4 * 37 + 3, 4 * 2 + 1], torch.tensor(37 * 4 + 2))
+    assert torch.equal(number_tokens(EMBEDDED.config, 32, 2)[5], torch.tensor([40, 42]))
+
+
+def test_attention_begins_at_the_token_of_each_place() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        tunet = TUNet(EMBEDDED)
+        align_positions(tunet, EMBEDDED)
+        context = torch.cat([torch.zeros(1, 256, 384), embed_positions(256, 64)[None]], dim=2)
+        for transformer in tunet.modules():
+            if not (isinstance(transformer, SpatialTransformer) and transformer.has_position_map):
+                continue
+            attention = transformer.transformer_blocks[0].attn2
+            places = transformer.position_map.flatten(2).transpose(1, 2)
+            keys, _ = attention.project(context)
+            weights = attention.split_heads(attention.to_q(places)) @ keys.transpose(-1, -2)
+            wanted = number_tokens(EMBEDDED.config, *transformer.position_map.shape[2:]).flatten()
+            assert torch.equal(weights.argmax(dim=3)[0], wanted.expand(weights.shape[1], -1))
 
 
 def test_noisier_steps_are_likelier() -> None:

@@ -6,6 +6,7 @@ signal; not the zero terminal SNR of the paper's text). The conditioning is drop
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 from sc_runtime.bundle import Schedule
 from sc_runtime.conditioning import FILL
-from sc_runtime.config import LATENT_SHAPE, PATCH_ROWS
+from sc_runtime.config import LATENT_SHAPE, PATCH_ROWS, CodecConfig
 from sc_runtime.samplers import compute_alphas
 
 from ..networks.acoustic_encoder import AcousticEncoder
 from ..networks.sizes import NetworkSizes
-from ..networks.tunet import Conditioning, TUNet, embed_positions
+from ..networks.tunet import Conditioning, SpatialTransformer, TUNet, embed_positions
 from .training import half_precision, pick
 
 BATCH = 4  #: small: on a CPU more steps are worth more than more clips a step
@@ -29,6 +30,7 @@ DROPPED = 0.1  #: share of clips whose conditioning is left out
 COMMITMENT = 0.02  #: weight of eq. 4 beside the reconstruction; with more of it the acoustic vectors shrink to a point
 CODEBOOK_DECAY = 0.98  #: of the codebook's moving averages
 OUTPUT_GAIN = 10.0  #: of the BiLSTM's last matrix, over PyTorch's initial one
+PEAK = 12.0  #: of a place's attention to its own token before training
 RARE = 0.1  #: an entry used less than this many times a batch, on average, is drawn anew
 REVIVE_EVERY = 25  #: steps
 
@@ -92,20 +94,39 @@ class VectorQuantizer(nn.Module):
         self.cluster_size[entries] = 1.0
 
 
-def draw_position_map(sizes: NetworkSizes) -> Tensor:
-    """Where each place of a latent lies among the tokens, [1, channels, 256, 16]: the T-UNet's map to begin with.
-
-    Some of the sinusoids that stand in the conditioning (`embed_positions`) at the token of the same time and
-    frequency, so that queries resemble the keys they belong to from the start.
-    """
-    channels, config = sizes.tunet_channels, sizes.config
+def number_tokens(config: CodecConfig, height: int, width: int) -> Tensor:
+    """The position among a window's tokens of each place of a feature map, int64 [height, width]."""
     columns = config.positions // PATCH_ROWS
-    _, times, frequencies = LATENT_SHAPE
-    rows = torch.arange(times) * PATCH_ROWS // times
-    token = rows[:, None] * columns + torch.arange(frequencies) * columns // frequencies
-    pairs = torch.arange(channels // 2) * sizes.position_channels // channels  # spread over all wavelengths
-    taken = torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
-    return embed_positions(config.positions, sizes.position_channels)[:, taken][token].permute(2, 0, 1)[None]
+    rows = torch.arange(height) * PATCH_ROWS // height
+    return rows[:, None] * columns + torch.arange(width) * columns // width
+
+
+def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
+    """Begin with every place attending to the tokens of its own time and frequency.
+
+    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries and
+    keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
+    """
+    positions = embed_positions(sizes.config.positions, sizes.position_channels)
+    channels, head = sizes.tunet_channels, sizes.tunet_head_channels
+    spread = torch.arange(channels // 2) * sizes.position_channels // channels  # pairs of all wavelengths
+    taken = torch.stack([2 * spread, 2 * spread + 1], dim=1).flatten()
+    first = positions[:, taken][number_tokens(sizes.config, *LATENT_SHAPE[1:])]
+    tunet.position_map.copy_(first.permute(2, 0, 1)[None])
+    frequencies = torch.exp(torch.arange(head // 2) * (-2 * math.log(10000.0) / sizes.position_channels))
+    weights = (frequencies / frequencies.sum()).sqrt().repeat_interleave(2)
+    for transformer in tunet.modules():
+        if not (isinstance(transformer, SpatialTransformer) and transformer.has_position_map):
+            continue
+        attention = transformer.transformer_blocks[0].attn2
+        inner = attention.to_q.out_features
+        _, _, height, width = transformer.position_map.shape
+        places = (positions[:, :head] * weights)[number_tokens(sizes.config, height, width)] * head**0.5
+        transformer.position_map.copy_(places.repeat(1, 1, inner // head).permute(2, 0, 1)[None])
+        nn.init.eye_(attention.to_q.weight)
+        attention.to_k.weight.mul_(0.1)
+        keys = (torch.eye(head) * weights * PEAK).repeat(inner // head, 1)
+        attention.to_k.weight[:, -sizes.position_channels :][:, :head] = keys
 
 
 def draw_steps(steps: int, count: int, generator: torch.Generator) -> Tensor:
@@ -124,8 +145,8 @@ class DiffusionStage:
         self.centroids = torch.tensor(data.centroids, device=device)
         self.tunet = TUNet(sizes).to(device)
         with torch.no_grad():
-            if sizes.tunet_position_map:
-                self.tunet.position_map.copy_(draw_position_map(sizes))
+            if sizes.tunet_position_maps:
+                align_positions(self.tunet, sizes)
             nn.init.zeros_(self.tunet.out[2].weight)  # type: ignore[arg-type]
         self.conditioning = Conditioning(self.tunet, sizes).to(device)
         self.acoustic_encoder = AcousticEncoder(sizes).to(device)

@@ -13,8 +13,9 @@ class NetworkSizes:
     """Widths and depths of one codec's networks; the defaults are the published ones.
 
     `config` gives the rate and the feature width D; `lstm_layers` is 4, 3 or 2 at 100, 50 or 25 tps as published.
-    `tunet_position_map` adds a learned map of positions to the T-UNet's first feature map. The published T-UNet has
-    none and learns where it is from the zero padding of its convolutions, which takes more training than ours gets.
+    `tunet_position_maps` adds learned maps of positions to the T-UNet's first feature map and to each that attends to
+    the conditioning. The published T-UNet has none and learns where it is from the zero padding of its convolutions,
+    which takes more training than ours gets.
     """
 
     config: CodecConfig
@@ -26,7 +27,7 @@ class NetworkSizes:
     tunet_residual_blocks: int = 2
     tunet_attention_downsampling: tuple[int, ...] = (2, 4, 8)
     tunet_head_channels: int = 32
-    tunet_position_map: bool = False
+    tunet_position_maps: bool = False
     position_channels: int = 192
     vae_channels: int = 128
     vae_multipliers: tuple[int, ...] = (1, 2, 4)
@@ -49,7 +50,7 @@ EMBEDDED = NetworkSizes(
     tunet_multipliers=(1, 2, 4, 4),
     tunet_residual_blocks=1,
     tunet_attention_downsampling=(4, 8),
-    tunet_position_map=True,
+    tunet_position_maps=True,
     position_channels=64,
     vae_channels=16,
     vae_residual_blocks=1,

@@ -35,11 +35,15 @@ class TUNet(nn.Module):
             return ResidualBlock(inputs, outputs, embedding, sizes.norm_groups)
 
         def attention(channels: int) -> list[nn.Module]:
-            return [SpatialTransformer(channels, None, sizes), SpatialTransformer(channels, sizes.context_width, sizes)]
+            places = tuple(size // downsampling for size in LATENT_SHAPE[1:]) if sizes.tunet_position_maps else None
+            return [
+                SpatialTransformer(channels, None, sizes),
+                SpatialTransformer(channels, sizes.context_width, sizes, places),
+            ]
 
-        if sizes.tunet_position_map:
+        if sizes.tunet_position_maps:
             self.position_map = nn.Parameter(torch.empty(1, base, *LATENT_SHAPE[1:]))
-        self.has_position_map = sizes.tunet_position_map
+        self.has_position_map = sizes.tunet_position_maps
         channels, skips, downsampling = base, [base], 1
         levels = list(enumerate(sizes.tunet_multipliers))
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(latent_channels, base, 3, padding=1)])])
@@ -176,10 +180,22 @@ class Upsampling(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over the positions of a feature map; `context_width` None attends to itself twice."""
+    """A transformer block over the positions of a feature map; `context_width` None attends to itself twice.
 
-    def __init__(self, channels: int, context_width: int | None, sizes: NetworkSizes) -> None:
+    `places` (height, width) of the feature map adds a learned map of its positions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_width: int | None,
+        sizes: NetworkSizes,
+        places: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
+        if places:
+            self.position_map = nn.Parameter(torch.empty(1, channels, *places))
+        self.has_position_map = places is not None
         self.norm = nn.GroupNorm(sizes.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_width, sizes.tunet_head_channels)])
@@ -187,7 +203,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         batch, channels, height, width = x.shape
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        h = self.proj_in(self.norm(x))
+        if self.has_position_map:
+            h = h + self.position_map
+        h = h.flatten(2).transpose(1, 2)
         h = self.transformer_blocks[0](h, context)
         h = h.transpose(1, 2).reshape(batch, channels, height, width)
         return x + self.proj_out(h)

@@ -1,0 +1,237 @@
+"""ONNX graph to TensorRT plan, by polygraphy, for TensorRT and TensorRT-RTX alike.
+
+Networks are strongly typed: a plan computes in the types that its graph states, and float32 is float32, not TF32. A
+plan that is there and matches is kept, one that a neighbouring bundle holds of the same graph is shared.
+
+TensorRT times its kernels on the GPU at hand, and is spared what a timing cache in the user's cache folder remembers.
+TensorRT-RTX compiles them where the plan is loaded: it builds without a GPU, and has nothing to time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from sc_runtime.backends.base import first_line
+from sc_runtime.bundle import Bundle, hash_file, list_bundles
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError
+from sc_runtime.files import link_or_copy, replacing, write_atomically
+from sc_runtime.plans import (
+    FOLDER,
+    MODULES,
+    PlanEntry,
+    Shape,
+    Target,
+    find_capability,
+    find_plan,
+    hash_source,
+    import_library,
+    list_shapes,
+    locate_plan,
+    read_entry,
+)
+
+DEFAULT_CAPABILITY = (8, 9)  #: of plans by TensorRT-RTX where there is no GPU
+LOGGER = "Polygraphy"  #: the name under which polygraphy logs
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    graph: str
+    target: Target
+    bytes: int
+    seconds: float  #: that building took, now or when it was built
+
+
+def choose_targets(engines: str | None, capabilities: str | None) -> list[Target]:
+    """What `--engines` and `--compute-capability` ask plans for.
+
+    Raises SettingsError for what is unknown or does not go together, BackendError where TensorRT finds no GPU,
+    MissingExtraError where a library is not installed.
+    """
+    if engines is None:
+        if capabilities is not None:
+            raise SettingsError(f"--compute-capability {capabilities} without engines", "--engines rtx")
+        return []
+    if engines not in MODULES:
+        raise SettingsError(f"--engines {engines}", f"one of {', '.join(MODULES)}")
+    if engines == "tensorrt" and capabilities is not None:
+        raise SettingsError(
+            f"--compute-capability {capabilities} with TensorRT", "none: its plans are for the GPU at hand"
+        )
+    module, present = import_library(engines), find_capability()
+    if engines == "tensorrt":
+        if present is None:
+            raise BackendError(
+                "--engines tensorrt without a GPU",
+                "the one that the plans are for",
+                "or --engines rtx, which needs none",
+            )
+        chosen = [present]
+    elif capabilities is None:
+        chosen = [present or DEFAULT_CAPABILITY]
+    else:
+        chosen = parse_capabilities(capabilities)
+    if engines == "rtx":
+        check_capabilities(chosen, module)
+    return [Target(engines, module.__version__, capability) for capability in chosen]
+
+
+def parse_capabilities(text: str) -> list[tuple[int, int]]:
+    """Such as "8.9,12.0"."""
+    parts = [re.fullmatch(r"(\d+)\.(\d)", part.strip()) for part in text.split(",")]
+    if not all(parts):
+        raise SettingsError(f"--compute-capability {text}", 'numbers such as "8.9" or "8.9,12.0"')
+    return list(dict.fromkeys((int(part[1]), int(part[2])) for part in parts if part))
+
+
+def check_capabilities(capabilities: list[tuple[int, int]], module: Any) -> None:
+    known = sorted(int(name[2:]) for name in dir(module.ComputeCapability) if re.fullmatch(r"SM\d+", name))
+    for major, minor in capabilities:
+        if 10 * major + minor not in known:
+            raise SettingsError(
+                f"compute capability {major}.{minor}",
+                f"one that TensorRT-RTX {module.__version__} builds for: "
+                + ", ".join(f"{number // 10}.{number % 10}" for number in known),
+            )
+
+
+def build_plans(
+    bundle: Bundle, target: Target, *, force: bool = False, report: Callable[[str], None] = lambda line: None
+) -> list[BuiltPlan]:
+    """A plan of every graph for `target`, in `bundle`; with `force` built again, whatever there is.
+
+    Raises BundleError, BackendError, OutputError, SettingsError.
+    """
+    if not force:
+        reuse_plans(bundle, [path for path in list_bundles(bundle.path.parent) if path != bundle.path], str(target))
+    built = []
+    for graph in bundle.manifest.graphs:
+        try:
+            plan = None if force else find_plan(bundle, graph, target)
+        except BundleError:
+            plan = None
+        if plan is None:
+            report(f"{graph}: compiling for {target}")
+            plan = build_plan(bundle, graph, target)
+        entry = read_entry(plan)
+        assert entry is not None
+        built.append(BuiltPlan(graph, target, entry.bytes, entry.seconds))
+    return built
+
+
+def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
+    """Compile one graph, whatever there is of it, and put the plan in its place."""
+    path, started = bundle.find_graph(graph), time.perf_counter()
+    compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
+    plan = locate_plan(bundle, graph, target)
+    try:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{plan.parent}: {error.strerror}", "a place that can be written to") from error
+    with replacing(plan) as temporary:
+        temporary.write_bytes(compiled)
+    seconds = round(time.perf_counter() - started, 2)
+    entry = PlanEntry(hash_source(bundle, graph), compiled.nbytes, hash_file(plan), seconds)
+    write_atomically(plan.with_suffix(".json"), (json.dumps(dataclasses.asdict(entry), indent=1) + "\n").encode())
+    return plan
+
+
+def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> None:
+    """Take every plan for `target` (its name; any) that the bundles in `donors` hold of a graph of `bundle`."""
+    for donor in donors:
+        for plan in donor.glob(f"{FOLDER}/{target}/*.plan"):
+            entry, own = read_entry(plan), bundle.path / plan.relative_to(donor)
+            if entry is None or plan.stem not in bundle.manifest.graphs or own.exists():
+                continue
+            if entry.source == hash_source(bundle, plan.stem) and hash_file(plan) == entry.sha256:
+                own.parent.mkdir(parents=True, exist_ok=True)
+                for source in (plan, plan.with_suffix(".json")):
+                    link_or_copy(source, own.parent / source.name)
+
+
+def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], target: Target) -> Any:
+    """The plan of the ONNX file `path`, as TensorRT's own buffer. Raises BackendError with what TensorRT says."""
+    trt, rtx = import_polygraphy(target.library)
+    profile = trt.Profile()
+    for name, (least, typical, most) in shapes.items():
+        profile.add(name, least, typical, most)
+    cache = None
+    if target.library == "rtx":
+        config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=[profile])
+    else:
+        cache = locate_timings(target)
+        config = trt.CreateConfig(load_timing_cache=cache, profiles=[profile])
+    with collecting() as said:
+        try:
+            return trt.engine_bytes_from_network(
+                trt.network_from_onnx_path(str(path), strongly_typed=True),
+                config=trt.PostprocessConfig(config, partial(use_float32, target.library)),
+                save_timing_cache=cache,
+            )
+        except Exception as error:  # polygraphy's own shares no base with what the bindings raise
+            reason = first_line(next(iter(said), error))
+            raise BackendError(
+                f"{path}: {MODULES[target.library]} {target.version} refuses it ({reason})",
+                "a graph that it can compile",
+                "try another version of the library",
+            ) from error
+
+
+def use_float32(library: str, builder: Any, network: Any, config: Any) -> None:
+    """Float32 without TF32, which has the 11 bits of half precision: the islands are there for more."""
+    config.clear_flag(import_library(library).BuilderFlag.TF32)
+
+
+def locate_timings(target: Target) -> str:
+    folder = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"{target}.timings")
+
+
+def import_polygraphy(library: str) -> tuple[Any, Any]:
+    """Its modules for TensorRT and for TensorRT-RTX. It works with one of the two libraries in a process."""
+    try:
+        import polygraphy.config
+        from polygraphy.logger import G_LOGGER
+    except ImportError:
+        raise MissingExtraError(
+            "polygraphy is not installed", "the extra `export`", "pip install 'sc-runtime[export]'"
+        ) from None
+    G_LOGGER.module_severity, G_LOGGER.use_python_logging_system = G_LOGGER.ERROR, True
+    G_LOGGER.colors = G_LOGGER.letter = False
+    wanted = library == "rtx"
+    if "polygraphy.backend.trt" in sys.modules and wanted != polygraphy.config.USE_TENSORRT_RTX:
+        raise SettingsError(f"engines of {library} after those of the other library", "one of them in a process")
+    polygraphy.config.USE_TENSORRT_RTX = wanted
+    import polygraphy.backend.tensorrt_rtx
+    import polygraphy.backend.trt
+
+    return polygraphy.backend.trt, polygraphy.backend.tensorrt_rtx
+
+
+@contextmanager
+def collecting() -> Iterator[Sequence[str]]:
+    """Yields what polygraphy and TensorRT say is wrong, line by line, instead of printing it."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(LOGGER)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,137 @@
+"""A float32 graph made an FP16 one, with float32 islands where half precision does not carry the arithmetic.
+
+TensorRT 11 has no switch for this: an engine computes in the types that the graph states. Half precision has 11 bits
+and ends at 65504, so the question is what must not be rounded to it. Whatever multiplies weights may be, as tensor
+cores add up in float32; what stays float32 is listed here and nowhere else:
+
+- normalisations (`ISLANDS`): a sum of squares over up to a quarter of a million values passes 65504;
+- softmax (`ISLANDS`): exponentials, and their sum over up to 4096 positions, span more than half precision does. What
+  this costs in speed, should TensorRT not fuse the attention around it, has not been measured;
+- all that depends on the diffusion step alone (`find_step_nodes`): angles reach 999 rad, where half precision is 0.5
+  wide; what the network makes of their sinusoids comes along, as it is hardly any arithmetic. Measured: without this
+  island the error of the T-UNet is 1.2e-2, with it 2.6e-3 (full size, 100 tps, stand-in weights);
+- the graphs' inputs and outputs, but for the keys and values that go from `conditioning` to every `tunet_step`
+  (`lower_specs`): callers see float32 as before, and nothing is converted in the loop but the latent.
+
+The converters that exist (onnxconverter-common, its copy in ONNX Runtime, ModelOpt AutoCast) take the whole model in
+memory as one protobuf, which ours with 7 GB of weights is not; this one passes on the promises of `trace`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from sc_runtime.bundle import TensorSpec
+
+PRECISIONS = ("float32", "fp16")
+ISLANDS = ("InstanceNormalization", "LayerNormalization", "Softmax")  #: operators computed in float32
+STEP = "step"  #: the input whose dependents are
+KEYS_AND_VALUES = ("key_", "value_")  #: prefixes of the inputs and outputs that are float16
+ACTIVATIONS = {"Resize": 1}  #: how many of an operator's inputs, from the first, are of its type; by default all
+TYPELESS = ("Shape", "Cast")  #: operators that take any type, and give the one they always gave
+
+LOW, HIGH = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+
+def lower_specs(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The inputs or outputs of a graph as its FP16 form has them."""
+    return {
+        name: dataclasses.replace(spec, dtype="float16") if name.startswith(KEYS_AND_VALUES) else spec
+        for name, spec in specs.items()
+    }
+
+
+def lower_precision(model: ir.Model) -> None:
+    """Make `model`, float32 as `trace` gives it, an FP16 graph with float32 islands; weights stay promises."""
+    graph = model.graph
+    islands = find_step_nodes(graph) | {node for node in graph if node.op_type in ISLANDS}
+    caster = Caster(graph)
+    outputs = [(value, LOW if (value.name or "").startswith(KEYS_AND_VALUES) else HIGH) for value in graph.outputs]
+    for value in graph.inputs:
+        if value.dtype == HIGH and (value.name or "").startswith(KEYS_AND_VALUES):
+            value.dtype = LOW
+    for node in list(graph):
+        if node.op_type in TYPELESS:
+            continue
+        wanted = HIGH if node in islands else LOW
+        for i, source in enumerate(node.inputs[: ACTIVATIONS.get(node.op_type)]):
+            if source is not None and source.dtype in (LOW, HIGH) and source.dtype != wanted:
+                node.replace_input_with(i, caster.cast(source, wanted))
+        for value in node.outputs:
+            if value.dtype == HIGH:
+                value.dtype = wanted
+    for i, (value, wanted) in enumerate(outputs):
+        if value.dtype != wanted:
+            name, value.name = value.name, f"{value.name}.inside"
+            made = caster.cast(value, wanted)
+            graph.outputs[i], made.name = made, name
+    caster.take_names()
+
+
+def find_step_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that depend on the input `STEP` and on no other."""
+    inputs = set(graph.inputs)
+    alone = {value for value in inputs if value.name == STEP}
+    found: set[ir.Node] = set()
+    for node in graph:
+        sources = {value for value in node.inputs if value in inputs or (value is not None and value.producer())}
+        if sources and sources <= alone:
+            found.add(node)
+            alone |= set(node.outputs)
+    return found
+
+
+class Caster:
+    """Gives values in another type: weights as another promise, what is computed through a Cast; each once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        if (value, dtype) not in self.made:
+            name = f"{value.name}.{dtype.name.lower()}"
+            if value.name in self.graph.initializers and value.const_value is not None:
+                made = cast_weight(name, value.const_value, dtype)
+                self.graph.register_initializer(made)
+            else:
+                made = self.insert(name, value, dtype)
+            self.made[value, dtype] = made
+        return self.made[value, dtype]
+
+    def take_names(self) -> None:
+        """Drop the weights that nothing uses any more; what stands for them takes their names."""
+        initializers = self.graph.initializers
+        for (value, _), made in self.made.items():
+            name = value.name
+            if name is not None and name in initializers and not value.uses():
+                del initializers[name]
+                made.name = name
+
+    def insert(self, name: str, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A Cast right behind what computes `value`, so that its order among the nodes is right for every use."""
+        node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"cast_{name}")
+        made = node.outputs[0]
+        made.name, made.shape, made.type = name, value.shape, ir.TensorType(dtype)
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], node)
+        else:
+            self.graph.insert_after(producer, node)
+        return made
+
+
+def cast_weight(name: str, weight: ir.TensorProtocol, dtype: ir.DataType) -> ir.Value:
+    """The `weight` in another type, as another promise. Numbers past the type's range become infinite."""
+    shape = ir.Shape(weight.shape.numpy())
+
+    def fetch() -> ir.Tensor:
+        with np.errstate(over="ignore"):  # what became infinite is found when the graph is verified
+            return ir.Tensor(weight.numpy().astype(dtype.numpy()), name=name)
+
+    promise = ir.LazyTensor(fetch, dtype=dtype, shape=shape, name=name)
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=promise)
