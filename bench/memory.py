@@ -1,6 +1,6 @@
 """Cost must grow with length and memory must not: hours against one minute, through the command line's own paths.
 
-    python bench/memory.py            # the newest tiny bundle; three hours encoded, one hour decoded
+    python bench/memory.py            # the embedded bundle; three hours encoded, one hour decoded
 
 Writes bench/results/memory.json: seconds and peak resident memory of a fresh process for each length.
 """
@@ -25,10 +25,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
 
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
-from sc_runtime.bundle import Bundle, list_bundles, locate_bundle
+from sc_runtime.bundle import EMBEDDED, Bundle, locate_bundle
 from sc_runtime.commands.program import run_app
 from sc_runtime.config import SAMPLE_RATE
-from sc_runtime.errors import BundleError
 from sc_runtime.files import write_atomically
 from sc_runtime.tokens import Tokens
 
@@ -40,11 +39,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    bundle: Annotated[str | None, typer.Option(help="A bundle; by default the newest tiny one.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="A bundle; by default the embedded one.")] = None,
     out: Annotated[Path, typer.Option(help="The JSON.")] = ROOT / "bench" / "results" / "memory.json",
 ) -> None:
     """Measure peak memory and time over lengths from a minute to hours."""
-    loaded = Bundle.load(locate_bundle(bundle) if bundle else find_tiny())
+    loaded = Bundle.load(locate_bundle(bundle or EMBEDDED))
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder:
         rows = [
@@ -76,13 +75,6 @@ def main(
             f"{row['above_one_minute_bytes'] / 1e6:+.0f} MB",
         )
     Console(width=100).print(table)
-
-
-def find_tiny() -> Path:
-    for path in list_bundles():
-        if path.name.endswith("-tiny"):
-            return path
-    raise BundleError("no tiny bundle", "one", "python -m export.build --tps 50 --seeded 1 --size tiny")
 
 
 def measure(direction: str, minutes: int, bundle: Bundle, folder: Path) -> dict[str, Any]:

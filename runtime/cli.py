@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
@@ -44,7 +45,7 @@ BundleName = Annotated[
     typer.Option(
         "--bundle",
         metavar="FOLDER|NAME",
-        help="The bundle to use; else $SC_RUNTIME_BUNDLE, else the newest that is built.",
+        help="The bundle to use; else $SC_RUNTIME_BUNDLE, else the newest built of trained weights, else the embedded.",
     ),
 ]
 BackendName = Annotated[str, typer.Option(help="What runs the networks; `sc-runtime doctor` lists what works.")]
@@ -246,6 +247,27 @@ def roundtrip(
 
 
 @app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go; it is made if need be.")
+    ] = Path("demo"),
+    preset: Preset = "reference",
+    seed: Seed = 0,
+    bundle: BundleName = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+) -> None:
+    """Take a sample through the whole codec: its tokens, its sound, and a picture of both.
+
+    Needs no download: the sample and a small trained model come with the package.
+    """
+    from .commands.demo import run_demo
+
+    with Report() as report:
+        run_demo(report, open_codec(report, bundle, backend, threads, "auto"), folder, preset, seed)
+
+
+@app.command()
 def info(
     name: Annotated[str, typer.Argument(metavar="FILE|BUNDLE", help="A token file, an audio file, or a bundle.")],
     as_json: Json = False,
@@ -286,14 +308,13 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
 
 def open_codec(report: Report, name: str | None, backend: str, threads: int | None, precision: str) -> Codec:
     """The codec of bundle `name`; without a name, it says which was taken."""
-    from .bundle import BUNDLE_VARIABLE, list_bundles, locate_bundle
+    from .bundle import BUNDLE_VARIABLE, EMBEDDED, locate_bundle
     from .codec import Codec
 
     path = locate_bundle(name)
     codec = Codec.load(path, backend=backend, threads=threads, precision=precision)
     if not (name or os.environ.get(BUNDLE_VARIABLE)):
-        built = len(list_bundles())
-        choice = f"the newest of {built}; choose with --bundle" if built > 1 else "the only one built"
+        choice = "no published one is built" if path == EMBEDDED else "the newest built; choose with --bundle"
         report.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
     return codec
 

@@ -188,7 +188,7 @@ def test_failed_build_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rtf.subprocess, "run", run)
     with pytest.raises(BundleError, match=r"python -m sc_runtime\.export\.build --tps 50 --seeded 1"):
-        rtf.build_seeded()
+        rtf.find_newest()
     assert len(commands) == 1
 
 
