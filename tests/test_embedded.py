@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 CLIPS = sorted((Path(__file__).parent / "held_out").glob("*.flac"))
 SPEECH = [path for path in CLIPS if path.stem.startswith("speech")]
 BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
-MEASURED_STOI = 0.0  #: mean over the held-out speech, ONNX Runtime, 50 steps, seed 0
+MEASURED_STOI = 0.511  #: mean over the held-out speech here, ONNX Runtime, 50 steps, seed 0
 MARGIN = 0.05
 
 pytestmark = pytest.mark.skipif(not BACKENDS, reason="no backend is installed")
@@ -63,8 +63,8 @@ def test_it_is_the_default_until_a_trained_bundle_is_built(tmp_path: Path, monke
     assert bundles_folder() == ROOT / "engines"
 
 
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
-def test_a_round_trip_is_nearest_to_its_original(path: Path) -> None:
+@pytest.mark.parametrize("path", SPEECH, ids=lambda path: path.stem)
+def test_a_round_trip_of_speech_is_nearest_to_its_original(path: Path) -> None:
     distances = {other.stem: mel_distance(read(other), decode(path)) for other in CLIPS}
     assert min(distances, key=distances.__getitem__) == path.stem
 
