@@ -1,0 +1,370 @@
+// kernels/nearest.cu on the CPU, for tests where there is no GPU: every thread of a block is a fiber.
+//
+//     g++ -O2 -std=c++17 -shared -fPIC -DSTAGES=4 -DKERNELS='"…/nearest.cu"' emulated_gpu.cpp -o emulated_gpu.so
+//
+// A warp runs until a barrier stops it, then the next one does, in an order that `configure` chooses; what a kernel
+// computes must not depend on it. Asynchronous copies happen as early or as late as the
+// programming model allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), a slot that is
+// filled too soon loses what was still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
+// arXiv:2512.07004): so many products at a time and the sum so far, all cut to 24 bits at the largest, towards zero.
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#define EMULATED_GPU
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+#define LOWEST (-std::numeric_limits<float>::infinity())
+#define FURTHEST std::numeric_limits<double>::infinity()
+
+namespace {
+
+using std::max;
+using std::min;
+typedef std::uint16_t half_bits;
+
+constexpr int MOST_SHARED = 232448;
+constexpr int STACK_BYTES = 1 << 17;
+constexpr int BLOCK = 256;
+
+struct Copy {
+    unsigned to;
+    const void* from;
+};
+
+struct Exchange {  // what the lanes of a warp give each other; two, as some lanes still read the one before
+    alignas(16) unsigned char given[2][32][64];
+    int arrived = 0, meetings = 0;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
+    int index = 0;
+    bool done = false;
+    const int* waits_for = nullptr;  // a counter that must exceed `passed`
+    int passed = 0;
+    int exchanged = 0;
+    std::vector<std::vector<Copy>> sets;  // closed, not yet done
+    std::vector<Copy> open;
+};
+
+struct Place {
+    int x;
+};
+
+alignas(1024) unsigned char shared[MOST_SHARED];
+std::vector<Fiber> fibers(BLOCK);
+Exchange exchanges[BLOCK / 32];
+Fiber* running = nullptr;
+ucontext_t scheduler;
+int barrier_arrived = 0, barriers = 0;
+const std::function<void()>* kernel_of_block = nullptr;
+int order = 0, late = 1, products = 16, shared_limit = MOST_SHARED;
+std::mt19937 generator(0);
+Place threadIdx{0}, blockIdx{0}, gridDim{0};
+
+[[noreturn]] void fail(const char* what) {
+    std::fprintf(stderr, "emulated GPU: %s (block %d, thread %d)\n", what, blockIdx.x, threadIdx.x);
+    std::abort();
+}
+
+void wait_for(const int& counter) {
+    running->waits_for = &counter;
+    running->passed = counter;
+    swapcontext(&running->context, &scheduler);
+}
+
+bool release_barrier() {
+    const auto alive = std::count_if(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return !fiber.done; });
+    if (!barrier_arrived || barrier_arrived != alive) return false;
+    barrier_arrived = 0;
+    ++barriers;
+    return true;
+}
+
+void __syncthreads() {
+    ++barrier_arrived;
+    wait_for(barriers);
+}
+
+/// What every lane of a warp gave to one `exchange`.
+template <class T>
+struct Given {
+    const unsigned char (*bytes)[64];
+
+    T operator[](int lane) const {
+        T value;
+        std::memcpy(&value, bytes[lane], sizeof value);
+        return value;
+    }
+};
+
+/// Gives `mine` and waits for the warp. The result is good until the next `exchange` but one.
+template <class T>
+Given<T> exchange(const T& mine) {
+    static_assert(sizeof(T) <= 64, "too much for a lane");
+    Exchange& warp = exchanges[running->index / 32];
+    unsigned char(*given)[64] = warp.given[running->exchanged++ % 2];
+    std::memcpy(given[running->index % 32], &mine, sizeof mine);
+    if (++warp.arrived == 32) {
+        warp.arrived = 0;
+        ++warp.meetings;
+    } else {
+        wait_for(warp.meetings);
+    }
+    return {given};
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int step) {
+    return exchange(value)[running->index % 32 ^ step];
+}
+
+int atomicAdd(int* at, int amount) {
+    const int before = *at;
+    *at += amount;
+    return before;
+}
+
+float __int_as_float(int bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+int __float_as_int(float value) {
+    int bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+
+float __double2float_ru(double value) {
+    const float near = static_cast<float>(value);
+    return near < value ? std::nextafterf(near, std::numeric_limits<float>::infinity()) : near;
+}
+
+half_bits round_to_half(float value) {
+    const _Float16 half = static_cast<_Float16>(value);
+    half_bits bits;
+    std::memcpy(&bits, &half, 2);
+    return bits;
+}
+
+float widen_half(half_bits bits) {
+    static const std::vector<float> table = [] {
+        std::vector<float> values(1 << 16);
+        for (int i = 0; i < 1 << 16; ++i) {
+            const half_bits each = static_cast<half_bits>(i);
+            _Float16 half;
+            std::memcpy(&half, &each, 2);
+            values[i] = static_cast<float>(half);
+        }
+        return values;
+    }();
+    return table[bits];
+}
+
+unsigned find_shared(const void* pointer) {
+    return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - shared);
+}
+
+void check_chunk(unsigned at) {
+    if (at % 16) fail("a chunk of shared memory that is not aligned");
+    if (at + 16 > static_cast<unsigned>(shared_limit)) fail("beyond the shared memory asked for");
+}
+
+void copy_chunk(unsigned to, const void* from) {
+    check_chunk(to);
+    if (reinterpret_cast<std::uintptr_t>(from) % 16) fail("a chunk of global memory that is not aligned");
+    if (late) {
+        running->open.push_back({to, from});
+    } else {
+        std::memcpy(shared + to, from, 16);
+    }
+}
+
+void close_copies() {
+    running->sets.push_back(std::move(running->open));
+    running->open.clear();
+}
+
+template <int PENDING>
+void await_copies() {
+    auto& sets = running->sets;
+    while (static_cast<int>(sets.size()) > PENDING) {
+        for (const Copy& copy : sets.front()) std::memcpy(shared + copy.to, copy.from, 16);
+        sets.erase(sets.begin());
+    }
+}
+
+void load_matrices(unsigned (&fragment)[4], unsigned row) {
+    check_chunk(row);
+    const Given<unsigned> rows = exchange(row);
+    const int lane = running->index % 32;
+    for (int i = 0; i < 4; ++i) std::memcpy(&fragment[i], shared + rows[8 * i + lane / 4] + lane % 4 * 4, 4);
+}
+
+/// The exponent of a normal double, below that of any float's product for zero.
+int find_exponent(double value) {
+    std::uint64_t bits;
+    std::memcpy(&bits, &value, 8);
+    return static_cast<int>(bits >> 52 & 0x7ff) - 1023;
+}
+
+double raise_two(int exponent) {
+    const std::uint64_t bits = static_cast<std::uint64_t>(exponent + 1023) << 52;
+    double value;
+    std::memcpy(&value, &bits, 8);
+    return value;
+}
+
+/// c + Σ a_k·b_k of 16 products, `products` at a time, as a tensor core adds them.
+float add_products(float c, const float* a, const float* b) {
+    for (int start = 0; start < 16; start += products) {
+        double addends[17] = {c};
+        int largest = find_exponent(c);
+        for (int k = 0; k < products; ++k) {
+            addends[1 + k] = static_cast<double>(a[start + k]) * b[start + k];
+            largest = std::max(largest, find_exponent(addends[1 + k]));
+        }
+        if (largest < -200) continue;  // zeros
+        const double down = raise_two(23 - largest);
+        double sum = 0;  // of integers below 2²⁴
+        for (int k = 0; k <= products; ++k) sum += static_cast<double>(static_cast<std::int64_t>(addends[k] * down));
+        const double exact = sum * raise_two(largest - 23);
+        c = static_cast<float>(exact);
+        if (std::fabs(c) > std::fabs(exact)) c = std::nextafterf(c, 0.0f);
+    }
+    return c;
+}
+
+void multiply(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    struct Operands {
+        unsigned a[4], b[2];
+    };
+    const Given<Operands> lanes = exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+    const int lane = running->index % 32;
+    float left[2][16], right[2][16];
+    for (int k = 0; k < 16; k += 2) {
+        const Operands of_row = lanes[lane / 4 * 4 + k % 8 / 2];
+        for (int i = 0; i < 2; ++i) {
+            const unsigned pair = of_row.a[i + k / 8 * 2];
+            left[i][k] = widen_half(pair & 0xffff);
+            left[i][k + 1] = widen_half(pair >> 16);
+            const unsigned of_column = lanes[(lane % 4 * 2 + i) * 4 + k % 8 / 2].b[k / 8];
+            right[i][k] = widen_half(of_column & 0xffff);
+            right[i][k + 1] = widen_half(of_column >> 16);
+        }
+    }
+    for (int i = 0; i < 4; ++i) sums[i] = add_products(sums[i], left[i / 2], right[i % 2]);
+}
+
+void enter_fiber() {
+    (*kernel_of_block)();
+    running->done = true;
+    swapcontext(&running->context, &scheduler);
+}
+
+/// Lets each thread of a warp that may go on do so, up to its next wait; false when none may.
+bool run_warp(int warp) {
+    bool moved = false;
+    for (int i = 32 * warp; i < 32 * warp + 32; ++i) {
+        Fiber& fiber = fibers[i];
+        if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.passed)) continue;
+        fiber.waits_for = nullptr;
+        running = &fiber;
+        threadIdx.x = i;
+        swapcontext(&scheduler, &fiber.context);
+        moved = true;
+    }
+    return moved;
+}
+
+void run_block(const std::function<void()>& kernel) {
+    kernel_of_block = &kernel;
+    barrier_arrived = barriers = 0;
+    std::memset(shared, 0xff, sizeof shared);  // NaN, as float16 and as float32
+    for (Exchange& warp : exchanges) warp.arrived = warp.meetings = 0;
+    std::vector<int> warps(BLOCK / 32);
+    for (int i = 0; i < BLOCK / 32; ++i) warps[i] = order == 1 ? BLOCK / 32 - 1 - i : i;
+    for (int i = 0; i < BLOCK; ++i) {
+        Fiber& fiber = fibers[i];
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK_BYTES;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, enter_fiber, 0);
+        fiber.index = i;
+        fiber.done = false;
+        fiber.waits_for = nullptr;
+        fiber.exchanged = 0;
+        fiber.sets.clear();
+        fiber.open.clear();
+    }
+    for (bool alive = true; alive;) {
+        if (order == 2) std::shuffle(warps.begin(), warps.end(), generator);
+        bool moved = false;
+        for (const int warp : warps) {
+            while (run_warp(warp)) moved = true;
+        }
+        alive = std::any_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return !fiber.done; });
+        if (!release_barrier() && alive && !moved) fail("every thread waits");
+    }
+}
+
+void run_grid(int blocks, int bytes, const std::function<void()>& kernel) {
+    shared_limit = bytes;
+    gridDim.x = blocks;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run_block(kernel);
+}
+
+}  // namespace
+
+#include KERNELS
+
+extern "C" {
+
+int shared_bytes() { return SHARED_BYTES; }
+
+/// order of the warps 0 ascending, 1 descending, 2 random; late_copies 0 or 1; products added at a time: 4, 8 or 16.
+void configure(int order_of_warps, int late_copies, int products_at_a_time) {
+    order = order_of_warps;
+    late = late_copies;
+    products = products_at_a_time;
+}
+
+void run_prepare(int blocks, const float* queries, const float* mean, half_bits* halves, float* ratios, float* lengths,
+                 int count, int rows, int width, int padded, int exponent) {
+    run_grid(blocks, 0, [=] { prepare(queries, mean, halves, ratios, lengths, count, rows, width, padded, exponent); });
+}
+
+void run_screen(int blocks, const half_bits* queries, const float* ratios, const half_bits* centroids,
+                const float* negative_halves, float* best, int query_tiles, int tiles, int slices, int groups) {
+    run_grid(blocks, SHARED_BYTES, [=] {
+        screen(queries, ratios, centroids, negative_halves, best, query_tiles, tiles, slices, groups);
+    });
+}
+
+void run_decide(int blocks, const float* queries, const float* codebook, const float* best, const float* lengths,
+                const int* indices, const float* reaches, const float* residuals, int* nearest, int width, int groups,
+                double slope) {
+    run_grid(blocks, 0, [=] {
+        decide(queries, codebook, best, lengths, indices, reaches, residuals, nearest, width, groups, slope);
+    });
+}
+}
