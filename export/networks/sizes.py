@@ -60,7 +60,7 @@ EMBEDDED = NetworkSizes(
 
 
 def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
-    """The networks of `size`: "full" (as published), "embedded" (the trained model in the package) or "tiny" (tests)."""
+    """The networks of `size`: "full" (as published), "embedded" (trained, in the package) or "tiny" (tests)."""
     if size == "full":
         return NetworkSizes(CodecConfig(tps, vocab), lstm_layers={100: 4, 50: 3, 25: 2}[tps])
     if size == "embedded":

@@ -16,7 +16,7 @@ from ..tokens import Tokens
 from ..windows import split_windows
 from .report import Report
 
-SAMPLE = Path(__file__).with_name("demo.flac")  #: some seconds of speech, then of music, neither of which was trained on
+SAMPLE = Path(__file__).with_name("demo.flac")  #: six seconds of speech, six of music, held out of training
 SHOWN = 12  #: positions whose tokens are printed
 
 FFT_SIZE, HOP = 512, 160  #: of the spectrograms that are drawn
