@@ -95,8 +95,9 @@ def open_rounded(bundle: Bundle, name: str) -> Graph:
 
     ONNX Runtime has few half-precision operators for the CPU. It puts the others between casts, and drops casts that
     meet: what a GPU would round, or lose to overflow, passes as float32. So the graph is run with two operators that it
-    does have, and that change nothing, behind each half-precision value. What an operator does inside stays float32: of
-    the LSTM this holds for the states, too, though they are half precision in TensorRT.
+    does have, and that change nothing, behind each half-precision value. What an operator does inside stays float32, in
+    the LSTM too, though TensorRT takes it apart; emulated with every state and gate rounded, the full-size one of
+    100 tps has an error of 1.6e-3 instead of 9e-4.
     """
     path = bundle.find_graph(name)
     rounded = path.with_name(f".{name}.rounded.onnx")  # beside the weights, which it shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from ..errors import BackendError, MissingExtraError
 from .base import Arrays, first_line
 
 PROVIDER = "CPUExecutionProvider"
+#: Optimizers that end the process on a half-precision LSTM (seen in 1.31): one for convolutions, which it has none of.
+FP16_UNSOUND = {"acoustic_encoder": ["NchwcTransformer"]}
 
 
 def explain_absence() -> str | None:
@@ -34,14 +37,20 @@ class OnnxRuntimeBackend:
         self.threads = threads
 
     def open(self, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
+        return self.load(bundle.find_graph(graph), bundle, graph)
+
+    def load(self, path: Path, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
+        """The ONNX file `path`, which is `graph` of `bundle` in some form. FP16 graphs are computed in float32."""
         import onnxruntime
 
-        path = bundle.find_graph(graph)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
+        unsound = FP16_UNSOUND.get(graph, []) if bundle.manifest.precision == "fp16" else []
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=[PROVIDER], disabled_optimizers=unsound
+            )
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
             raise BackendError(
                 f"{path}: ONNX Runtime refuses it ({first_line(error)})", "a graph it can load", bundle.remedy

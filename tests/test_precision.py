@@ -1,0 +1,313 @@
+"""FP16 graphs: half precision but for their islands, near float32, in range; and a check that would notice if not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from sc_runtime import Codec
+from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from sc_runtime.backends.select import choose_backend
+from sc_runtime.bundle import MANIFEST, Bundle, Manifest, TensorSpec
+from sc_runtime.errors import VerificationError
+from sc_runtime.export import build, recipes, verify
+from sc_runtime.export.build import build_bundle, name_bundle
+from sc_runtime.export.checkpoint import SeededWeights
+from sc_runtime.export.graphs import GRAPHS
+from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.precision import lower_precision
+from sc_runtime.export.recipes import write_recipe
+from sc_runtime.export.verify import draw_inputs, open_rounded, relative_error, save_rounded
+from tests.conftest import ROOT
+
+SIZES = choose_sizes("tiny", 50, 4096)
+HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
+NORMALISATIONS = ("InstanceNormalization", "LayerNormalization", "Softmax")
+#: What multiplies activations by weights, or holds them between the layers: in half precision everywhere.
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "LSTM")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def copy_graph(folder: Path, name: str, target: Path) -> Path:
+    """The graph's file in `target`: bundles share files by hard links, from which onnx reads no weights."""
+    for suffix in (".onnx.data", ".onnx"):
+        shutil.copyfile(folder / f"{name}{suffix}", target / f"{name}{suffix}")
+    return target / f"{name}.onnx"
+
+
+def load_typed(folder: Path, name: str) -> tuple[onnx.GraphProto, dict[str, int]]:
+    """A graph, and the types of all its values as ONNX infers them from inputs and weights, not as the file says."""
+    model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+    del model.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def list_types(node: onnx.NodeProto, types: dict[str, int]) -> set[int]:
+    """Floating-point types among what a node takes and gives; scales of a Resize are float32 by its definition."""
+    inputs = node.input[:1] if node.op_type == "Resize" else node.input
+    return {types[name] for name in (*inputs, *node.output) if name} & {HALF, SINGLE}
+
+
+# What the graphs are
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_heavy_operators_are_half_and_the_islands_are_not(
+    tiny_bundle: Path, tiny_fp16_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    onnx.checker.check_model(str(copy_graph(tiny_fp16_bundle, name, tmp_path)), full_check=True)
+    graph, types = load_typed(tiny_fp16_bundle, name)
+    found: dict[str, list[set[int]]] = {}
+    for node in graph.node:
+        found.setdefault(node.op_type, []).append(list_types(node, types))
+    assert any(op in found for op in HEAVY)
+    for op, expected in ((HEAVY, {HALF}), (NORMALISATIONS, {SINGLE})):
+        assert all(kinds == expected for kind in op for kinds in found.get(kind, [])), op
+    mixed = {node.op_type for node in graph.node if list_types(node, types) == {HALF, SINGLE}}
+    assert mixed == {"Cast"}
+    original, _ = load_typed(tiny_bundle, name)
+    for kind in (*NORMALISATIONS, *HEAVY):
+        assert len(found.get(kind, [])) == sum(node.op_type == kind for node in original.node)
+
+
+def test_what_depends_on_the_step_alone_is_float32(tiny_fp16_bundle: Path) -> None:
+    """And it is all there: the sinusoids, the time embedding's two layers, one projection a residual block."""
+    graph, types = load_typed(tiny_fp16_bundle, "tunet_step")
+    inputs = {value.name for value in graph.input}
+    alone, kinds = {"step"}, []
+    for node in graph.node:
+        sources = {name for name in node.input if name in inputs or name not in {t.name for t in graph.initializer}}
+        if sources and sources <= alone and not (node.op_type == "Cast" and types[node.output[0]] == HALF):
+            alone |= set(node.output)
+            kinds.append(node.op_type)
+            assert list_types(node, types) == {SINGLE}, node.name
+    blocks = sum("emb_layers" in tensor.name and tensor.name.endswith("weight") for tensor in graph.initializer)
+    assert {"Cos", "Sin"} < set(kinds)
+    assert blocks > 10
+    assert kinds.count("Gemm") == 2 + blocks == sum(node.op_type == "Gemm" for node in graph.node)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_only_keys_and_values_pass_in_half_precision(tiny_bundle: Path, tiny_fp16_bundle: Path, name: str) -> None:
+    entry, usual = (Bundle.load(path).manifest.graphs[name] for path in (tiny_fp16_bundle, tiny_bundle))
+    model = onnx.load(tiny_fp16_bundle / f"{name}.onnx", load_external_data=False)
+    for values, specs, before in (
+        (model.graph.input, entry.inputs, usual.inputs),
+        (model.graph.output, entry.outputs, usual.outputs),
+    ):
+        assert [value.name for value in values] == list(specs) == list(before)
+        for value, (key, spec) in zip(values, specs.items(), strict=True):
+            assert helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name == spec.dtype
+            if key.split("_")[0] in ("key", "value"):
+                assert spec == TensorSpec("float16", before[key].shape)
+            else:
+                assert spec == before[key]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_weights_are_the_float32_ones_rounded(
+    tiny_bundle: Path, tiny_fp16_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    def read(folder: Path) -> dict[str, np.ndarray]:
+        tensors = onnx.load(copy_graph(folder, name, tmp_path)).graph.initializer
+        return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+
+    before, after = read(tiny_bundle), read(tiny_fp16_bundle)
+    single = {key for key, array in before.items() if array.dtype == np.float32}
+    halves = {key for key, array in after.items() if array.dtype == np.float16}
+    assert halves
+    assert halves <= single
+    for key in halves:
+        np.testing.assert_array_equal(after[key], before[key].astype(np.float16))
+    for key in after.keys() & single - halves:
+        np.testing.assert_array_equal(after[key], before[key])
+
+
+def test_the_manifest_says_so(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None:
+    manifest = Bundle.load(tiny_fp16_bundle).manifest
+    assert tiny_fp16_bundle.name == "tps50-v4096-seeded1-tiny-fp16"
+    assert manifest.precision == "fp16"
+    assert manifest.command == "python -m export.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
+    assert Bundle.load(tiny_bundle).manifest.precision == "float32"
+    assert name_bundle(100, (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
+
+
+def test_a_manifest_of_before_is_of_float32(tiny_bundle: Path) -> None:
+    raw = json.loads((tiny_bundle / MANIFEST).read_text())
+    raw.pop("precision", None)
+    assert Manifest.from_json(json.dumps(raw)).precision == "float32"
+
+
+def test_recipes_know_the_precision_and_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(kind: str) -> list[str]:
+        return [write_recipe(name, SIZES, SeededWeights(1), kind) for name in GRAPHS]
+
+    single, half = write("float32"), write("fp16")
+    assert len({*single, *half}) == 2 * len(GRAPHS)
+    copy = tmp_path / "export"
+    shutil.copytree(ROOT / "export", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(recipes, "__file__", str(copy / "recipes.py"))
+    assert (write("float32"), write("fp16")) == (single, half)
+    with (copy / "precision.py").open("a") as file:
+        file.write("# changed\n")
+    assert write("float32") == single
+    assert not set(half) & set(write("fp16"))
+
+
+# How far they are from float32
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_are_near_float32_and_finite_on_large_inputs(
+    tiny_bundle: Path, tiny_fp16_bundle: Path, name: str
+) -> None:
+    """Every value rounded, against the float32 graph (which is verified against torch)."""
+    half, single = Bundle.load(tiny_fp16_bundle), Bundle.load(tiny_bundle)
+    feeds = next(draw_inputs(half.manifest.graphs[name].inputs))
+    usual = {key: array.astype(np.float32) if array.dtype == np.float16 else array for key, array in feeds.items()}
+    truth = OnnxRuntimeBackend().open(single, name).run(usual)
+    graph = open_rounded(half, name)
+    found = graph.run(feeds)
+    errors = [relative_error(found[key], array) for key, array in truth.items()]
+    assert 1e-5 < max(errors) <= 1e-2
+    assert 0 < half.manifest.graphs[name].error <= 1e-2
+    large = {key: 10 * array if array.dtype.kind == "f" else array for key, array in feeds.items()}
+    assert all(np.isfinite(array).all() for array in graph.run(large).values())
+    assert [path.name for path in tiny_fp16_bundle.glob(".*.onnx")] == []
+
+
+def test_the_rounding_check_rounds_every_value(tmp_path: Path) -> None:
+    """Against NumPy's float16, operator by operator, where ONNX Runtime by itself would pass float32 on."""
+    rows = np.array([[300, 1.0009, 3e-5, -7.77, 0]], np.float32)
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["squares"]),
+        helper.make_node("Mul", ["squares", "small"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "x"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, SINGLE, [1, 5]) for name in ("x", "y")]
+    small = helper.make_tensor("small", SINGLE, [], [0.001])
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], [small])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    lower_precision(model)
+    save_rounded(model, tmp_path / "rounded.onnx")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "rounded.onnx", providers=["CPUExecutionProvider"])
+    with np.errstate(over="ignore"):
+        x = rows.astype(np.float16)
+        truth = x * x * np.float16(0.001) + x
+    np.testing.assert_array_equal(session.run(None, {"x": rows})[0], truth.astype(np.float32))
+    assert np.isinf(truth[0, 0])
+
+
+def build_few(folder: Path, patch: pytest.MonkeyPatch, name: str, weight: str, factor: float) -> None:
+    """An FP16 bundle of the graph `name` alone, one of its weights scaled in torch and ONNX alike."""
+    shapes = build.read_tensors
+
+    def read(*arguments: Any) -> dict[str, torch.Tensor]:
+        tensors = dict(shapes(*arguments))
+        return {key: tensor * factor if key.endswith(weight) else tensor for key, tensor in tensors.items()}
+
+    patch.setattr(build, "read_tensors", read)
+    patch.setattr(build, "GRAPHS", {name: GRAPHS[name]})
+    build_bundle(folder, SIZES, (4096,), SeededWeights(1), size="tiny", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "factor", "message"),
+    [
+        ("acoustic_encoder", "encoder_output_linear.weight", 1e6, r"values not finite"),
+        ("conditioning", "attn2.to_k.weight", 5e3, r"not finite on inputs 10 times the usual; .*--precision float32"),
+    ],
+)
+def test_overflow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weight: str, factor: float, message: str
+) -> None:
+    with pytest.raises(VerificationError, match=f"graph {name}, output .*{message}"):
+        build_few(tmp_path / "bundle", monkeypatch, name, weight, factor)
+    assert [path.name for path in tmp_path.iterdir()] == [".bundle.lock"]
+
+
+def test_too_large_an_error_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "FP16_TOLERANCE", 1e-5)
+    with pytest.raises(VerificationError, match=r"relative error \d\.\d+e-0[34].*at most 1e-05.*--precision float32"):
+        build_few(tmp_path / "bundle", monkeypatch, "acoustic_encoder", "encoder_output_linear.weight", 1.0)
+
+
+# What runs them on a CPU
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_cpu_backends_run_them(tiny_bundle: Path, tiny_fp16_bundle: Path, golden: Path, backend: str) -> None:
+    """In float32 with rounded weights; tokens that differ are those of near ties."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    half, single = Bundle.load(tiny_fp16_bundle), Bundle.load(tiny_bundle)
+    chosen = choose_backend(backend, precision="float32")
+    for name in GRAPHS:
+        feeds = next(draw_inputs(half.manifest.graphs[name].inputs))
+        usual = {key: array.astype(np.float32) if array.dtype == np.float16 else array for key, array in feeds.items()}
+        truth, found = OnnxRuntimeBackend().open(single, name).run(usual), chosen.open(half, name).run(feeds)
+        for key, spec in half.manifest.graphs[name].outputs.items():
+            assert found[key].dtype.name == spec.dtype, f"{name} {key}"
+            assert relative_error(found[key], truth[key]) <= 1e-2, f"{name} {key}"
+    codec = Codec.load(tiny_fp16_bundle, backend=backend, precision="float32")
+    usual_codec = Codec.load(tiny_bundle, backend="onnxruntime")
+    tokens, exact = (c.encode(golden / "mixed_4s.wav", vocab=4096) for c in (codec, usual_codec))
+    assert (tokens.codes == exact.codes).mean() > 0.95
+    sound, truth_sound = (c.decode(exact, steps=2, seed=1) for c in (codec, usual_codec))
+    assert relative_error(sound, truth_sound) < 0.05
+
+
+def test_unknown_precisions_are_refused(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["build", "--precision", "int4", "--seeded", "1"])
+    with pytest.raises(SystemExit) as caught:
+        build.run()
+    assert caught.value.code == 1
+    assert capfd.readouterr().err.strip() == "error: --precision int4; expected one of float32, fp16"
+
+
+def test_islands_hold_in_a_network_of_another_shape() -> None:
+    """The converter by itself: a value that both sides use is cast once, and a weight of both is there twice."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "scale"], ["a"]),
+            helper.make_node("LayerNormalization", ["a", "scale"], ["b"]),
+            helper.make_node("Softmax", ["a"], ["c"]),
+            helper.make_node("Add", ["b", "c"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", SINGLE, ["batch", 4])],
+        [helper.make_tensor_value_info("y", SINGLE, ["batch", 4])],
+        [helper.make_tensor("scale", SINGLE, [4], [1, 2, 3, 4])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    lower_precision(model)
+    lowered = ir.to_proto(model)
+    onnx.checker.check_model(lowered, full_check=True)
+    kinds = [node.op_type for node in lowered.graph.node]
+    assert kinds == ["Cast", "Mul", "Cast", "LayerNormalization", "Cast", "Softmax", "Cast", "Add", "Cast"]
+    weights = {tensor.name: tensor.data_type for tensor in lowered.graph.initializer}
+    assert sorted(weights.values()) == sorted([SINGLE, HALF])
+    assert weights["scale"] == SINGLE
