@@ -186,6 +186,7 @@ def test_failed_build_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         commands.append(command)
         return subprocess.CompletedProcess(command, 1)
 
+    monkeypatch.setattr(rtf, "list_bundles", list)
     monkeypatch.setattr(rtf.subprocess, "run", run)
     with pytest.raises(BundleError, match=r"python -m sc_runtime\.export\.build --tps 50 --seeded 1"):
         rtf.find_newest()

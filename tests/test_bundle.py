@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sc_runtime import bundle as bundle_module
-from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle, Manifest, list_bundles, locate_bundle
+from sc_runtime.bundle import EMBEDDED, MANIFEST, VERIFIED, Bundle, Manifest, list_bundles, locate_bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 
@@ -127,19 +127,23 @@ def test_a_read_only_bundle_works(copy: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (copy / VERIFIED).exists()
 
 
-def test_bundles_are_found_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "bundles_folder", lambda: tmp_path)
+def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bundles"
+    monkeypatch.setattr(bundle_module, "bundles_folder", lambda: folder)
     monkeypatch.delenv(bundle_module.BUNDLE_VARIABLE, raising=False)
-    with pytest.raises(BundleError, match=r"no bundle in .*--seeded 1"):
-        locate_bundle()
-    for age, name in enumerate(["new", "old", ".partial"]):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / MANIFEST).write_text("{}")
-        os.utime(tmp_path / name / MANIFEST, (1000 - age, 1000 - age))
-    assert [path.name for path in list_bundles()] == ["new", "old"]
-    assert locate_bundle() == tmp_path / "new"
-    assert locate_bundle("old") == tmp_path / "old"
-    monkeypatch.setenv(bundle_module.BUNDLE_VARIABLE, "old")
-    assert locate_bundle() == tmp_path / "old"
-    with pytest.raises(BundleError, match=r"'absent' not found; expected a folder or the name .*\(new, old\)"):
+    assert locate_bundle() == EMBEDDED
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for age, (name, trained) in enumerate({"stand-in": False, "new": True, "old": True, ".partial": True}.items()):
+        (folder / name).mkdir(parents=True)
+        (folder / name / MANIFEST).write_text(json.dumps(manifest | {"trained": trained}))
+        os.utime(folder / name / MANIFEST, (1000 - age, 1000 - age))
+    assert [path.name for path in list_bundles()] == ["stand-in", "new", "old"]
+    assert locate_bundle() == folder / "new"
+    assert locate_bundle("old") == folder / "old"
+    assert locate_bundle("embedded") == EMBEDDED
+    (folder / "new" / MANIFEST).write_text("{}")
+    assert locate_bundle() == folder / "old"
+    monkeypatch.setenv(bundle_module.BUNDLE_VARIABLE, "stand-in")
+    assert locate_bundle() == folder / "stand-in"
+    with pytest.raises(BundleError, match=r"'absent' not found; expected a folder or the name .*\(.*old, embedded\)"):
         locate_bundle("absent")

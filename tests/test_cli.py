@@ -373,7 +373,13 @@ def test_the_bundle_taken_is_named_when_none_was(call, speech, tiny_bundle, monk
     monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tiny_bundle.parent)
     monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda folder=None: [tiny_bundle])
     code, _, err = call("encode", speech)
-    assert (code, err) == (0, f"bundle: {tiny_bundle.name}, stand-in weights, seed 1 (the only one built)\n")
+    assert (code, err) == (0, "bundle: embedded, checkpoint embedded (no published one is built)\n")
+    monkeypatch.setattr("sc_runtime.bundle.is_trained", lambda path: True)
+    code, _, err = call("encode", speech, "--force")
+    assert (code, err) == (
+        0,
+        f"bundle: {tiny_bundle.name}, stand-in weights, seed 1 (the newest built; choose with --bundle)\n",
+    )
     code, _, err = call("encode", speech, "--force", "--bundle", tiny_bundle.name)
     assert (code, err) == (0, "")
 
