@@ -26,20 +26,25 @@ Lap = Callable[[str], None]  #: called with a stage's name when it ends
 
 
 class PublishedCodec:
-    """The published codec on given weights; `encode` a waveform, `decode` codes. `lap` hears the end of each stage."""
+    """The published codec on given weights; `encode` a waveform, `decode` codes. `lap` hears the end of each stage.
 
-    def __init__(self, sizes: NetworkSizes, weights: Weights, lap: Lap = lambda stage: None) -> None:
-        self.sizes, self.config, self.lap = sizes, sizes.config, lap
+    `device` is torch's, where the networks and the searches run.
+    """
+
+    def __init__(
+        self, sizes: NetworkSizes, weights: Weights, lap: Lap = lambda stage: None, device: str = "cpu"
+    ) -> None:
+        self.sizes, self.config, self.lap, self.device = sizes, sizes.config, lap, device
         encoder = read_tensors("encoder", weights, sizes)
         decoder = read_tensors("decoder", weights, sizes)
-        self.audiomae = NETWORKS["audiomae"].load(sizes, encoder)
-        self.lstm = NETWORKS["acoustic_encoder"].load(sizes, encoder)
-        self.tunet = NETWORKS["tunet"].load(sizes, decoder)
-        self.project = Conditioning(self.tunet, sizes)  # type: ignore[arg-type]
-        self.vae = NETWORKS["vae_decoder"].load(sizes, decoder)
-        self.vocoder = NETWORKS["hifigan"].load(sizes, decoder)
-        self.acoustic = encoder[ACOUSTIC_CODEBOOK][0]
-        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes))
+        self.audiomae = NETWORKS["audiomae"].load(sizes, encoder).to(device)
+        self.lstm = NETWORKS["acoustic_encoder"].load(sizes, encoder).to(device)
+        self.tunet = NETWORKS["tunet"].load(sizes, decoder).to(device)
+        self.project = Conditioning(self.tunet, sizes).to(device)  # type: ignore[arg-type]
+        self.vae = NETWORKS["vae_decoder"].load(sizes, decoder).to(device)
+        self.vocoder = NETWORKS["hifigan"].load(sizes, decoder).to(device)
+        self.acoustic = encoder[ACOUSTIC_CODEBOOK][0].to(device)
+        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes)).to(device)
         betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas = torch.cumprod(1 - betas, dim=0)
 
@@ -53,7 +58,7 @@ class PublishedCodec:
         fbank = compute_whole_fbank(waveform)
         self.lap("fbank")
         codes = []
-        for segment in torch.from_numpy(fbank).split(1024):
+        for segment in torch.from_numpy(fbank).to(self.device).split(1024):
             features = self.audiomae(segment[None])[0]
             self.lap("audiomae")
             semantic = torch.cdist(features, self.semantic).argmin(dim=1)
@@ -67,7 +72,7 @@ class PublishedCodec:
             acoustic = torch.cdist(encoded, self.acoustic).argmin(dim=1)
             self.lap("centroids")
             codes.append(torch.stack([semantic, acoustic], dim=1))
-        return torch.cat(codes)[:count].numpy()
+        return torch.cat(codes)[:count].cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray, *, steps: int, guidance: float, eta: float, noise: Noise) -> np.ndarray:
@@ -82,19 +87,20 @@ class PublishedCodec:
             latent = self.denoise(codes[start : start + length], window, steps, guidance, eta, noise)
             mel = self.vae(latent)
             self.lap("vae_decoder")
-            sound = self.vocoder(mel)[0].numpy()
+            sound = self.vocoder(mel)[0].cpu().numpy()
             self.lap("hifigan")
             waveform = sound if window == 0 else cross_fade(waveform, sound)
         return waveform[: int(len(codes) / 8 * 16 * 0.01 * self.config.stack * 16000)]
 
     def denoise(self, codes: np.ndarray, window: int, steps: int, guidance: float, eta: float, noise: Noise) -> Tensor:
         """codes [<= L, 2] of one window -> latent [1, 8, 256, 16]."""
-        tokens = torch.from_numpy(np.asarray(codes, np.int64))
+        tokens = torch.from_numpy(np.asarray(codes, np.int64)).to(self.device)
         given = torch.cat([self.acoustic[tokens[:, 1]], self.semantic[tokens[:, 0]]], dim=1)
-        given = torch.cat([given, torch.full((self.config.positions - len(given), given.shape[1]), -1.0)])[None]
+        filling = torch.full((self.config.positions - len(given), given.shape[1]), -1.0, device=self.device)
+        given = torch.cat([given, filling])[None]
         stride = 1000 // steps
         timesteps = torch.arange(0, 1000, stride) + 1
-        latent = torch.from_numpy(noise(window, 0))[None]
+        latent = torch.from_numpy(noise(window, 0)).to(self.device)[None]
         for i, step in enumerate(reversed(timesteps.tolist())):
             above = self.alphas[step]
             below = self.alphas[step - stride] if i + 1 < len(timesteps) else self.alphas[0]
@@ -106,12 +112,13 @@ class PublishedCodec:
             direction = above.sqrt() * v + (1 - above).sqrt() * latent
             sigma = eta * ((1 - below) / (1 - above) * (1 - above / below)).sqrt()
             latent = below.sqrt() * clean + (1 - below - sigma**2).sqrt() * direction
-            latent = (latent + sigma * torch.from_numpy(noise(window, 1 + i))[None]).float()
+            latent = (latent + sigma * torch.from_numpy(noise(window, 1 + i)).to(self.device)[None]).float()
             self.lap("tunet")
         return latent
 
     def predict(self, latent: Tensor, step: int, features: Tensor) -> Tensor:
-        return self.tunet(latent, torch.tensor([step]), *self.project(features))
+        with torch.device(self.device):  # which the step's sinusoids are made on
+            return self.tunet(latent, torch.tensor([step]), *self.project(features))
 
 
 def compute_whole_fbank(waveform: np.ndarray) -> np.ndarray:

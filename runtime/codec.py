@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ import numpy as np
 
 from .acoustic import join_features
 from .audio import Audio, measure
-from .backends.base import Arrays, Backend, Graph
+from .backends.base import Arrays, Backend, Decoder, Graph, ResidentBackend, Search
 from .backends.select import choose_backend
 from .bundle import Bundle, locate_bundle
 from .centroids import NearestCentroid
@@ -39,7 +39,7 @@ TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
 
 DECODER_GRAPHS = ("conditioning", "tunet_step", "vae_decoder", "hifigan")
-DECODE_BATCH = 1  #: windows decoded together: on a CPU more only costs memory
+DECODE_BATCH = 1  #: windows decoded together by default: on a CPU more only costs memory; a GPU says for itself
 
 
 class Codec:
@@ -52,7 +52,7 @@ class Codec:
         self.bundle, self.backend = bundle, backend
         self._graphs: dict[str, Graph] = {}
         self._arrays: dict[str, np.ndarray] = {}
-        self._searches: dict[str, NearestCentroid] = {}
+        self._searches: dict[str, Search] = {}
 
     @classmethod
     def load(
@@ -69,8 +69,8 @@ class Codec:
         `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for everything.
         Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """
-        path = locate_bundle(None if bundle is None else os.fspath(bundle))
-        return cls(Bundle.load(path), choose_backend(backend, threads, precision))
+        loaded = Bundle.load(locate_bundle(None if bundle is None else os.fspath(bundle)))
+        return cls(loaded, choose_backend(backend, threads, precision, loaded))
 
     @property
     def config(self) -> CodecConfig:
@@ -137,7 +137,7 @@ class Codec:
         seed: int = 0,
         noise: Noise | None = None,
         vocab: int | None = None,
-        batch: int = DECODE_BATCH,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Tokens to sound, float32 [n] at 16 kHz: the original's length where the tokens know it.
@@ -171,7 +171,7 @@ class Codec:
         seed: int = 0,
         noise: Noise | None = None,
         vocab: int | None = None,
-        batch: int = DECODE_BATCH,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Tokens to sound, window by window: pieces float32 [n] that `decode` would join.
@@ -180,16 +180,16 @@ class Codec:
         `sc_runtime.presets`; by default the published 50 steps of DDIM with guidance 2 and eta 1. `steps`, `guidance`,
         `eta` and `solver` change it (see `Sampling`). Noise is a function of (`seed`, window, draw), or
         `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is x_T and draw 1 + i the noise of
-        step i. `batch` windows run together. Raises TokensError, SettingsError and BundleError before anything is
-        computed.
+        step i. `batch` windows run together, by default as many as the backend gains by. Raises TokensError,
+        SettingsError and BundleError before anything is computed.
         """
-        check_batch(batch)
+        check_batch(DECODE_BATCH if batch is None else batch)
         tokens = self._take_tokens(tokens, vocab)
         sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
         schedule = self.bundle.manifest.schedule
         chosen = SOLVERS[sampling.solver]
         nodes = choose_nodes(sampling.steps, schedule, chosen.spacing)
-        draw_noise = noise or seeded_noise(seed)
+        draw_noise = check_draws(noise) if noise else seeded_noise(seed)
         for graph in DECODER_GRAPHS:
             self.bundle.find_graph(graph)  # a damaged file is named now, not after the first window's steps
         alphas = compute_alphas(schedule)
@@ -197,24 +197,32 @@ class Codec:
         work = len(nodes)  # units of one window: its T-UNet calls, and the way from latent to sound
         units = len(windows) * work
         total = tokens.samples or tokens.config.count_samples(len(tokens))
+        decoder = self._decoder
+        together = batch or (decoder.batch if decoder else DECODE_BATCH)
 
         def synthesise() -> Iterator[np.ndarray]:
-            for start in range(0, len(windows), batch):
-                group = range(start, min(start + batch, len(windows)))
-
-                def draw(index: int, group: range = group) -> np.ndarray:
-                    return np.stack([check_noise(draw_noise(window, index)) for window in group])
-
-                context = self.condition_windows([tokens.codes[windows[i]] for i in group], tokens.config)
-                predict = guide(
-                    self.open_graph("tunet_step"), context, self._unconditional, sampling.guidance, sampling.interval
-                )
-                if progress:
-                    calls = (group.start * work + len(group) * call for call in itertools.count(1))
-                    predict = report_calls(predict, progress, calls, units)
-                latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
+            for start in range(0, len(windows), together):
+                group = range(start, min(start + together, len(windows)))
+                codes = [tokens.codes[windows[i]] for i in group]
                 needed = max(total - STRIDE * window for window in group)
-                yield from vocode(self.open_graph("vae_decoder"), self.open_graph("hifigan"), latent, needed)
+                if decoder:  # all of it on a device that keeps what passes between the stages
+                    features = self.embed_windows(codes, tokens.config)
+                    yield from decoder.run(features, sampling, draw_noise, group, needed)
+                else:
+                    draw = partial(draw_windows, draw_noise, group)
+                    context = self.condition_windows(codes, tokens.config)
+                    predict = guide(
+                        self.open_graph("tunet_step"),
+                        context,
+                        self._unconditional,
+                        sampling.guidance,
+                        sampling.interval,
+                    )
+                    if progress:
+                        calls = (group.start * work + len(group) * call for call in itertools.count(1))
+                        predict = report_calls(predict, progress, calls, units)
+                    latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
+                    yield from vocode(self.open_graph("vae_decoder"), self.open_graph("hifigan"), latent, needed)
                 if progress:
                     progress(group.stop * work, units)
 
@@ -222,8 +230,12 @@ class Codec:
 
     def condition_windows(self, windows: list[np.ndarray], config: CodecConfig) -> Arrays:
         """codes [<= L, 2] of B windows -> keys and values of every cross-attention, [B, heads, L, channels]."""
+        return self._run("conditioning", features=self.embed_windows(windows, config))
+
+    def embed_windows(self, windows: list[np.ndarray], config: CodecConfig) -> np.ndarray:
+        """codes [<= L, 2] of B windows -> what the T-UNet is conditioned on, float32 [B, L, 2D]."""
         codebooks = self._codebooks(config)
-        return self._run("conditioning", features=np.stack([codebooks.condition(codes, config) for codes in windows]))
+        return np.stack([codebooks.condition(codes, config) for codes in windows])
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
         """The quantised features E = [Es, Ea], float32 [T, 2D] (paper, eq. 5 and Table III), for models on top."""
@@ -255,15 +267,23 @@ class Codec:
         config = self.config
         return self._run("conditioning", features=np.zeros((1, config.positions, 2 * config.feature_width), np.float32))
 
+    @cached_property
+    def _decoder(self) -> Decoder | None:
+        """What decodes on a device with memory of its own, where the backend has one."""
+        return self.backend.open_decoder(self.bundle) if isinstance(self.backend, ResidentBackend) else None
+
     def _codebook(self, name: str) -> np.ndarray:
         """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], mapped from its file."""
         if name not in self._arrays:
             self._arrays[name] = self.bundle.load_codebook(name)
         return self._arrays[name]
 
-    def _search(self, name: str) -> NearestCentroid:
+    def _search(self, name: str) -> Search:
         if name not in self._searches:
-            self._searches[name] = NearestCentroid(self._codebook(name))
+            if isinstance(self.backend, ResidentBackend):
+                self._searches[name] = self.backend.open_search(self._codebook(name))
+            else:
+                self._searches[name] = NearestCentroid(self._codebook(name))
         return self._searches[name]
 
     def _codebooks(self, config: CodecConfig) -> Codebooks:
@@ -289,6 +309,16 @@ def report_calls(predict: Predict, progress: Progress, done: Iterator[int], unit
 def check_batch(batch: int) -> None:
     if batch < 1:
         raise SettingsError(f"batch {batch}", "at least 1 window")
+
+
+def draw_windows(noise: Noise, windows: range, draw: int) -> np.ndarray:
+    """Draw `draw` of every window, [B, 8, 256, 16]."""
+    return np.stack([noise(window, draw) for window in windows])
+
+
+def check_draws(noise: Noise) -> Noise:
+    """`noise`, each of whose draws is checked."""
+    return lambda window, draw: check_noise(noise(window, draw))
 
 
 def check_noise(noise: Any) -> np.ndarray:

@@ -188,18 +188,24 @@ SOLVERS = {
 }
 
 
-def seeded_noise(seed: int) -> Noise:
+@dataclass(frozen=True)
+class SeededNoise:
     """Counter-based noise: a pure function of (seed, window, draw), the same on every backend and batch size.
 
-    Philox 4x64-10 with key (seed, domain) and counter (0, draw, window, 0), then Box-Muller in float64. Raises
-    SettingsError for a seed outside 0 ... 2^64 - 1.
+    Philox 4x64-10 with key (seed, domain) and counter (0, draw, window, 0), then Box-Muller in float64. On a GPU
+    kernels/solver.cu computes the same. Raises SettingsError for a seed outside 0 ... 2^64 - 1.
     """
-    if not 0 <= seed < 2**64:
-        raise SettingsError(f"seed {seed}", "0 to 2^64 - 1")
-    count = int(np.prod(LATENT_SHAPE))
-    key = np.array([seed, PHILOX_DOMAIN], np.uint64)
 
-    def draw_noise(window: int, draw: int) -> np.ndarray:
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise SettingsError(f"seed {self.seed}", "0 to 2^64 - 1")
+
+    def __call__(self, window: int, draw: int) -> np.ndarray:
+        """Standard normal float32 [8, 256, 16]."""
+        count = int(np.prod(LATENT_SHAPE))
+        key = np.array([self.seed, PHILOX_DOMAIN], np.uint64)
         counter = np.array([0, draw, window, 0], np.uint64)
         bits = np.random.Philox(key=key, counter=counter).random_raw(count)
         unit = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -208,4 +214,7 @@ def seeded_noise(seed: int) -> Noise:
         normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return normal.astype(np.float32).reshape(LATENT_SHAPE)
 
-    return draw_noise
+
+def seeded_noise(seed: int) -> SeededNoise:
+    """The noise of `seed`. Raises SettingsError."""
+    return SeededNoise(seed)

@@ -18,6 +18,11 @@ def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int)
     gives n = 163 872.
     """
     mel = vae_decoder.run({"latent": latent})["mel"]
-    frames = -(-samples // FRAME_SHIFT) + REACH
-    frames = min(-(-frames // FRAME_STEP) * FRAME_STEP, SEGMENT_FRAMES)
+    frames = choose_frames(samples)
     return hifigan.run({"mel": np.ascontiguousarray(mel[:, :, :frames])})["waveform"]
+
+
+def choose_frames(samples: int) -> int:
+    """Frames of a window that its first `samples` samples depend on, few different counts of them."""
+    frames = -(-samples // FRAME_SHIFT) + REACH
+    return min(-(-frames // FRAME_STEP) * FRAME_STEP, SEGMENT_FRAMES)

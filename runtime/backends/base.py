@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..bundle import Bundle
+from ..presets import Sampling
+from ..samplers import Noise
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,7 +34,41 @@ class Backend(Protocol):
         ...
 
 
-def first_line(error: BaseException) -> str:
+class Search(Protocol):
+    """Nearest-neighbour search in one codebook."""
+
+    def search(self, queries: np.ndarray) -> np.ndarray:
+        """Indices int32 [n] of the vectors nearest to `queries` float32 [n, D]; of equals, the lowest."""
+        ...
+
+
+class Decoder(Protocol):
+    """The stages from features to waveform, on a device that keeps what passes between them."""
+
+    batch: int  #: windows that are worth decoding together
+
+    def run(self, features: np.ndarray, sampling: Sampling, noise: Noise, windows: range, samples: int) -> np.ndarray:
+        """features float32 [B, L, 2D] of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
+
+        `noise` is asked for these windows. The same as the stages one by one, within the arithmetic's tolerance.
+        """
+        ...
+
+
+@runtime_checkable
+class ResidentBackend(Backend, Protocol):
+    """A backend whose memory is not the host's, and which therefore does more than single graphs at a time."""
+
+    def open_decoder(self, bundle: Bundle) -> Decoder:
+        """Raises BundleError or BackendError."""
+        ...
+
+    def open_search(self, codebook: np.ndarray) -> Search:
+        """Raises BackendError."""
+        ...
+
+
+def first_line(error: BaseException | str) -> str:
     """What a library says went wrong, without its stack."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

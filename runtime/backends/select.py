@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from ..bundle import Bundle
 from ..errors import BackendError, SettingsError
-from . import onnxruntime, openvino
+from . import onnxruntime, onnxruntime_cuda, openvino, tensorrt
 from .base import Backend
 from .fastest import FastestBackend
 
 #: Name -> why it cannot run here (or None), the faster first.
-ABSENCES = {"openvino": openvino.explain_absence, "onnxruntime": onnxruntime.explain_absence}
+ABSENCES = {
+    "tensorrt": tensorrt.explain_absence,
+    "onnxruntime-cuda": onnxruntime_cuda.explain_absence,
+    "openvino": openvino.explain_absence,
+    "onnxruntime": onnxruntime.explain_absence,
+}
 NAMES = ("auto", *ABSENCES)
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def choose_backend(name: str = "auto", threads: int | None = None, precision: str = "auto") -> Backend:
+def choose_backend(
+    name: str = "auto", threads: int | None = None, precision: str = "auto", bundle: Bundle | None = None
+) -> Backend:
     """The backend `name`, or under "auto" the fastest that what is installed allows.
 
-    `precision` "auto" is the backend's choice (tokens stay exact), "float32" or "bfloat16" for all graphs. Raises
-    SettingsError for an unknown name, MissingExtraError for a missing package, BackendError for a precision that the
-    backend or the processor lacks.
+    `threads` are the CPU's. `precision` "auto" is the backend's choice (tokens stay exact on a CPU; a GPU computes in
+    the types that the graphs state), "float32" or "bfloat16" for all graphs, on a CPU. Under "auto" TensorRT is chosen
+    for a `bundle` that has plans for it. Raises SettingsError for an unknown name, MissingExtraError for a missing
+    package, BackendError for a missing GPU and for a precision that the backend or the processor lacks.
     """
     if threads is not None and threads < 1:
         raise SettingsError(f"{threads} threads", "at least 1")
@@ -27,12 +36,34 @@ def choose_backend(name: str = "auto", threads: int | None = None, precision: st
     if name not in NAMES:
         raise SettingsError(f"backend {name!r}", f"one of {', '.join(NAMES)}")
     if name == "auto":
-        present = [name for name, explain in ABSENCES.items() if explain() is None]
-        if len(present) == len(ABSENCES) and precision != "bfloat16":
+        chosen = choose_name(precision, bundle)
+        if chosen is None:
             return FastestBackend(threads, precision)
-        name = present[0] if present else "onnxruntime"
+        name = chosen
     if name == "openvino":
         return openvino.OpenVinoBackend(threads, precision)
-    if precision == "bfloat16":
-        raise BackendError("bfloat16 with the backend onnxruntime", "float32", "use --backend openvino")
-    return onnxruntime.OnnxRuntimeBackend(threads)
+    if name == "onnxruntime":
+        if precision == "bfloat16":
+            raise BackendError("bfloat16 with the backend onnxruntime", "float32", "use --backend openvino")
+        return onnxruntime.OnnxRuntimeBackend(threads)
+    if precision != "auto":
+        raise BackendError(
+            f"precision {precision} with the backend {name}",
+            "auto: it computes in the types that the graphs state",
+            "build the bundle with --precision float32 or fp16",
+        )
+    return tensorrt.TensorRtBackend() if name == "tensorrt" else onnxruntime_cuda.OnnxRuntimeCudaBackend()
+
+
+def choose_name(precision: str, bundle: Bundle | None) -> str | None:
+    """What `auto` is here, by name; None for both CPU backends together."""
+    present = [name for name, explain in ABSENCES.items() if explain() is None]
+    if precision == "auto":
+        if "tensorrt" in present and bundle and tensorrt.has_plans(bundle):
+            return "tensorrt"
+        if "onnxruntime-cuda" in present:
+            return "onnxruntime-cuda"
+    processors = [name for name in present if name in ("openvino", "onnxruntime")]
+    if len(processors) == 2 and precision != "bfloat16":
+        return None
+    return processors[0] if processors else "onnxruntime"

@@ -1,0 +1,188 @@
+"""Features to waveform on a GPU, by any backend whose graphs are bound to addresses; nothing comes back in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..coefficients import DEPTH, find_recurrence
+from ..config import LATENT_SHAPE
+from ..cuda_centroids import Memory
+from ..presets import Sampling
+from ..samplers import Noise, SeededNoise
+from ..vocode import choose_frames
+from .device import Call, Device, Replay, ResidentGraph, count_bytes, keep_recent, name_axes
+
+LATENT_BYTES = 4 * int(np.prod(LATENT_SHAPE))
+
+
+class ResidentDecoder:
+    """Decodes on `device`, at best `batch` windows at a time; `open_graph` opens one of the bundle's graphs there."""
+
+    def __init__(self, device: Device, bundle: Bundle, open_graph: Callable[[str], ResidentGraph], batch: int) -> None:
+        self.batch = batch
+        self.device, self._bundle = device, bundle
+        self._graphs = {name: open_graph(name) for name in ("conditioning", "tunet_step", "vae_decoder", "hifigan")}
+        self._groups: dict[tuple[int, Sampling], Group] = {}
+
+    def run(self, features: np.ndarray, sampling: Sampling, noise: Noise, windows: range, samples: int) -> np.ndarray:
+        """As `base.Decoder.run`."""
+        group = self.prepare(len(features), sampling)
+        group.condition(features)
+        group.denoise(noise, windows)
+        group.decode_latent()
+        return group.vocode(samples)
+
+    def prepare(self, batch: int, sampling: Sampling) -> Group:
+        """What decodes `batch` windows with `sampling`, made and captured where it is not there yet."""
+        make = partial(Group, self.device, self._bundle, self._graphs, batch, sampling)
+        return keep_recent(self._groups, (batch, sampling), make)
+
+
+class Group:
+    """`batch` windows decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
+
+    Where guidance acts, a T-UNet call takes 2 `batch` windows, without conditioning and with it, as `guidance.guide`
+    arranges them; where it does not, the latter alone. Only `vocode` waits for the GPU.
+    """
+
+    def __init__(
+        self, device: Device, bundle: Bundle, graphs: dict[str, ResidentGraph], batch: int, sampling: Sampling
+    ) -> None:
+        self._device, self._graphs, self._batch = device, graphs, batch
+        self._table, guided = tabulate(sampling, bundle)
+        self._guided = guided
+        branches = 2 if any(guided) else 1
+
+        def allocate(size: int) -> int:
+            self._held.append(device.allocate(size))
+            return self._held[-1].address
+
+        self._held: list[Memory] = []
+        conditioning, tunet = graphs["conditioning"].entry, graphs["tunet_step"].entry
+        sizes = {name: count_bytes(spec, batch=batch) for name, spec in conditioning.outputs.items()}
+        self._features = allocate(count_bytes(conditioning.inputs["features"], batch=batch))
+        context = {name: allocate(branches * size) for name, size in sizes.items()}
+        given = {name: context[name] + (branches - 1) * size for name, size in sizes.items()}
+        self._latent, v = allocate(2 * batch * LATENT_BYTES), allocate(2 * batch * LATENT_BYTES)
+        steps, rings = allocate(16 * batch), [allocate(DEPTH * batch * LATENT_BYTES) for _ in range(2)]
+        table = allocate(self._table.nbytes)
+        self._sources = allocate(24 * batch)
+        self._arguments = (v, self._latent, steps, *rings, table, self._sources)
+        device.write(table, self._table)
+        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # addresses, at the first launch
+
+        inner = {"latent": self._latent, "step": steps, "v": v}
+        assert inner.keys() | context.keys() == tunet.inputs.keys() | tunet.outputs.keys()
+        self._calls = {
+            True: graphs["tunet_step"].bind(inner | context, 2 * batch) if True in guided else None,
+            False: graphs["tunet_step"].bind(inner | given, batch) if False in guided else None,
+        }
+        self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch)
+        if branches == 2:  # what stands for no conditioning, once and for all
+            nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch)
+            self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
+            device.sync()  # before `nothing` goes
+        self._vocoders: dict[int, tuple[Call, int, int]] = {}
+        self._mel = allocate(count_bytes(graphs["vae_decoder"].entry.outputs["mel"], batch=batch))
+        self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch)
+        self.loop = self._capture()
+
+    def condition(self, features: np.ndarray, call: Call | None = None) -> None:
+        """Enqueue features float32 [B, L, 2D] -> keys and values."""
+        self._device.write(self._features, features)
+        (call or self._condition).enqueue()
+
+    def denoise(self, noise: Noise, windows: range) -> None:
+        """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU, any other copied there first."""
+        sources = np.zeros((len(windows), 3), np.uint64)
+        if isinstance(noise, SeededNoise):
+            sources[:, 0], sources[:, 1] = noise.seed, windows
+        else:
+            wanted = self._table["noise"] != 0
+            nothing = np.zeros(LATENT_SHAPE, np.float32)
+            draws = [[noise(window, k) if wanted[k] else nothing for k in range(len(wanted))] for window in windows]
+            drawn = np.array(draws, np.float32)
+            self._drawn = self._device.allocate(drawn.nbytes)  # until the next time: the loop reads it
+            self._device.write(self._drawn.address, drawn)
+            sources[:, 2] = self._drawn.address + np.arange(len(windows)) * len(wanted) * LATENT_BYTES
+        self._device.write(self._sources, sources)
+        self.loop.launch()
+
+    def decode_latent(self) -> None:
+        """Enqueue z_0 -> log-mel."""
+        self._vae.enqueue()
+
+    def vocode(self, samples: int) -> np.ndarray:
+        """log-mel -> waveforms float32 [B, n], on the host; see `vocode.vocode`."""
+        frames = choose_frames(samples)
+        if frames not in self._vocoders:
+            self._vocoders[frames] = self._open_vocoder(frames)
+        vocoder, mel, waveform = self._vocoders[frames]
+        if mel != self._mel:
+            bins, whole = self._graphs["vae_decoder"].entry.outputs["mel"].resolve(batch=self._batch)[1:]
+            self._device.copy_rows(self._mel, mel, self._batch * bins, 4 * whole, 4 * frames)
+        vocoder.enqueue()
+        shape = self._graphs["hifigan"].entry.outputs["waveform"].resolve(**name_axes(self._batch, frames))
+        waveforms = np.empty(shape, np.float32)
+        self._device.read(waveform, waveforms)
+        return waveforms
+
+    def _open_vocoder(self, frames: int) -> tuple[Call, int, int]:
+        """HiFi-GAN for so many frames, and where its mel and its waveforms are."""
+        entry, axes = self._graphs["hifigan"].entry, name_axes(self._batch, frames)
+        whole = frames == self._graphs["vae_decoder"].entry.outputs["mel"].shape[2]
+        memories = [self._device.allocate(count_bytes(entry.outputs["waveform"], **axes))]
+        if not whole:
+            memories.append(self._device.allocate(count_bytes(entry.inputs["mel"], **axes)))
+        self._held += memories
+        waveform, mel = memories[0].address, self._mel if whole else memories[1].address
+        call = self._graphs["hifigan"].bind({"mel": mel, "waveform": waveform}, self._batch, frames)
+        return call, mel, waveform
+
+    def _capture(self) -> Replay:
+        """The loop as one CUDA graph.
+
+        Libraries choose kernels in a first run, and may allocate once more in a second: neither can be recorded.
+        """
+        self._device.advance(self._arguments, self._batch, 0)
+        for call in 2 * [call for call in self._calls.values() if call]:
+            call.enqueue()
+        return self._device.capture(self._run_loop)
+
+    def _run_loop(self) -> None:
+        self._device.advance(self._arguments, self._batch, 0)
+        for row, guided in enumerate(self._guided, 1):
+            call = self._calls[guided]
+            assert call is not None
+            call.enqueue()
+            self._device.advance(self._arguments, self._batch, row)
+
+
+#: A row of kernels/solver.cu's table.
+ROW = np.dtype(
+    [
+        ("latents", np.float32, DEPTH),
+        ("velocities", np.float32, DEPTH),
+        ("noise", np.float32),
+        ("scale", np.float32),
+        ("step", np.float32),
+    ]
+)
+
+
+def tabulate(sampling: Sampling, bundle: Bundle) -> tuple[np.ndarray, list[bool]]:
+    """The table `ROW` [N + 1] of kernels/solver.cu, and for each of N T-UNet calls whether guidance acts in it."""
+    recurrence = find_recurrence(sampling, bundle.manifest.schedule)
+    low, high = sampling.interval
+    guided = [sampling.guidance != 1.0 and low <= step <= high for step in recurrence.steps.tolist()]
+    table = np.zeros(len(guided) + 1, ROW)
+    table["noise"][0] = 1  # z_T
+    table["step"][:-1] = recurrence.steps
+    for name in ("latents", "velocities", "noise"):
+        table[name][1:] = getattr(recurrence, name)
+    table["scale"][1:] = np.where(guided, sampling.guidance, 1.0)
+    return table, guided

@@ -1,0 +1,94 @@
+"""`bench/gpu.py` as a program where there is no GPU, and what does not need one: parts that fail, floors, counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import gpu
+from sc_runtime.backends import device
+from sc_runtime.backends.select import ABSENCES
+from sc_runtime.bundle import Bundle
+from sc_runtime.errors import BackendError
+from sc_runtime.presets import Sampling
+from tests.conftest import ROOT
+
+ABSENCE = device.explain_absence()
+
+
+@pytest.fixture
+def bench(tiny_fp16_bundle: Path, tmp_path: Path) -> gpu.Bench:
+    deadline = time.perf_counter() + 1000
+    return gpu.Bench(Bundle.load(tiny_fp16_bundle), Sampling(), [10.0], deadline, tmp_path / "new" / "gpu.json", None)
+
+
+@pytest.mark.skipif(ABSENCE is None, reason="there is a GPU: the bench would measure it")
+def test_without_a_gpu_every_part_says_why_it_is_skipped(tiny_fp16_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "bench/gpu.py", "--bundle", tiny_fp16_bundle, "--size", "tiny", "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["bundle"]["precision"] == "fp16"
+    assert found["gpu"] is None
+    assert {"torch", "numpy", "python"} <= set(found["versions"])
+    assert list(found["results"]) == ["work"]
+    reasons = {"tensorrt, opened": ABSENCES["tensorrt"](), "onnxruntime-cuda, opened": ABSENCES["onnxruntime-cuda"]()}
+    for part in ("ceilings", "centroids, exact", "centroids, time", "published, speed"):
+        reasons[part] = ABSENCE
+    assert found["skipped"] == reasons | {"ratios": "there is nothing to compare with"}
+    for reason in found["skipped"].values():
+        assert reason in done.stdout
+
+
+def test_a_part_that_fails_does_not_end_the_others(bench: gpu.Bench) -> None:
+    def fail(error: Exception) -> dict[str, Any]:
+        raise error
+
+    bench.run("good", lambda: {"value": 1})
+    bench.run("bad", lambda: fail(ZeroDivisionError("by zero\nin a stack")))
+    bench.run("refused", lambda: fail(BackendError("no GPU", "one")))
+    bench.deadline = time.perf_counter()
+    bench.run("late", lambda: {"value": 2})
+    document = json.loads(bench.out.read_text())
+    assert document["results"]["good"]["value"] == 1
+    assert list(document["results"]) == ["good"]
+    assert document["skipped"] == {
+        "bad": "failed: ZeroDivisionError: by zero",
+        "refused": "no GPU; expected one",
+        "late": "no time left",
+    }
+
+
+def test_floors_are_the_larger_of_arithmetic_and_memory(bench: gpu.Bench) -> None:
+    """Two windows of 12 s, 50 steps of two branches; the LSTM's own weights come once a position."""
+    stages = {"audiomae": 1.0, "acoustic_encoder": 1.0, "tunet": 2.0, "hifigan": 1.0}
+    assert gpu.find_floors({"direction": "decode", "seconds": 12, "stages_s": stages}, bench) == {}
+    work = {name: {"flop": 1e9, "bytes": 1e6} for name in bench.bundle.manifest.graphs}
+    work["acoustic_encoder"]["recurrent_bytes"] = 1e6
+    bench.results |= {"ceilings": {"fp16_flop_per_s": 1e12, "bytes_per_s": 1e9}, "work": work}
+    decode = gpu.find_floors({"direction": "decode", "seconds": 12, "stages_s": stages}, bench)
+    assert decode["tunet"] == {"floor_s": pytest.approx(0.2), "held_by": "arithmetic", "times": pytest.approx(10)}
+    assert decode["hifigan"]["floor_s"] == pytest.approx(2e-3)
+    encode = gpu.find_floors({"direction": "encode", "seconds": 12, "stages_s": stages}, bench)
+    assert encode["acoustic_encoder"] == {"floor_s": 0.256, "held_by": "memory", "times": pytest.approx(1 / 0.256)}
+    assert set(encode) == {"audiomae", "acoustic_encoder"}
+
+
+def test_arithmetic_is_counted_as_by_hand(bench: gpu.Bench) -> None:
+    """The acoustic encoder: its weights, twice, at every position; the conditioning: linear maps of [L, 48]."""
+    sizes, work = gpu.find_sizes(bench.bundle), gpu.count_work(bench.bundle)
+    width, length = 2 * sizes.config.feature_width, sizes.config.positions
+    lstm = sum(8 * width * (inputs + width + 2) for inputs in (width, *[2 * width] * (sizes.lstm_layers - 1)))
+    params = lstm + 2 * width * sizes.config.feature_width
+    assert work["acoustic_encoder"]["flop"] == pytest.approx(2 * length * params, rel=0.05)
+    keys = bench.bundle.manifest.graphs["conditioning"].outputs.values()
+    linear = sum(spec.shape[1] * spec.shape[3] for spec in keys)  # type: ignore[operator]
+    assert work["conditioning"]["flop"] == 2 * length * sizes.context_width * linear
+    assert all(entry["bytes"] == bench.bundle.count_bytes(name) for name, entry in work.items())

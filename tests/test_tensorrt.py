@@ -1,0 +1,558 @@
+"""The backends on NVIDIA GPUs: the loop's coefficients, the solver's kernel, whole decodes, and what stops them.
+
+Here no GPU is needed: memory is the host's, kernels/solver.cu is compiled for the CPU, and graphs are run by ONNX
+Runtime behind the interface of TensorRT (which is held against the real one) and of the CUDA provider.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from sc_runtime import Codec
+from sc_runtime.backends import device, onnxruntime_cuda, select, tensorrt
+from sc_runtime.backends.base import ResidentBackend
+from sc_runtime.backends.device import LANES, THREADS, Replay, compile_solver, keep_recent
+from sc_runtime.backends.resident import DEPTH, tabulate
+from sc_runtime.bundle import Bundle, Schedule, hash_file
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.coefficients import find_recurrence
+from sc_runtime.commands.doctor import examine
+from sc_runtime.cuda_centroids import Memory
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError
+from sc_runtime.plans import PlanEntry, Target, hash_source, list_shapes, locate_plan
+from sc_runtime.presets import Sampling
+from sc_runtime.samplers import PHILOX_DOMAIN, SOLVERS, SeededNoise, choose_nodes, compute_alphas
+from tests.conftest import ROOT
+from tests.test_backends import relative_error
+from tests.test_samplers import mixture_velocity
+
+ABSENCE = device.explain_absence()
+has_core = pytest.mark.skipif("cuda-core" in (ABSENCE or ""), reason=f"not compiled: {ABSENCE}")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
+SAMPLINGS = [
+    Sampling(),
+    Sampling(eta=0.3, steps=20),
+    Sampling("dpm", 12, 2.0, 0.0),
+    Sampling("dpm", 12, 2.0, 1.0, (100, 800)),
+    Sampling("unipc", 9, 1.0, 0.0),
+    Sampling("unipc", 2, 1.5, 0.0),
+]
+
+
+# --- the coefficients -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_table_gives_what_the_solver_gives(sampling: Sampling, tiny_bundle: Path) -> None:
+    """A loop that knows only the table, beside the solver, on a velocity that is not linear."""
+    bundle = Bundle.load(tiny_bundle)
+    table, guided = tabulate(sampling, bundle)
+    low, high = sampling.interval
+    solver = SOLVERS[sampling.solver]
+    nodes = choose_nodes(sampling.steps, Schedule(), solver.spacing)
+    assert guided == [sampling.guidance != 1 and low <= step <= high for step in nodes[:-1]]
+    assert table["step"].tolist() == [*nodes[:-1], 0]
+    draws = np.random.default_rng(0).standard_normal((len(table), 500))
+    latents, velocities = [draws[0]], []
+    for row in table[1:]:
+        velocities.append(mixture_velocity(latents[-1], int(nodes[len(velocities)])))
+        latents.append(
+            sum(a * x for a, x in zip(row["latents"], latents[::-1], strict=False))
+            + sum(b * v for b, v in zip(row["velocities"], velocities[::-1], strict=False))
+            + row["noise"] * draws[len(latents)]
+        )
+    exact = solver.sample(
+        mixture_velocity, draws[0], lambda draw: draws[draw], nodes, compute_alphas(Schedule()), sampling.eta
+    )
+    assert relative_error(latents[-1], exact) < 1e-6
+
+
+@pytest.mark.parametrize(("solver", "depth"), [("ddim", 1), ("dpm", 2), ("unipc", 3)])
+def test_recurrences_are_as_short_as_the_solvers(solver: str, depth: int) -> None:
+    recurrence = find_recurrence(Sampling(solver, 10, 2.0, 0.0), Schedule())
+    looked = (np.abs(recurrence.latents) + np.abs(recurrence.velocities)).max(axis=0)
+    assert (looked > 1e-6).tolist() == [j < depth for j in range(DEPTH)]
+
+
+# --- the kernel -------------------------------------------------------------------------------------------------------
+
+
+@has_core
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90", "sm_120"])
+def test_the_solver_compiles(arch: str) -> None:
+    assert compile_solver(arch).startswith(b"\x7fELF")
+
+
+def test_a_kernel_that_does_not_compile_is_one_line() -> None:
+    if ABSENCE and "cuda-core" in ABSENCE:
+        pytest.skip(ABSENCE)
+    with pytest.raises(BackendError, match=r"kernels/solver.cu cannot be compiled for sm_7 .*NVRTC"):
+        compile_solver("sm_7")
+
+
+EMULATION = """
+#include <cmath>
+struct Index { unsigned x, y, z; };
+static Index blockIdx, threadIdx;
+#define __global__
+#define __device__
+static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return static_cast<unsigned __int128>(a) * b >> 64;
+}
+#include "solver.cu"
+extern "C" void launch(void** p, word domain, int batch, int row) {
+    for (blockIdx.y = 0; blockIdx.y < unsigned(batch); ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x < LANES / THREADS; ++blockIdx.x)
+            for (threadIdx.x = 0; threadIdx.x < THREADS; ++threadIdx.x)
+                advance((Four*)p[0], (Four*)p[1], (long long*)p[2], (Four*)p[3], (Four*)p[4], (Row*)p[5],
+                        (Source*)p[6], domain, batch, row);
+}
+extern "C" int describe() { return LANES * 1000 + THREADS; }
+"""
+
+
+@pytest.fixture(scope="session")
+def solver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """kernels/solver.cu for the CPU, its threads one after the other."""
+    folder = tmp_path_factory.mktemp("solver")
+    (folder / "solver.cpp").write_text(EMULATION)
+    options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-Wl,-Bsymbolic"]  # the C library has an `advance` of its own
+    command = ["g++", *options, f"-I{ROOT / 'kernels'}", "-o", "solver.so", "solver.cpp"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "solver.so"))
+
+
+class EmulatedDevice:
+    """What `Device` does, in the host's memory, which nothing is written to but what was asked for."""
+
+    name, stream, gpu = "emulated", 7, None
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.captured = 0
+
+    def allocate(self, size: int) -> Memory:
+        array = np.full(size + 512, 0xFF, np.uint8)  # NaN, where nothing is written
+        return Memory(array.ctypes.data + -array.ctypes.data % 256, size, array)
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        ctypes.memmove(address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+
+    def read(self, address: int, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def copy_rows(self, source: int, target: int, rows: int, pitch: int, width: int) -> None:
+        for row in range(rows):
+            ctypes.memmove(target + row * width, source + row * pitch, width)
+
+    def advance(self, addresses: tuple[int, ...], batch: int, row: int) -> None:
+        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
+        self.library.launch(pointers, ctypes.c_uint64(PHILOX_DOMAIN), batch, row)
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        self.captured += 1
+        return Replay(work)
+
+    def sync(self) -> None: ...
+
+
+@needs_compiler
+def test_the_kernels_noise_is_that_of_the_cpu(solver: ctypes.CDLL, tiny_bundle: Path) -> None:
+    assert solver.describe() == LANES * 1000 + THREADS
+    emulated = EmulatedDevice(solver)
+    table, _ = tabulate(Sampling(), Bundle.load(tiny_bundle))
+    latent, steps = np.zeros((4, *SeededNoise(0)(0, 0).shape), np.float32), np.zeros(4, np.int64)
+    rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
+    sources = np.array([[2**64 - 1, 3, 0], [5, 2**40, 0]], np.uint64)
+    parts = (latent, latent, steps, rings[0], rings[1], table, sources)
+    emulated.advance(tuple(part.ctypes.data for part in parts), 2, 0)
+    expected = np.stack([SeededNoise(2**64 - 1)(3, 0), SeededNoise(5)(2**40, 0)])
+    np.testing.assert_allclose(latent, np.concatenate([expected, expected]), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(rings[0, 0], latent[:2])
+    assert steps.tolist() == [981] * 4
+
+
+# --- TensorRT's interface over ONNX Runtime ---------------------------------------------------------------------------
+
+
+class Engine:
+    """A plan here holds the path of its ONNX file and the shapes that it is for."""
+
+    def __init__(self, blob: bytes) -> None:
+        raw = json.loads(blob)
+        self.shapes = raw["shapes"]
+        self.session = onnxruntime.InferenceSession(raw["path"], providers=["CPUExecutionProvider"])
+        self.inputs = [entry.name for entry in self.session.get_inputs()]
+        self.names = self.inputs + [entry.name for entry in self.session.get_outputs()]
+        self.num_io_tensors = len(self.names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "INPUT" if name in self.inputs else "OUTPUT"
+
+    def create_execution_context(self, given: Any) -> Context:
+        assert given in ("USER_MANAGED", "configured")
+        return Context(self)
+
+    def create_runtime_config(self) -> Config:
+        return Config()
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.shapes: dict[str, list[int]] = {}
+        self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self.engine.shapes[name]
+        self.shapes[name] = list(shape)
+        return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert memory % 256 == 0
+        self.addresses[name] = memory
+        return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        assert set(self.shapes) == set(self.engine.inputs)
+        return 1000
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % 256 == 0
+        self.memory = memory, size
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert stream_handle == EmulatedDevice.stream
+        assert self.memory
+        binding = self.engine.session.io_binding()
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+        for entry in self.engine.session.get_inputs():
+            kind, shape = types[entry.type], self.shapes[entry.name]
+            binding.bind_input(entry.name, "cpu", 0, kind, shape, self.addresses[entry.name])
+        for entry in self.engine.session.get_outputs():
+            binding.bind_output(entry.name, "cpu")
+        self.engine.session.run_with_iobinding(binding)
+        for entry, array in zip(self.engine.session.get_outputs(), binding.copy_outputs_to_cpu(), strict=True):
+            ctypes.memmove(self.addresses[entry.name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
+        return True
+
+
+class Config:
+    """Of TensorRT-RTX."""
+
+    dynamic_shapes_kernel_specialization_strategy = "LAZY"
+
+    def __eq__(self, other: object) -> bool:
+        return other == "configured" and self.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        assert strategy == "USER_MANAGED"
+
+    def create_runtime_cache(self) -> Cache:
+        return Cache()
+
+    def set_runtime_cache(self, cache: Cache) -> bool:
+        return True
+
+
+class Cache:
+    def serialize(self) -> bytes:
+        return b"kernels"
+
+    def deserialize(self, blob: bytes) -> bool:
+        return blob == b"kernels"
+
+
+class Listener:
+    INTERNAL_ERROR, ERROR = "INTERNAL_ERROR", "ERROR"
+
+    def __init__(self) -> None: ...
+
+
+class Runtime:
+    def __init__(self, listener: Any) -> None:
+        self.listener = listener
+
+    def deserialize_cuda_engine(self, blob: bytes) -> Engine | None:
+        try:
+            return Engine(blob)
+        except ValueError:
+            self.listener.log("ERROR", "magicTag failed\nin a stack")
+            return None
+
+
+LIBRARY = {
+    "__version__": "1.2.3",
+    "ILogger": Listener,
+    "Runtime": Runtime,
+    "TensorIOMode": SimpleNamespace(INPUT="INPUT"),
+    "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="USER_MANAGED"),
+}
+RTX = {
+    "ComputeCapability": SimpleNamespace(SM89="SM89"),
+    "DynamicShapesKernelSpecializationStrategy": SimpleNamespace(EAGER="EAGER"),
+}
+
+
+def test_the_interface_is_that_of_the_real_library() -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    classes = {"ICudaEngine": Engine, "IExecutionContext": Context, "IRuntimeConfig": Config, "IRuntimeCache": Cache}
+    for name, ours in (classes | {"ILogger": Listener, "Runtime": Runtime}).items():
+        for attribute in vars(ours):
+            assert attribute.startswith("__") or hasattr(getattr(real, name), attribute), f"{name}.{attribute}"
+    for attribute in ("num_io_tensors",):
+        assert hasattr(real.ICudaEngine, attribute)
+    for name, ours in (LIBRARY | RTX).items():
+        for attribute in vars(ours) if isinstance(ours, SimpleNamespace) else ():
+            assert hasattr(getattr(real, name), attribute)
+
+
+def test_what_the_real_library_says_is_kept() -> None:
+    pytest.importorskip("tensorrt_rtx")
+    loaded = tensorrt.load("rtx")
+    assert loaded.runtime.deserialize_cuda_engine(b"no plan" * 100) is None
+    assert "magicTag" in loaded.reason
+
+
+# --- backends, emulated -----------------------------------------------------------------------------------------------
+
+
+def save_plans(bundle: Bundle, target: Target) -> None:
+    for graph in bundle.manifest.graphs:
+        plan = locate_plan(bundle, graph, target)
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
+        entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
+        plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
+
+
+@pytest.fixture
+def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
+    """A bundle of its own, to put plans into: float32, or "fp16" where the test asks for it."""
+    built = request.getfixturevalue("tiny_fp16_bundle" if getattr(request, "param", None) == "fp16" else "tiny_bundle")
+    return Bundle.load(Path(shutil.copytree(built, tmp_path / "bundle", copy_function=shutil.copy)))
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """TensorRT, emulated, on a GPU of compute capability 8.9."""
+    module = dict(LIBRARY)
+    monkeypatch.setattr(tensorrt, "list_libraries", lambda: ["rtx"] if "ComputeCapability" in module else ["tensorrt"])
+    monkeypatch.setattr(tensorrt, "import_library", lambda name: SimpleNamespace(**module))
+    monkeypatch.setattr(tensorrt, "find_capability", lambda: (8, 9))
+    monkeypatch.setattr(tensorrt.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    return module
+
+
+@pytest.fixture
+def emulated(solver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs whose memory is the host's; the CUDA provider is the CPU's."""
+    for module in (tensorrt, onnxruntime_cuda):
+        monkeypatch.setattr(module, "Device", lambda: EmulatedDevice(solver))
+        monkeypatch.setattr(module, "CudaNearestCentroid", lambda codebook, gpu: NearestCentroid(codebook))
+    monkeypatch.setattr(onnxruntime_cuda, "is_installed", lambda: True)
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime_cuda, "KIND", "cpu")
+    monkeypatch.setattr(onnxruntime_cuda, "describe_provider", lambda device: {})
+
+
+DECODES: list[dict[str, Any]] = [
+    {"steps": 2},
+    {"steps": 2, "solver": "dpm", "eta": 1.0, "guidance": 1.0},
+    {"steps": 3, "solver": "unipc", "eta": 0.0, "batch": 1},
+    {"steps": 2, "noise": lambda window, draw: np.full((8, 256, 16), 0.1 * (window + draw), np.float32)},
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "bundle", "tolerance"),
+    [("tensorrt", "float32", 1e-4), ("rtx", "fp16", 0.05), ("onnxruntime-cuda", "fp16", 0.05)],
+    indirect=["bundle"],
+)
+def test_decoding_on_the_device_is_decoding(
+    name: str, bundle: Bundle, tolerance: float, library: dict[str, Any], emulated: None, tmp_path: Path
+) -> None:
+    """Buffers, order, guidance, solvers, noise and the last window's frames, against the stages one by one."""
+    library |= RTX if name == "rtx" else {}
+    save_plans(bundle, Target("rtx" if name == "rtx" else "tensorrt", "1.2.3", (8, 9)))
+    backend = select.choose_backend("onnxruntime-cuda" if "onnx" in name else "tensorrt")
+    assert isinstance(backend, ResidentBackend)
+    codec, reference = Codec(bundle, backend), Codec.load(bundle.path, backend="onnxruntime")
+    codes = np.random.default_rng(0).integers(0, 4096, (300, 2))  # two windows, the second a short one
+    for settings in DECODES if name == "tensorrt" else DECODES[:1]:
+        calls: list[tuple[int, int]] = []
+        sound = codec.decode(codes, seed=3, progress=lambda *call, calls=calls: calls.append(call), **settings)
+        expected = reference.decode(codes, seed=3, **settings)
+        assert sound.shape == expected.shape
+        assert relative_error(sound, expected) < tolerance, settings
+        assert calls[-1][0] == calls[-1][1]
+    assert (tmp_path / "cache").exists() == (name == "rtx")
+    if name == "tensorrt":
+        noise = np.random.default_rng(0).standard_normal(40_000, np.float32)
+        assert codec.encode(noise) == reference.encode(noise)
+
+
+@needs_compiler
+def test_guidance_in_an_interval_and_one_capture_a_size(
+    bundle: Bundle, library: dict[str, Any], emulated: None
+) -> None:
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    backend = tensorrt.TensorRtBackend()
+    decoder = backend.open_decoder(bundle)
+    shape = bundle.manifest.graphs["conditioning"].inputs["features"].resolve(batch=1)
+    features = np.random.default_rng(0).standard_normal(shape, np.float32)
+
+    def decode(guidance: float, interval: tuple[int, int] = (0, 1000)) -> np.ndarray:
+        return decoder.run(features, Sampling("dpm", 2, guidance, 0.0, interval), SeededNoise(0), range(1), 1000)
+
+    plain, everywhere, first, nowhere = decode(1.0), decode(3.0), decode(3.0, (900, 1000)), decode(3.0, (2, 3))
+    assert relative_error(nowhere, plain) < 1e-6
+    assert relative_error(first, plain) > 1e-3
+    assert relative_error(first, everywhere) > 1e-3
+    decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), SeededNoise(1), range(5, 6), 1000)
+    assert backend._device.captured == 4
+
+
+@needs_compiler
+def test_more_windows_than_a_plan_is_for_are_one_line(bundle: Bundle, library: dict[str, Any], emulated: None) -> None:
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    graph = tensorrt.TensorRtBackend().open(bundle, "vae_decoder")
+    with pytest.raises(BackendError, match=r"vae_decoder.plan is not for latent \[17, 8, 256, 16\] .*at most 16"):
+        graph.run({"latent": np.zeros((17, 8, 256, 16), np.float32)})
+
+
+def test_a_few_sizes_stay_prepared() -> None:
+    kept: dict[int, str] = {}
+    for key in (1, 2, 3, 4, 1, 5):
+        keep_recent(kept, key, lambda key=key: f"made {key}")
+    assert list(kept) == [3, 4, 1, 5]
+
+
+# --- what stops them --------------------------------------------------------------------------------------------------
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "list_libraries", list)
+    monkeypatch.setattr(onnxruntime_cuda, "is_installed", lambda: False)
+    for name, extra in (("tensorrt", "tensorrt"), ("onnxruntime-cuda", "gpu")):
+        assert f"sc-runtime[{extra}]" in (select.ABSENCES[name]() or "")
+        with pytest.raises(MissingExtraError, match=rf"installed; expected .*sc-runtime\[{extra}\]"):
+            select.choose_backend(name)
+
+
+def test_no_gpu_is_named_by_the_backends_and_by_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "import_core", lambda: None)
+    monkeypatch.setattr(device, "find_capability", lambda: None)
+    monkeypatch.setattr(tensorrt, "list_libraries", lambda: ["tensorrt"])
+    monkeypatch.setattr(onnxruntime_cuda, "is_installed", lambda: True)
+    states = {backend["name"]: backend for backend in examine()["backends"]}
+    assert list(states) == ["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    for name in ("tensorrt", "onnxruntime-cuda"):
+        assert not states[name]["works"]
+        assert "no NVIDIA GPU" in states[name]["reason"]
+        with pytest.raises(BackendError, match=r"no NVIDIA GPU .*; expected an NVIDIA GPU"):
+            select.choose_backend(name)
+
+
+def test_plans_that_do_not_fit_are_named_with_the_repair(
+    bundle: Bundle, library: dict[str, Any], emulated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = tensorrt.TensorRtBackend()
+    command = re.escape(f"{bundle.manifest.command} --engines tensorrt --out {bundle.path}")
+    with pytest.raises(BundleError, match=rf"no plan of hifigan .*there is none.*build it: {command}"):
+        backend.open(bundle, "hifigan")
+    save_plans(bundle, Target("tensorrt", "1.2.3", (9, 0)))
+    with pytest.raises(BundleError, match=rf"those there are for tensorrt-1.2.3-sm90.*{command}"):
+        backend.open(bundle, "hifigan")
+    assert not tensorrt.has_plans(bundle)
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    assert tensorrt.has_plans(bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr("sc_runtime.plans.BUILDER", 0)
+        with pytest.raises(BundleError, match=rf"built from another graph.*{command}"):
+            backend.open(bundle, "hifigan")
+    plan = locate_plan(bundle, "hifigan", Target("tensorrt", "1.2.3", (8, 9)))
+    plan.write_text("not JSON")
+    record = plan.with_suffix(".json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": hash_file(plan)}))
+    with pytest.raises(BackendError, match=r"refuses it \(magicTag failed\); .*delete .*hifigan.plan"):
+        backend.open(bundle, "hifigan")
+
+
+def test_a_gpu_that_tensorrt_rtx_is_not_for_is_named(bundle: Bundle, library: dict[str, Any]) -> None:
+    library |= RTX | {"ComputeCapability": SimpleNamespace(SM75="SM75")}
+    with pytest.raises(BackendError, match=r"RTX 1.2.3 on a GPU of compute capability 8.9.*onnxruntime-cuda"):
+        tensorrt.choose_target(bundle)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_session_that_becomes_the_cpus_is_an_error(
+    bundle: Bundle, emulated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has the CUDA provider")
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "CUDAExecutionProvider")
+    with pytest.raises(BackendError, match="took CPUExecutionProvider for hifigan; expected CUDAExecutionProvider"):
+        onnxruntime_cuda.OnnxRuntimeCudaBackend().open(bundle, "hifigan")
+
+
+def test_auto_takes_the_fastest_that_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = dict.fromkeys(select.ABSENCES, "gone")
+    for name, absence in absent.items():
+        monkeypatch.setitem(select.ABSENCES, name, lambda absence=absence: absence)
+    assert select.choose_name("auto", bundle) == "onnxruntime"  # whose error says what to install
+    monkeypatch.setitem(select.ABSENCES, "openvino", lambda: None)
+    assert select.choose_name("auto", bundle) == "openvino"
+    monkeypatch.setitem(select.ABSENCES, "onnxruntime", lambda: None)
+    assert select.choose_name("auto", bundle) is None  # each graph where it runs better
+    monkeypatch.setitem(select.ABSENCES, "tensorrt", lambda: None)
+    assert select.choose_name("auto", bundle) is None  # there are no plans
+    monkeypatch.setitem(select.ABSENCES, "onnxruntime-cuda", lambda: None)
+    assert select.choose_name("auto", bundle) == "onnxruntime-cuda"
+    assert select.choose_name("float32", bundle) is None  # a GPU computes as the graphs say
+    monkeypatch.setattr(tensorrt, "has_plans", lambda bundle: True)
+    assert select.choose_name("auto", bundle) == "tensorrt"
+    assert select.choose_name("auto", None) == "onnxruntime-cuda"
+    with pytest.raises(BackendError, match="precision float32 with the backend tensorrt"):
+        select.choose_backend("tensorrt", precision="float32")
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+def test_a_gpu_gives_the_cpus_sound(name: str, bundle: Bundle) -> None:
+    reason = select.ABSENCES[name]()
+    if reason:
+        pytest.skip(f"NOT RUN ON A GPU: {reason}")
+    if name == "tensorrt":
+        from sc_runtime.export.plans import build_plans
+
+        build_plans(bundle, tensorrt.choose_target(bundle))
+    codec, reference = Codec.load(bundle.path, backend=name), Codec.load(bundle.path, backend="onnxruntime")
+    codes = np.random.default_rng(0).integers(0, 4096, (300, 2))
+    for settings in DECODES:
+        error = relative_error(codec.decode(codes, **settings), reference.decode(codes, **settings))
+        assert error < 0.1, settings  # half precision, a few steps, stand-in weights
+    assert codec._decoder._groups  # type: ignore[union-attr]
+    for group in codec._decoder._groups.values():  # type: ignore[union-attr]
+        assert group.loop.refusal is None
