@@ -38,7 +38,7 @@ def promise_half(name: str, weight: ir.TensorProtocol) -> ir.Value:
     def fetch() -> ir.Tensor:
         return ir.Tensor(shrink(weight.numpy()), name=name)
 
-    shape = ir.Shape(weight.shape)
+    shape = ir.Shape(weight.shape.numpy())
     promise = ir.LazyTensor(fetch, dtype=ir.DataType.FLOAT16, shape=shape, name=name)
     return ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=promise)
 

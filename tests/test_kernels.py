@@ -193,9 +193,7 @@ def add_as_tensor_core(halves: np.ndarray, others: np.ndarray, products: int) ->
     return sums[:, :, 0].astype(np.float32)
 
 
-def model_screening(
-    screened: ScreenedCodebook, queries: np.ndarray, products: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def model_screening(screened: ScreenedCodebook, queries: np.ndarray, products: int) -> tuple[np.ndarray, np.ndarray]:
     """t [n, rows] float32, P + π and π [n, 2], as `prepare` and `screen` compute them."""
     width = queries.shape[1]
     centred = queries - screened.mean
@@ -349,7 +347,7 @@ class EmulatedGpu:
         pass
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], stream: int = 0) -> None:
-        kinds = {int: ctypes.c_void_p, np.int32: ctypes.c_int, float: ctypes.c_double}
+        kinds: dict[type, Any] = {int: ctypes.c_void_p, np.int32: ctypes.c_int, float: ctypes.c_double}
         values = [kinds[type(value)](value if isinstance(value, float) else int(value)) for value in arguments]
         getattr(self.library, f"run_{name}")(ctypes.c_int(blocks), *values)
 

@@ -115,9 +115,10 @@ def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
     tunet.position_map.copy_(first.permute(2, 0, 1)[None])
     frequencies = torch.exp(torch.arange(head // 2) * (-2 * math.log(10000.0) / sizes.position_channels))
     weights = (frequencies / frequencies.sum()).sqrt().repeat_interleave(2)
-    for transformer in tunet.modules():
-        if not (isinstance(transformer, SpatialTransformer) and transformer.has_position_map):
+    for module in tunet.modules():
+        if not (isinstance(module, SpatialTransformer) and module.has_position_map):
             continue
+        transformer: Any = module
         attention = transformer.transformer_blocks[0].attn2
         inner = attention.to_q.out_features
         _, _, height, width = transformer.position_map.shape

@@ -51,7 +51,7 @@ def compute_fbanks(clips: np.ndarray, path: Path) -> None:
     """Clips -> the codec's own filterbanks, float16 [N, 1024, 128]."""
     fbanks = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), SEGMENT_FRAMES, MEL_BINS))
     for row, samples in enumerate(choose_lengths(len(clips))):
-        clip = clips[row, :samples].astype(np.float32) / 32768
+        clip = (clips[row, :samples] / 32768).astype(np.float32)
         fbanks[row] = next(fbank_segments([clip], len(clip), float(clip.sum(dtype=np.float64))))
     fbanks.flush()
 

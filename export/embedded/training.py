@@ -24,10 +24,17 @@ WARM_UP = 0.02  #: share of a stage over which the learning rate rises
 class Stage(Protocol):
     """One stage of training. `networks` are what is trained and saved, `averaged` those that are kept as an average."""
 
-    name: str
-    networks: Mapping[str, nn.Module]
-    averaged: tuple[str, ...]
-    optimizers: Mapping[str, torch.optim.Optimizer]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]: ...
+
+    @property
+    def averaged(self) -> tuple[str, ...]: ...
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         """One update at `progress` (0 to 1) of the stage; returns the losses by name."""

@@ -110,7 +110,8 @@ class VocoderStage:
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
         """Mean absolute difference of log-mels and log-magnitudes over all resolutions."""
         losses = []
-        for log_mel in self.resolutions:
+        for resolution in self.resolutions:
+            log_mel: Any = resolution
             a, b = log_mel.magnitudes(made), log_mel.magnitudes(real)
             for filters in (log_mel.filters, None):
                 x, y = (filters @ a, filters @ b) if filters is not None else (a, b)
