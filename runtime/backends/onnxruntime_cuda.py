@@ -17,6 +17,7 @@ from ..errors import BackendError, MissingExtraError
 from . import device
 from .base import first_line
 from .device import Addresses, Device, ResidentGraph, Shapes
+from .onnxruntime import FP16_UNSOUND
 from .resident import ResidentDecoder
 
 PROVIDER, KIND = "CUDAExecutionProvider", "cuda"
@@ -63,7 +64,11 @@ class OnnxRuntimeCudaBackend:
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(PROVIDER, describe_provider(self._device))], enable_fallback=0
+                str(path),
+                options,
+                providers=[(PROVIDER, describe_provider(self._device))],
+                disabled_optimizers=FP16_UNSOUND.get(graph, []),
+                enable_fallback=0,
             )
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
             raise BackendError(
