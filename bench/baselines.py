@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.errors import BackendError
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .metrics import MAX_DELAY
 

@@ -57,12 +57,12 @@ from sc_runtime.backends.resident import ResidentDecoder
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle import Bundle, bundles_folder, list_bundles, locate_bundle
 from sc_runtime.commands.program import run_app
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.cuda_centroids import CudaNearestCentroid
 from sc_runtime.files import write_atomically
-from sc_runtime.presets import Sampling
-from sc_runtime.samplers import Noise, SeededNoise
-from sc_runtime.windows import split_windows
+from sc_runtime.semanticodec.config import SAMPLE_RATE
+from sc_runtime.semanticodec.presets import Sampling
+from sc_runtime.semanticodec.samplers import Noise, SeededNoise
+from sc_runtime.semanticodec.windows import split_windows
 
 FORMAT = 1  #: of the JSON
 BACKENDS = ("tensorrt", "onnxruntime-cuda")

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from sc_runtime.bundle import EMBEDDED, Bundle, locate_bundle
 from sc_runtime.commands.program import run_app
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.files import write_atomically
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 from sc_runtime.tokens import Tokens
 
 LIMIT_BYTES = 300e6  #: what hours may cost above one minute

@@ -19,8 +19,8 @@ from functools import cache
 
 import numpy as np
 
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.errors import SettingsError
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  #: (window, mel bins)
 STFT_WINDOWS = (2048, 512)

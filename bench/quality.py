@@ -57,12 +57,12 @@ from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import MANIFEST, Bundle, hash_file, locate_bundle
 from sc_runtime.codec import Codec
 from sc_runtime.commands.program import run_app
-from sc_runtime.conditioning import Codebooks
-from sc_runtime.config import SAMPLE_RATE, SEGMENT_SAMPLES, CodecConfig
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing
-from sc_runtime.presets import PRESETS, Sampling, choose_sampling
-from sc_runtime.samplers import SOLVERS, choose_nodes
+from sc_runtime.semanticodec.conditioning import Codebooks
+from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES, SemantiCodecConfig
+from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
 from sc_runtime.tokens import Tokens
 
 #: One sample less than a window: 163 840 are 260 positions, and a second window would be decoded for four of them.
@@ -228,7 +228,7 @@ class SemanticCodec(Codec):
     token, the alternative, says something, and mostly something wrong.)
     """
 
-    def condition_windows(self, windows: list[np.ndarray], config: CodecConfig) -> Arrays:
+    def condition_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> Arrays:
         semantic = self.bundle.load_codebook(f"semantic-{config.vocab}")
         nothing = np.zeros((config.acoustic_vocab, config.feature_width), np.float32)
         features = [Codebooks(semantic, nothing).condition(codes, config) for codes in windows]

@@ -17,7 +17,7 @@ from rich.console import Console
 from bench.rtf import round_floats
 from sc_runtime.errors import SettingsError
 from sc_runtime.files import write_atomically
-from sc_runtime.presets import PRESETS, Sampling
+from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
 FORMAT = 1  #: of the JSON
 DOMAINS = ("speech", "music", "sound")

@@ -34,12 +34,12 @@ from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, Schedule, list_bundles, locate_bundle
 from sc_runtime.codec import DECODE_BATCH
 from sc_runtime.commands.program import run_app
-from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
-from sc_runtime.presets import PRESETS, Sampling, choose_sampling
-from sc_runtime.samplers import SOLVERS, choose_nodes
-from sc_runtime.windows import split_windows
+from sc_runtime.semanticodec.config import SAMPLE_RATE, SemantiCodecConfig
+from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
+from sc_runtime.semanticodec.windows import split_windows
 
 FORMAT = 1  #: of the JSON
 RESULTS = ROOT / "bench" / "results"
@@ -142,7 +142,7 @@ class Plan:
     """What is measured how often, and what may be extrapolated."""
 
     settings: Settings
-    config: CodecConfig
+    config: SemantiCodecConfig
     repeats: int
     row_seconds: float
     measure_steps: int

@@ -25,10 +25,10 @@ from sc_runtime.backends.base import Arrays, Backend, Graph
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import Bundle
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.config import SAMPLE_RATE, CodecConfig
 from sc_runtime.errors import SettingsError
-from sc_runtime.presets import PRESETS, Sampling
-from sc_runtime.samplers import seeded_noise
+from sc_runtime.semanticodec.config import SAMPLE_RATE, SemantiCodecConfig
+from sc_runtime.semanticodec.presets import PRESETS, Sampling
+from sc_runtime.semanticodec.samplers import seeded_noise
 
 from .machine import measure_peak_memory
 
@@ -236,7 +236,7 @@ def make_sound(seconds: float) -> np.ndarray:
     return np.resize(sound.astype(np.float32), round(seconds * SAMPLE_RATE))
 
 
-def make_codes(seconds: float, config: CodecConfig) -> np.ndarray:
+def make_codes(seconds: float, config: SemantiCodecConfig) -> np.ndarray:
     """Random codes int64 [T, 2] of that many seconds: what decoding costs does not depend on what they say."""
     positions = config.count_positions(round(seconds * SAMPLE_RATE))
     return np.random.default_rng(0).integers(0, [config.vocab, config.acoustic_vocab], (positions, 2))

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sc_runtime.bundle import Schedule, hash_file
-from sc_runtime.config import TOKEN_RATES
 from sc_runtime.errors import CheckpointError
+from sc_runtime.semanticodec.config import TOKEN_RATES
 
 from .networks.sizes import NetworkSizes
 from .seeded import SeededTensors, draw_centroids

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sc_runtime.bundle import TensorSpec
-from sc_runtime.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES
+from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES
 
 from .checkpoint import ACOUSTIC_CODEBOOK, Weights
 from .networks import hifigan

@@ -1,4 +1,4 @@
-// One step of any solver of runtime/samplers.py, and the noise it needs, for B windows; runtime/coefficients.py says why
+// One step of any solver of runtime/semanticodec/samplers.py, and the noise it needs, for B windows; runtime/semanticodec/coefficients.py says why
 // a step is a weighted sum. runtime/backends/device.py launches it between two calls of the T-UNet.
 //
 // A row of the table is one launch. Row 0 draws x_0 = z_T. Row r > 0 follows call r − 1, whose answer is `v`:

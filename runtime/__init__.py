@@ -7,10 +7,10 @@ audio = codec.decode(tokens)
 """
 
 from .codec import Codec
-from .config import CodecConfig
 from .errors import CodecError
-from .published import SemantiCodec
+from .semanticodec.config import SemantiCodecConfig
+from .semanticodec.published import SemantiCodec
 from .tokens import Tokens
 
-__all__ = ["Codec", "CodecConfig", "CodecError", "SemantiCodec", "Tokens"]
+__all__ = ["Codec", "CodecError", "SemantiCodec", "SemantiCodecConfig", "Tokens"]
 __version__ = "0.1.0"

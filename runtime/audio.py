@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .config import SAMPLE_RATE
 from .errors import AudioError, OutputError
 from .files import replacing
+from .semanticodec.config import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from soundfile import SoundFile

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from .config import CodecConfig
 from .errors import BundleError, SettingsError
+from .semanticodec.config import SemantiCodecConfig
 
 FORMAT = 1  #: of the manifest; a reader refuses any other
 MANIFEST = "manifest.json"
@@ -163,7 +163,7 @@ class Bundle:
             return "it came with the package: pip install --force-reinstall sc-runtime"
         return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
 
-    def choose_config(self, vocab: int | None = None) -> CodecConfig:
+    def choose_config(self, vocab: int | None = None) -> SemantiCodecConfig:
         """The codec with semantic vocabulary `vocab`, or the bundle's default one."""
         available = self.manifest.vocabularies
         if vocab is None:
@@ -174,7 +174,7 @@ class Bundle:
                 f"one that {self.name} holds ({', '.join(map(str, available))})",
                 f"add it: {self.manifest.command} --vocab {','.join(map(str, sorted({*available, vocab})))}",
             )
-        return CodecConfig(self.manifest.tps, vocab, self.manifest.acoustic_vocab, self.manifest.width)
+        return SemantiCodecConfig(self.manifest.tps, vocab, self.manifest.acoustic_vocab, self.manifest.width)
 
     def find_graph(self, name: str) -> Path:
         """The verified ONNX file of graph `name`."""

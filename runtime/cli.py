@@ -300,7 +300,7 @@ def doctor(as_json: Json = False) -> None:
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
     """What decoding will do, the preset's part filled in. Raises SettingsError."""
-    from .presets import choose_sampling
+    from .semanticodec.presets import choose_sampling
 
     changes = {name: value for name, value in settings.items() if name not in ("preset", "seed")}
     return {**settings, **dataclasses.asdict(choose_sampling(settings["preset"], **changes))}
@@ -373,7 +373,7 @@ def run_jobs(
 
 def over_windows(progress: ShowProgress | None, tokens: Tokens) -> Progress | None:
     """What shows the decoding of `tokens`, several units of work a window."""
-    from .windows import split_windows
+    from .semanticodec.windows import split_windows
 
     return progress and partial(progress, windows=len(split_windows(len(tokens), tokens.config)))
 

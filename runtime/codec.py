@@ -16,23 +16,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .acoustic import join_features
 from .audio import Audio, measure
 from .backends.base import Arrays, Backend, Decoder, Graph, ResidentBackend, Search
 from .backends.select import choose_backend
 from .bundle import Bundle, locate_bundle
 from .centroids import NearestCentroid
-from .conditioning import Codebooks
-from .config import LATENT_SHAPE, SAMPLE_RATE, CodecConfig
 from .errors import SettingsError
-from .fbank import count_frames, fbank_segments
-from .guidance import guide
 from .overlap_add import STRIDE, overlap_add
-from .presets import choose_sampling
-from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
+from .semanticodec.acoustic import join_features
+from .semanticodec.conditioning import Codebooks
+from .semanticodec.config import LATENT_SHAPE, SAMPLE_RATE, SemantiCodecConfig
+from .semanticodec.fbank import count_frames, fbank_segments
+from .semanticodec.guidance import guide
+from .semanticodec.presets import choose_sampling
+from .semanticodec.samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
+from .semanticodec.vocode import vocode
+from .semanticodec.windows import split_windows
 from .tokens import Tokens
-from .vocode import vocode
-from .windows import split_windows
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
@@ -73,7 +73,7 @@ class Codec:
         return cls(loaded, choose_backend(backend, threads, precision, loaded))
 
     @property
-    def config(self) -> CodecConfig:
+    def config(self) -> SemantiCodecConfig:
         """Rate and default vocabulary."""
         return self.bundle.choose_config()
 
@@ -113,7 +113,7 @@ class Codec:
                     progress(len(codes), windows)
         return Tokens(np.concatenate(codes)[:positions], config, samples)
 
-    def encode_windows(self, fbank: np.ndarray, config: CodecConfig) -> np.ndarray:
+    def encode_windows(self, fbank: np.ndarray, config: SemantiCodecConfig) -> np.ndarray:
         """fbank [B, 1024, 128] -> codes [B, L, 2]: semantic tokens, then acoustic tokens beside them."""
         shape = (len(fbank), config.positions)
         semantic_book, acoustic_book = f"semantic-{config.vocab}", "acoustic"
@@ -177,7 +177,7 @@ class Codec:
         """Tokens to sound, window by window: pieces float32 [n] that `decode` would join.
 
         `tokens`: Tokens, their file, or codes [T, 2] or [1, T, 2], then in vocabulary `vocab`. `preset` of
-        `sc_runtime.presets`; by default the published 50 steps of DDIM with guidance 2 and eta 1. `steps`, `guidance`,
+        `semanticodec.presets`; by default the published 50 steps of DDIM with guidance 2 and eta 1. `steps`, `guidance`,
         `eta` and `solver` change it (see `Sampling`). Noise is a function of (`seed`, window, draw), or
         `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is x_T and draw 1 + i the noise of
         step i. `batch` windows run together, by default as many as the backend gains by. Raises TokensError,
@@ -228,11 +228,11 @@ class Codec:
 
         return overlap_add(synthesise(), total)
 
-    def condition_windows(self, windows: list[np.ndarray], config: CodecConfig) -> Arrays:
+    def condition_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> Arrays:
         """codes [<= L, 2] of B windows -> keys and values of every cross-attention, [B, heads, L, channels]."""
         return self._run("conditioning", features=self.embed_windows(windows, config))
 
-    def embed_windows(self, windows: list[np.ndarray], config: CodecConfig) -> np.ndarray:
+    def embed_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> np.ndarray:
         """codes [<= L, 2] of B windows -> what the T-UNet is conditioned on, float32 [B, L, 2D]."""
         codebooks = self._codebooks(config)
         return np.stack([codebooks.condition(codes, config) for codes in windows])
@@ -286,11 +286,11 @@ class Codec:
                 self._searches[name] = NearestCentroid(self._codebook(name))
         return self._searches[name]
 
-    def _codebooks(self, config: CodecConfig) -> Codebooks:
+    def _codebooks(self, config: SemantiCodecConfig) -> Codebooks:
         return Codebooks(self._codebook(f"semantic-{config.vocab}"), self._codebook("acoustic"))
 
 
-def load_tokens(path: Path, config: CodecConfig) -> Tokens:
+def load_tokens(path: Path, config: SemantiCodecConfig) -> Tokens:
     """Tokens of a file: an .sct says what it is, an .npy is taken to be of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from .config import OVERLAP_SAMPLES
+from .semanticodec.config import OVERLAP_SAMPLES
 
 WINDOW_SAMPLES = 163_872  #: of the vocoder's output for 1024 frames
 STRIDE = WINDOW_SAMPLES - OVERLAP_SAMPLES  #: samples between the starts of two windows

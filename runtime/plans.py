@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 from .bundle import Bundle
-from .config import SEGMENT_FRAMES
 from .errors import BundleError, MissingExtraError
-from .vocode import FRAME_STEP
+from .semanticodec.config import SEGMENT_FRAMES
+from .semanticodec.vocode import FRAME_STEP
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  #: library, as `--engines` and extras name it -> its module
 FOLDER = "plans"

@@ -37,9 +37,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from .config import SAMPLE_RATE, TOKEN_RATES, CodecConfig
 from .errors import TokensError
 from .files import write_atomically
+from .semanticodec.config import SAMPLE_RATE, TOKEN_RATES, SemantiCodecConfig
 
 MAGIC = b"SCTK"
 VERSION = 1
@@ -70,7 +70,7 @@ class Tokens:
     """
 
     codes: NDArray[np.int32]
-    config: CodecConfig
+    config: SemantiCodecConfig
     samples: int | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Tokens:
         object.__setattr__(self, "samples", _check_samples(self.samples, len(codes), self.config))
 
     @classmethod
-    def from_array(cls, array: ArrayLike, config: CodecConfig, samples: int | None = None) -> Tokens:
+    def from_array(cls, array: ArrayLike, config: SemantiCodecConfig, samples: int | None = None) -> Tokens:
         """Take tokens from an array [T, 2] or [1, T, 2] of any integer dtype, which is copied.
 
         Raises `TokensError`, as the class does.
@@ -111,7 +111,7 @@ class Tokens:
         """Bits per second of the packed codes, as in the paper's Table I; a file's header is extra."""
         return self.config.bitrate
 
-    def require(self, config: CodecConfig) -> Tokens:
+    def require(self, config: SemantiCodecConfig) -> Tokens:
         """Return these tokens as tokens of `config`. Raises `TokensError` if rate or vocabularies differ."""
         mine, wanted = self.config, config
         again = "encode the audio again with this bundle"
@@ -151,12 +151,12 @@ class Tokens:
         return header + _checksum(header, payload) + payload
 
     @classmethod
-    def from_bytes(cls, data: bytes, config: CodecConfig | None = None) -> Tokens:
+    def from_bytes(cls, data: bytes, config: SemantiCodecConfig | None = None) -> Tokens:
         """Take tokens from the bytes of a file; see `read`."""
         return cls.read(BytesIO(data), config)
 
     @classmethod
-    def read(cls, file: BinaryIO, config: CodecConfig | None = None) -> Tokens:
+    def read(cls, file: BinaryIO, config: SemantiCodecConfig | None = None) -> Tokens:
         """Take tokens from an open file or pipe of either kind, told apart by their first bytes.
 
         `config` is what the tokens must be of. Without it a container is what it says; an .npy needs it. At
@@ -175,7 +175,7 @@ class Tokens:
         return tokens if config is None else tokens.require(config)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], config: CodecConfig | None = None) -> Tokens:
+    def load(cls, path: str | os.PathLike[str], config: SemantiCodecConfig | None = None) -> Tokens:
         """Take tokens from the file at `path`; see `read`. A `TokensError` names the path."""
         try:
             with Path(path).open("rb") as file:
@@ -203,7 +203,7 @@ class Tokens:
         write_atomically(path, data)
 
 
-def _list_sizes(config: CodecConfig) -> tuple[int, int, int]:
+def _list_sizes(config: SemantiCodecConfig) -> tuple[int, int, int]:
     return config.tps, config.vocab, config.acoustic_vocab
 
 
@@ -229,7 +229,7 @@ def _check_layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         )
 
 
-def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
+def _check_codes(array: ArrayLike, config: SemantiCodecConfig) -> NDArray[np.int32]:
     """Return a read-only int32 copy [T, 2] of `array`. Raises `TokensError`."""
     given = _as_array(array)
     _check_layout(given.shape, given.dtype)
@@ -248,7 +248,7 @@ def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
     return codes
 
 
-def _check_samples(samples: int | None, positions: int, config: CodecConfig) -> int | None:
+def _check_samples(samples: int | None, positions: int, config: SemantiCodecConfig) -> int | None:
     if samples is None:
         return None
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer):
@@ -266,7 +266,7 @@ def _check_samples(samples: int | None, positions: int, config: CodecConfig) -> 
     return samples
 
 
-def _check_information(config: CodecConfig) -> None:
+def _check_information(config: SemantiCodecConfig) -> None:
     """Refuse tokens of no bits, of which a file of no bytes could claim any number."""
     if not any(config.bits):
         raise TokensError("vocabularies of one token each", "at least two tokens in one of them")
@@ -345,7 +345,7 @@ def _read_container(start: bytes, file: BinaryIO) -> Tokens:
         raise TokensError(f"a token file of {tps} tps", "25, 50 or 100 tps", _DAMAGED)
     if positions < 1:
         raise TokensError("a token file of no positions", "at least one", _DAMAGED)
-    config = CodecConfig(tps, semantic + 1, acoustic + 1)
+    config = SemantiCodecConfig(tps, semantic + 1, acoustic + 1)
     _check_information(config)
 
     size = positions * sum(config.bits)
@@ -359,7 +359,7 @@ def _read_container(start: bytes, file: BinaryIO) -> Tokens:
     return Tokens(_unpack(payload, positions, config.bits), config, samples or None)
 
 
-def _read_npy(file: BinaryIO, config: CodecConfig | None) -> tuple[NDArray[Any], CodecConfig]:
+def _read_npy(file: BinaryIO, config: SemantiCodecConfig | None) -> tuple[NDArray[Any], SemantiCodecConfig]:
     """Read an .npy after its magic: its array, and the `config` that it cannot do without.
 
     By the parts of numpy's reader and not by `np.load`, which allocates what the header claims, or, when it

@@ -403,7 +403,7 @@ import sys
 for name in ("soundfile", "soxr", "kaldi_native_fbank"):
     sys.modules[name] = None
 import numpy as np
-import sc_runtime.fbank
+import sc_runtime.semanticodec.fbank
 from sc_runtime.audio import Audio, measure
 assert measure(Audio(np.ones(5, np.float32))) == (5, 5.0)
 """

@@ -20,7 +20,7 @@ import soundfile
 
 from sc_runtime.cli import app
 from sc_runtime.commands.program import run_command
-from sc_runtime.config import CodecConfig
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import HEADER_BYTES, Tokens
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
@@ -89,7 +89,7 @@ def speech(tmp_path) -> Path:
 @pytest.fixture
 def tokens(tmp_path) -> Path:
     """An .sct of the bundle's smaller vocabulary, 1 s."""
-    Tokens.from_array(CODES, CodecConfig(50, 4096), samples=16_000).save(tmp_path / "tokens.sct")
+    Tokens.from_array(CODES, SemantiCodecConfig(50, 4096), samples=16_000).save(tmp_path / "tokens.sct")
     return tmp_path / "tokens.sct"
 
 
@@ -475,7 +475,7 @@ def test_bad_audio(fails, tmp_path, name, word):
 
 
 def write_bad_tokens(folder: Path) -> None:
-    config = CodecConfig(50, 4096)
+    config = SemantiCodecConfig(50, 4096)
     data = Tokens.from_array(CODES, config, samples=16_000).to_bytes()
 
     def rewrite(offset, kind, value):
@@ -497,8 +497,8 @@ def write_bad_tokens(folder: Path) -> None:
         "future.sct": rewrite(4, "B", 2),
         "billion.sct": rewrite(10, "<I", 1_000_000_000),
         "text.sct": b"These are no tokens.\n",
-        "rate.sct": Tokens.from_array(CODES, CodecConfig(25, 4096)).to_bytes(),
-        "vocabulary.sct": Tokens.from_array(CODES, CodecConfig(50, 8192)).to_bytes(),
+        "rate.sct": Tokens.from_array(CODES, SemantiCodecConfig(25, 4096)).to_bytes(),
+        "vocabulary.sct": Tokens.from_array(CODES, SemantiCodecConfig(50, 8192)).to_bytes(),
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -166,12 +166,12 @@ def test_other_settings_are_refused(codec: Codec, tokens: Tokens, settings: dict
 
 
 def test_tokens_of_another_rate_or_vocabulary_are_refused(codec: Codec, tokens: Tokens) -> None:
-    from sc_runtime import CodecConfig
+    from sc_runtime import SemantiCodecConfig
 
     with pytest.raises(TokensError, match="tokens at 25 tps; expected 50"):
-        codec.decode(Tokens.from_array(tokens.codes, CodecConfig(25, 32768)), steps=1)
+        codec.decode(Tokens.from_array(tokens.codes, SemantiCodecConfig(25, 32768)), steps=1)
     with pytest.raises(TokensError, match="vocabulary"):
-        codec.decode(Tokens.from_array(tokens.codes % 8000, CodecConfig(50, 8192)), steps=1)
+        codec.decode(Tokens.from_array(tokens.codes % 8000, SemantiCodecConfig(50, 8192)), steps=1)
     with pytest.raises(TokensError, match="semantic token 40000 at position 0"):
         codec.decode(np.array([[40000, 0]]), steps=1)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 
 RATES = (25, 50, 100)
 
@@ -19,7 +19,7 @@ RATES = (25, 50, 100)
     ("tps", "stack", "positions", "width"), [(100, 1, 512, 768), (50, 2, 256, 1536), (25, 4, 128, 3072)]
 )
 def test_geometry(tps: int, stack: int, positions: int, width: int) -> None:
-    config = CodecConfig(tps, 32768)
+    config = SemantiCodecConfig(tps, 32768)
     assert (config.stack, config.positions, config.feature_width) == (stack, positions, width)
     assert config.positions - config.hop == positions // 16
 
@@ -29,12 +29,12 @@ def test_geometry(tps: int, stack: int, positions: int, width: int) -> None:
     [(25, 4096, 0.31), (25, 32768, 0.35), (50, 4096, 0.63), (50, 32768, 0.70), (100, 4096, 1.25), (100, 32768, 1.40)],
 )
 def test_bitrates_of_table_1(tps: int, vocab: int, kbps: float) -> None:
-    assert CodecConfig(tps, vocab).bitrate / 1000 == pytest.approx(kbps, abs=0.0051)
+    assert SemantiCodecConfig(tps, vocab).bitrate / 1000 == pytest.approx(kbps, abs=0.0051)
 
 
 @given(samples=st.integers(1, 10**9), tps=st.sampled_from(RATES))
 def test_positions_cover_the_samples_and_little_more(samples: int, tps: int) -> None:
-    config = CodecConfig(tps, 4096)
+    config = SemantiCodecConfig(tps, 4096)
     positions = config.count_positions(samples)
     patches = Fraction(samples, 2560)
     exact = [math.ceil(Fraction(8 * p, config.stack)) for p in (math.floor(patches), math.floor(patches) + 1)]
@@ -47,13 +47,13 @@ def test_no_more_positions_than_the_padded_segments_hold() -> None:
     samples = 7 * 163_840 - 1
     seconds = samples / 16000
     assert math.ceil(8 * (seconds + (0.16 - seconds % 0.16)) / 0.16) == 3585
-    assert CodecConfig(100, 4096).count_positions(samples) == 3584
+    assert SemantiCodecConfig(100, 4096).count_positions(samples) == 3584
 
 
 def test_positions_of_the_golden_lengths() -> None:
-    assert CodecConfig(100, 16384).count_positions(196_800) == 616
-    assert CodecConfig(25, 4096).count_positions(196_800) == 154
-    assert CodecConfig(100, 16384).count_samples(616) == 197_120
+    assert SemantiCodecConfig(100, 16384).count_positions(196_800) == 616
+    assert SemantiCodecConfig(25, 4096).count_positions(196_800) == 154
+    assert SemantiCodecConfig(100, 16384).count_samples(616) == 197_120
 
 
 def test_exact_multiples_gain_a_patch_or_not_by_float64_luck() -> None:
@@ -63,13 +63,13 @@ def test_exact_multiples_gain_a_patch_or_not_by_float64_luck() -> None:
         seconds = patches * 2560 / 16000
         padded = seconds + (0.16 - seconds % 0.16)
         expected = math.ceil(8 * padded / 0.16 / 1)
-        assert CodecConfig(100, 4096).count_positions(patches * 2560) == expected
+        assert SemantiCodecConfig(100, 4096).count_positions(patches * 2560) == expected
         gains.add(expected > 8 * patches)
     assert gains == {True, False}
 
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="tps 75; expected 25, 50 or 100"):
-        CodecConfig(75, 4096)
+        SemantiCodecConfig(75, 4096)
     with pytest.raises(SettingsError, match="vocab 0"):
-        CodecConfig(50, 0)
+        SemantiCodecConfig(50, 0)

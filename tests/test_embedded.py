@@ -13,7 +13,7 @@ import soundfile
 from bench.metrics import mel_distance
 from sc_runtime import Codec
 from sc_runtime.bundle import EMBEDDED, Bundle, bundles_folder, locate_bundle
-from sc_runtime.config import CodecConfig
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import Tokens
 from tests.conftest import ROOT
 
@@ -51,7 +51,7 @@ def test_it_is_whole_and_small() -> None:
     for file in bundle.manifest.files:
         bundle.verify(file)
     assert bundle.manifest.trained
-    assert bundle.choose_config() == CodecConfig(50, 4096, acoustic_vocab=1024, width=96)
+    assert bundle.choose_config() == SemantiCodecConfig(50, 4096, acoustic_vocab=1024, width=96)
     assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 25e6
 

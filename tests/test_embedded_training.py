@@ -12,7 +12,6 @@ import torch
 from numpy.testing import assert_allclose
 
 from sc_runtime.codec import Codec
-from sc_runtime.config import SEGMENT_SAMPLES
 from sc_runtime.export.build import build_bundle
 from sc_runtime.export.checkpoint import Folder
 from sc_runtime.export.embedded import assembly, training
@@ -34,6 +33,7 @@ from sc_runtime.export.embedded.vocoder import VocoderStage
 from sc_runtime.export.networks.audiomae import AudioMAE
 from sc_runtime.export.networks.sizes import EMBEDDED, choose_sizes
 from sc_runtime.export.networks.tunet import SpatialTransformer, TUNet, embed_positions
+from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
 librosa = pytest.importorskip("librosa", reason="the extra `train` is not installed")
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import AudioError
-from sc_runtime.fbank import compute_fbank, count_frames, count_segments, fbank_segments
+from sc_runtime.semanticodec.fbank import compute_fbank, count_frames, count_segments, fbank_segments
 
 GOLDEN = Path(__file__).parent / "golden"
 SEGMENT = 163_840

@@ -16,7 +16,7 @@ from sc_runtime.backends import device
 from sc_runtime.backends.select import ABSENCES
 from sc_runtime.bundle import Bundle
 from sc_runtime.errors import BackendError
-from sc_runtime.presets import Sampling
+from sc_runtime.semanticodec.presets import Sampling
 from tests.conftest import ROOT
 
 ABSENCE = device.explain_absence()

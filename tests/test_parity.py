@@ -12,7 +12,7 @@ from sc_runtime.audio import Audio, measure
 from sc_runtime.backends.base import Arrays
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle import Bundle
-from sc_runtime.fbank import fbank_segments
+from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights
 

@@ -23,7 +23,7 @@ from sc_runtime.bundle import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.commands.program import run_command
 from sc_runtime.errors import BackendError, SettingsError
-from sc_runtime.presets import PRESETS, Sampling
+from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
 SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2")
 CURVES = ("--curves", "--curve-clips", "1", "--curve-steps", "2", "--curve-guidance", "1", "--curve-precision", "none")

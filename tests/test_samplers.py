@@ -8,11 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sc_runtime.bundle import Schedule
-from sc_runtime.config import LATENT_SHAPE
 from sc_runtime.errors import SettingsError
-from sc_runtime.guidance import guide
-from sc_runtime.presets import PRESETS, Sampling, choose_sampling
-from sc_runtime.samplers import SOLVERS, choose_nodes, compute_alphas, half_log_snr, sample_ddim, seeded_noise
+from sc_runtime.semanticodec.config import LATENT_SHAPE
+from sc_runtime.semanticodec.guidance import guide
+from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.semanticodec.samplers import (
+    SOLVERS,
+    choose_nodes,
+    compute_alphas,
+    half_log_snr,
+    sample_ddim,
+    seeded_noise,
+)
 from tests.golden import seeded_weights
 
 SCHEDULE = Schedule()

@@ -28,13 +28,13 @@ from sc_runtime.backends.device import LANES, THREADS, Replay, compile_solver, k
 from sc_runtime.backends.resident import DEPTH, tabulate
 from sc_runtime.bundle import Bundle, Schedule, hash_file
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.coefficients import find_recurrence
 from sc_runtime.commands.doctor import examine
 from sc_runtime.cuda_centroids import Memory
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.plans import PlanEntry, Target, hash_source, list_shapes, locate_plan
-from sc_runtime.presets import Sampling
-from sc_runtime.samplers import PHILOX_DOMAIN, SOLVERS, SeededNoise, choose_nodes, compute_alphas
+from sc_runtime.semanticodec.coefficients import find_recurrence
+from sc_runtime.semanticodec.presets import Sampling
+from sc_runtime.semanticodec.samplers import PHILOX_DOMAIN, SOLVERS, SeededNoise, choose_nodes, compute_alphas
 from tests.conftest import ROOT
 from tests.test_backends import relative_error
 from tests.test_samplers import mixture_velocity

@@ -29,11 +29,11 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 from sc_runtime import files
-from sc_runtime.config import CodecConfig
 from sc_runtime.errors import OutputError, TokensError
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import HEADER_BYTES, Tokens
 
-SMALL = CodecConfig(25, 4096)
+SMALL = SemantiCodecConfig(25, 4096)
 #: (1, 2) and (4095, 8191) at 12 + 13 bits are 000000000001 0000000000010 111111111111 1111111111111, and six
 #: zeros to fill seven bytes; 1000 samples are 2 positions at 25 tps, and 0x03E8.
 GOLDEN_CODES = [[1, 2], [4095, 8191]]
@@ -65,7 +65,7 @@ def pack_by_strings(codes: Any, vocab: int, acoustic_vocab: int) -> bytes:
     return int("1" + text, 2).to_bytes(len(text) // 8 + 1, "big")[1:]
 
 
-def assemble(config: CodecConfig, positions: int, samples: int, payload: bytes, version: int = 1) -> bytes:
+def assemble(config: SemantiCodecConfig, positions: int, samples: int, payload: bytes, version: int = 1) -> bytes:
     """A container of any header, with its checksum right."""
     header = b"SCTK" + bytes([version, config.tps])
     for value, size in ((config.vocab - 1, 2), (config.acoustic_vocab - 1, 2), (positions, 4), (samples, 8)):
@@ -77,7 +77,7 @@ def correct_checksum(data: bytes) -> bytes:
     return data[:22] + zlib.crc32(data[:22] + data[26:]).to_bytes(4, "little") + data[26:]
 
 
-def draw_codes(config: CodecConfig, positions: int, seed: int = 0) -> np.ndarray:
+def draw_codes(config: SemantiCodecConfig, positions: int, seed: int = 0) -> np.ndarray:
     """Random codes [T, 2], with the largest and the smallest of either vocabulary among them."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, (config.vocab, config.acoustic_vocab), (positions, 2))
@@ -86,7 +86,7 @@ def draw_codes(config: CodecConfig, positions: int, seed: int = 0) -> np.ndarray
     return codes
 
 
-def make_tokens(config: CodecConfig = SMALL, positions: int = 20, samples: int | None = None) -> Tokens:
+def make_tokens(config: SemantiCodecConfig = SMALL, positions: int = 20, samples: int | None = None) -> Tokens:
     return Tokens.from_array(draw_codes(config, positions), config, samples)
 
 
@@ -188,7 +188,7 @@ def test_tokens_out_of_range_are_named(position: int, column: int, value: int, d
     array: np.ndarray = np.zeros((20, 2), dtype)
     array[position, column] = value
     with pytest.raises(TokensError) as caught:
-        Tokens.from_array(array, CodecConfig(50, 32768))
+        Tokens.from_array(array, SemantiCodecConfig(50, 32768))
     assert str(caught.value).startswith(message)
 
 
@@ -201,7 +201,7 @@ def test_first_of_several_wrong_tokens_is_named() -> None:
 
 @pytest.mark.parametrize("tps", [25, 50, 100])
 def test_samples_must_make_the_positions(tps: int) -> None:
-    config = CodecConfig(tps, 4096)
+    config = SemantiCodecConfig(tps, 4096)
     positions = config.count_positions(50_000)
     assert make_tokens(config, positions, 50_000).samples == 50_000
     for wrong in (positions - 1, positions + 1):
@@ -223,7 +223,7 @@ def test_samples_of_numpy_become_an_int() -> None:
 def test_every_way_to_make_tokens_checks_them() -> None:
     tokens = make_tokens()
     with pytest.raises(TokensError, match="semantic token"):
-        dataclasses.replace(tokens, config=CodecConfig(25, 2))
+        dataclasses.replace(tokens, config=SemantiCodecConfig(25, 2))
     with pytest.raises(TokensError, match="shape"):
         Tokens(np.zeros(3, np.int32), SMALL)
 
@@ -239,14 +239,14 @@ def test_properties() -> None:
 def test_equality() -> None:
     tokens = Tokens.from_array(GOLDEN_CODES, SMALL, GOLDEN_SAMPLES)
     assert tokens == Tokens.from_array(np.array([GOLDEN_CODES]), SMALL, GOLDEN_SAMPLES)
-    assert tokens == dataclasses.replace(tokens, config=CodecConfig(25, 4096, width=8))
+    assert tokens == dataclasses.replace(tokens, config=SemantiCodecConfig(25, 4096, width=8))
     for other in (
         Tokens.from_array(GOLDEN_CODES, SMALL),
         Tokens.from_array([[1, 2], [4095, 8190]], SMALL, GOLDEN_SAMPLES),
         Tokens.from_array([[1, 2]], SMALL),
-        Tokens.from_array(GOLDEN_CODES, CodecConfig(50, 4096)),
-        Tokens.from_array(GOLDEN_CODES, CodecConfig(25, 4097), GOLDEN_SAMPLES),
-        Tokens.from_array(GOLDEN_CODES, CodecConfig(25, 4096, 8193), GOLDEN_SAMPLES),
+        Tokens.from_array(GOLDEN_CODES, SemantiCodecConfig(50, 4096)),
+        Tokens.from_array(GOLDEN_CODES, SemantiCodecConfig(25, 4097), GOLDEN_SAMPLES),
+        Tokens.from_array(GOLDEN_CODES, SemantiCodecConfig(25, 4096, 8193), GOLDEN_SAMPLES),
         GOLDEN_CODES,
         None,
     ):
@@ -276,7 +276,7 @@ def test_header_is_small() -> None:
 @pytest.mark.parametrize("bits", [12, 13, 14, 15])
 @pytest.mark.parametrize(("tps", "positions"), [(25, 128), (50, 256), (100, 512)])
 def test_ten_seconds_cost_what_table_one_says(tps: int, positions: int, bits: int) -> None:
-    config = CodecConfig(tps, 2**bits)
+    config = SemantiCodecConfig(tps, 2**bits)
     assert positions == tps / 2 * 10.24
     data = make_tokens(config, positions).to_bytes()
     assert len(data) - HEADER_BYTES == positions * (bits + 13) / 8
@@ -284,7 +284,7 @@ def test_ten_seconds_cost_what_table_one_says(tps: int, positions: int, bits: in
 
 
 def test_smallest_setting_costs_400_bytes() -> None:
-    assert len(make_tokens(CodecConfig(25, 4096), 128).to_bytes()) == 400 + HEADER_BYTES
+    assert len(make_tokens(SemantiCodecConfig(25, 4096), 128).to_bytes()) == 400 + HEADER_BYTES
 
 
 @st.composite
@@ -293,7 +293,7 @@ def draw_tokens(draw: st.DrawFn) -> Tokens:
     edges = st.sampled_from([1, 2, 3, 255, 256, 257, 32767, 32768, 65535, 65536])
     sizes = edges | st.integers(1, 65536)
     vocab, acoustic_vocab = draw(st.tuples(sizes, sizes).filter(lambda pair: pair != (1, 1)))
-    config = CodecConfig(draw(st.sampled_from([25, 50, 100])), vocab, acoustic_vocab)
+    config = SemantiCodecConfig(draw(st.sampled_from([25, 50, 100])), vocab, acoustic_vocab)
     samples = draw(st.none() | st.integers(1, 300_000))
     positions = draw(st.integers(1, 100)) if samples is None else config.count_positions(samples)
     codes = draw_codes(config, positions, draw(st.integers(0, 2**32)))
@@ -316,14 +316,14 @@ def test_container_round_trip_and_the_slow_packer(tokens: Tokens) -> None:
 @pytest.mark.parametrize("positions", [65535, 65536, 65537, 2 * 65536, 2 * 65536 + 13])
 @pytest.mark.parametrize("vocab", [5000, 16384])
 def test_packing_in_chunks(positions: int, vocab: int) -> None:
-    tokens = make_tokens(CodecConfig(50, vocab), positions)
+    tokens = make_tokens(SemantiCodecConfig(50, vocab), positions)
     data = tokens.to_bytes()
     assert data[HEADER_BYTES:] == pack_by_strings(tokens.codes, vocab, 8192)
     assert Tokens.from_bytes(data) == tokens
 
 
 def test_packing_is_bounded_in_memory() -> None:
-    tokens = make_tokens(CodecConfig(50, 65536, 65536), 1_000_000)
+    tokens = make_tokens(SemantiCodecConfig(50, 65536, 65536), 1_000_000)
     with expect_little(peak=20_000_000, seconds=10):
         data = tokens.to_bytes()  # 4 MB, of which the chunks are another 4; all bits at once were 32
     with expect_little(peak=40_000_000, seconds=10):
@@ -332,7 +332,7 @@ def test_packing_is_bounded_in_memory() -> None:
 
 @pytest.mark.parametrize(("vocab", "acoustic_vocab"), [(65537, 8192), (4096, 65537), (10**9, 8192)])
 def test_vocabularies_too_large_for_the_container(vocab: int, acoustic_vocab: int, tmp_path: Path) -> None:
-    config = CodecConfig(25, vocab, acoustic_vocab)
+    config = SemantiCodecConfig(25, vocab, acoustic_vocab)
     tokens = make_tokens(config)
     with pytest.raises(TokensError, match=r"vocabulary \d+; expected at most 65536 .*save it as \.npy"):
         tokens.to_bytes()
@@ -342,16 +342,16 @@ def test_vocabularies_too_large_for_the_container(vocab: int, acoustic_vocab: in
 
 def test_tokens_of_no_bits_are_not_stored() -> None:
     with pytest.raises(TokensError, match="one token each"):
-        Tokens.from_array([[0, 0]], CodecConfig(25, 1, 1)).to_bytes()
+        Tokens.from_array([[0, 0]], SemantiCodecConfig(25, 1, 1)).to_bytes()
     with expect_little(), pytest.raises(TokensError, match="one token each"):
-        Tokens.from_bytes(assemble(CodecConfig(25, 1, 1), 4_000_000_000, 0, b""))
+        Tokens.from_bytes(assemble(SemantiCodecConfig(25, 1, 1), 4_000_000_000, 0, b""))
 
 
 # ----- damaged files
 
 
 def test_every_flipped_bit_is_noticed() -> None:
-    data = make_tokens(CodecConfig(50, 5000), 24, 15_000).to_bytes()
+    data = make_tokens(SemantiCodecConfig(50, 5000), 24, 15_000).to_bytes()
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -457,7 +457,7 @@ def test_wrong_checksum_names_both() -> None:
 
 
 def test_tokens_beyond_a_vocabulary_that_is_no_power_of_two() -> None:
-    config = CodecConfig(25, 3000, 5000)
+    config = SemantiCodecConfig(25, 3000, 5000)
     good, semantic, acoustic = ([[2999, 4999]], [[3000, 4999]], [[2999, 5000]])
     assert Tokens.from_bytes(assemble(config, 1, 0, pack_by_strings(good, 3000, 5000))).codes.tolist() == good
     for codes, message in ((semantic, "semantic token 3000"), (acoustic, "acoustic token 5000")):
@@ -512,7 +512,7 @@ def test_damaged_containers_are_refused_or_are_what_they_say() -> None:
     originals = []
     for tps in (25, 50, 100):
         for vocab, acoustic in ((4096, 8192), (32768, 8192), (3000, 500), (2, 1), (1, 7), (65536, 65536)):
-            config = CodecConfig(tps, vocab, acoustic)
+            config = SemantiCodecConfig(tps, vocab, acoustic)
             originals.append(make_tokens(config, rng.randint(1, 9)).to_bytes())
             samples = rng.randint(1, 5000)
             originals.append(make_tokens(config, config.count_positions(samples), samples).to_bytes())
@@ -581,7 +581,7 @@ def test_npy_round_trip(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("dtype", ["u1", ">i2", "<u4", "<i8", ">u8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_of_any_integers_and_order(dtype: str, order: Any, version: tuple[int, int]) -> None:
-    codes = draw_codes(CodecConfig(25, 100, 200), 7).astype(dtype)
+    codes = draw_codes(SemantiCodecConfig(25, 100, 200), 7).astype(dtype)
     data = spell_npy(np.asarray(codes, order=order), version=version)
     assert Tokens.from_bytes(data, SMALL).codes.tolist() == codes.tolist()
 
@@ -690,7 +690,7 @@ def test_npy_with_a_huge_header_is_not_read() -> None:
 
 @pytest.mark.parametrize("suffix", [".sct", ".SCT"])
 def test_load_says_what_the_file_says(suffix: str, tmp_path: Path) -> None:
-    tokens = make_tokens(CodecConfig(100, 3000, 77), CodecConfig(100, 3000).count_positions(9999), 9999)
+    tokens = make_tokens(SemantiCodecConfig(100, 3000, 77), SemantiCodecConfig(100, 3000).count_positions(9999), 9999)
     path = tmp_path / f"tokens{suffix}"
     tokens.save(path)
     loaded = Tokens.load(str(path))
@@ -700,7 +700,7 @@ def test_load_says_what_the_file_says(suffix: str, tmp_path: Path) -> None:
 
 def test_load_takes_the_config_it_is_given(tmp_path: Path) -> None:
     make_tokens().save(tmp_path / "a.sct")
-    narrow = CodecConfig(25, 4096, width=16)
+    narrow = SemantiCodecConfig(25, 4096, width=16)
     assert Tokens.load(tmp_path / "a.sct", narrow).config is narrow
     assert Tokens.from_bytes(make_tokens().to_bytes(), narrow).config is narrow
 
@@ -708,12 +708,12 @@ def test_load_takes_the_config_it_is_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (CodecConfig(50, 4096), "tokens at 25 tps; expected 50 tps, the rate of the bundle: "),
-        (CodecConfig(25, 8192), "tokens whose semantic vocabulary is 4096; expected 8192, the semantic "),
-        (CodecConfig(25, 4096, 16), "tokens whose acoustic vocabulary is 8192; expected 16, the acoustic "),
+        (SemantiCodecConfig(50, 4096), "tokens at 25 tps; expected 50 tps, the rate of the bundle: "),
+        (SemantiCodecConfig(25, 8192), "tokens whose semantic vocabulary is 4096; expected 8192, the semantic "),
+        (SemantiCodecConfig(25, 4096, 16), "tokens whose acoustic vocabulary is 8192; expected 16, the acoustic "),
     ],
 )
-def test_tokens_of_another_bundle(config: CodecConfig, message: str, tmp_path: Path) -> None:
+def test_tokens_of_another_bundle(config: SemantiCodecConfig, message: str, tmp_path: Path) -> None:
     tokens = make_tokens()
     tokens.save(tmp_path / "a.sct")
     with pytest.raises(TokensError) as caught:

@@ -9,7 +9,7 @@ import pytest
 
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle import Bundle
-from sc_runtime.vocode import REACH, vocode
+from sc_runtime.semanticodec.vocode import REACH, vocode
 
 
 @pytest.mark.parametrize("samples", [1, 10_240, 39_000, 81_920, 163_840, 163_872])

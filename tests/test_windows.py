@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc_runtime.config import CodecConfig
-from sc_runtime.windows import split_windows
+from sc_runtime.semanticodec.config import SemantiCodecConfig
+from sc_runtime.semanticodec.windows import split_windows
 
-CONFIGS = [CodecConfig(tps, 4096) for tps in (25, 50, 100)]
+CONFIGS = [SemantiCodecConfig(tps, 4096) for tps in (25, 50, 100)]
 
 
 @given(positions=st.integers(1, 20_000), config=st.sampled_from(CONFIGS))
-def test_windows_are_the_published_loop(positions: int, config: CodecConfig) -> None:
+def test_windows_are_the_published_loop(positions: int, config: SemantiCodecConfig) -> None:
     expected, start = [], 0
     while start + config.positions < positions:
         expected.append((start, start + config.positions))
@@ -25,7 +25,7 @@ def test_windows_are_the_published_loop(positions: int, config: CodecConfig) -> 
 
 
 @given(positions=st.integers(1, 20_000), config=st.sampled_from(CONFIGS))
-def test_every_position_lies_in_one_window_or_two_neighbours(positions: int, config: CodecConfig) -> None:
+def test_every_position_lies_in_one_window_or_two_neighbours(positions: int, config: SemantiCodecConfig) -> None:
     windows = split_windows(positions, config)
     assert windows[0].start == 0
     assert windows[-1].stop == positions
@@ -36,6 +36,6 @@ def test_every_position_lies_in_one_window_or_two_neighbours(positions: int, con
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.tps}tps")
-def test_a_full_window_is_one_and_one_position_more_is_two(config: CodecConfig) -> None:
+def test_a_full_window_is_one_and_one_position_more_is_two(config: SemantiCodecConfig) -> None:
     assert len(split_windows(config.positions, config)) == 1
     assert len(split_windows(config.positions + 1, config)) == 2

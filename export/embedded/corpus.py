@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sc_runtime.commands.program import run_app
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.errors import OutputError, SettingsError
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .environment import make_sound
 from .music import make_music

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sc_runtime.bundle import Schedule
-from sc_runtime.conditioning import FILL
-from sc_runtime.config import LATENT_SHAPE, PATCH_ROWS, CodecConfig
-from sc_runtime.samplers import compute_alphas
+from sc_runtime.semanticodec.conditioning import FILL
+from sc_runtime.semanticodec.config import LATENT_SHAPE, PATCH_ROWS, SemantiCodecConfig
+from sc_runtime.semanticodec.samplers import compute_alphas
 
 from ..networks.acoustic_encoder import AcousticEncoder
 from ..networks.sizes import NetworkSizes
@@ -94,7 +94,7 @@ class VectorQuantizer(nn.Module):
         self.cluster_size[entries] = 1.0
 
 
-def number_tokens(config: CodecConfig, height: int, width: int) -> Tensor:
+def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor:
     """The position among a window's tokens of each place of a feature map, int64 [height, width]."""
     columns = config.positions // PATCH_ROWS
     rows = torch.arange(height) * PATCH_ROWS // height

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sc_runtime.config import SAMPLE_RATE
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .signals import (
     Signal,

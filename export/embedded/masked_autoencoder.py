@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sc_runtime.config import PATCH, PATCH_COLUMNS, PATCH_ROWS
+from sc_runtime.semanticodec.config import PATCH, PATCH_COLUMNS, PATCH_ROWS
 
 from ..networks.audiomae import FEATURE_BLOCKS, AudioMAE, Block
 from ..networks.sizes import NetworkSizes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sc_runtime.config import FRAME_SHIFT, SAMPLE_RATE
+from sc_runtime.semanticodec.config import FRAME_SHIFT, SAMPLE_RATE
 
 from ..networks.hifigan import MEL_BINS
 

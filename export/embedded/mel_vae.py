@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sc_runtime.config import FRAME_SHIFT, LATENT_SHAPE
+from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE
 
 from ..networks.sizes import NetworkSizes
 from ..networks.vae_decoder import Middle, ResidualBlock, VaeDecoder

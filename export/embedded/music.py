@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.config import SAMPLE_RATE
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .signals import NYQUIST, Signal, band, band_noise, clock, decay, filter_curve, place, ring, seconds, sine, swell
 from .splits import Split, draw_within, pick

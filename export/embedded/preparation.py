@@ -11,11 +11,11 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from sc_runtime.acoustic import join_features
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, CodecConfig
-from sc_runtime.fbank import count_frames, fbank_segments
 from sc_runtime.files import replacing, write_atomically
+from sc_runtime.semanticodec.acoustic import join_features
+from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, SemantiCodecConfig
+from sc_runtime.semanticodec.fbank import count_frames, fbank_segments
 
 from .clusters import SHARES, cluster_domains
 from .diffusion import Latents
@@ -57,7 +57,7 @@ def compute_fbanks(clips: np.ndarray, path: Path) -> None:
 
 
 @torch.inference_mode()
-def compute_features(fbanks: np.ndarray, audiomae: nn.Module, config: CodecConfig, path: Path) -> None:
+def compute_features(fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig, path: Path) -> None:
     """Filterbanks -> stacked features, float16 [N, L, D]."""
     shape = (len(fbanks), config.positions, config.feature_width)
     features = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
@@ -88,7 +88,7 @@ def batches(count: int) -> Iterator[slice]:
     return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
-def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: CodecConfig, path: Path) -> None:
+def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, path: Path) -> None:
     """Cluster the features of positions that hold tokens; clips lie domain after domain, in equal parts."""
     domains = dict(zip(SHARES, np.array_split(np.arange(len(features)), len(SHARES)), strict=True))
     rows = {
@@ -98,13 +98,13 @@ def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: Codec
     np.save(path, cluster_domains(rows, config.vocab))
 
 
-def count_all_positions(clips: int, config: CodecConfig) -> np.ndarray:
+def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
     """Positions that hold tokens in each clip, int64 [N]."""
     return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
 
 
 def prepare_latents(
-    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: CodecConfig
+    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
 ) -> Latents:
     """Everything the diffusion is trained on; the VAE's scale factor, one over the latents' deviation, is kept too."""
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))

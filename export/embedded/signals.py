@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.config import SAMPLE_RATE
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 Signal = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.floating[Any]]

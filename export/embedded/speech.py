@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.config import SAMPLE_RATE
 from sc_runtime.errors import BackendError, MissingExtraError
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .splits import Split, draw_within, pick, split_of
 from .words import ACCENTS, HELD_OUT_LANGUAGES, TRAINED_LANGUAGES, syllables_of, words_of

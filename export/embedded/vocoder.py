@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sc_runtime.config import FRAME_SHIFT
+from sc_runtime.semanticodec.config import FRAME_SHIFT
 
 from ..networks.hifigan import HifiGan
 from ..networks.sizes import NetworkSizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sc_runtime.config import PATCH, PATCH_COLUMNS, PATCH_ROWS
+from sc_runtime.semanticodec.config import PATCH, PATCH_COLUMNS, PATCH_ROWS
 
 from .sizes import NetworkSizes
 

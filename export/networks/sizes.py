@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class NetworkSizes:
     which takes more training than ours gets.
     """
 
-    config: CodecConfig
+    config: SemantiCodecConfig
     lstm_layers: int
     mae_depth: int = 12
     mae_heads: int = 12
@@ -42,7 +42,7 @@ class NetworkSizes:
 
 
 EMBEDDED = NetworkSizes(
-    CodecConfig(50, 4096, acoustic_vocab=1024, width=96),
+    SemantiCodecConfig(50, 4096, acoustic_vocab=1024, width=96),
     lstm_layers=1,
     mae_depth=6,
     mae_heads=3,
@@ -62,14 +62,14 @@ EMBEDDED = NetworkSizes(
 def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
     """The networks of `size`: "full" (as published), "embedded" (trained, in the package) or "tiny" (tests)."""
     if size == "full":
-        return NetworkSizes(CodecConfig(tps, vocab), lstm_layers={100: 4, 50: 3, 25: 2}[tps])
+        return NetworkSizes(SemantiCodecConfig(tps, vocab), lstm_layers={100: 4, 50: 3, 25: 2}[tps])
     if size == "embedded":
         if (tps, vocab) != (50, 4096):
             raise SettingsError(f"size 'embedded' at {tps} tps, vocabulary {vocab}", "50 tps, vocabulary 4096")
         return EMBEDDED
     if size == "tiny":
         return NetworkSizes(
-            CodecConfig(tps, vocab, width=16),
+            SemantiCodecConfig(tps, vocab, width=16),
             lstm_layers={100: 4, 50: 3, 25: 2}[tps],
             mae_depth=4,
             mae_heads=2,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sc_runtime.config import LATENT_SHAPE
+from sc_runtime.semanticodec.config import LATENT_SHAPE
 
 from .sizes import NetworkSizes
 

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..bundle import Bundle
-from ..presets import Sampling
-from ..samplers import Noise
+from ..semanticodec.presets import Sampling
+from ..semanticodec.samplers import Noise
 
 Arrays = Mapping[str, np.ndarray]
 

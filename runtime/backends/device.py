@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ..bundle import GraphEntry, TensorSpec
-from ..config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES
 from ..cuda_centroids import Gpu, Memory, find_source, import_core
 from ..errors import BackendError, MissingExtraError
 from ..overlap_add import WINDOW_SAMPLES
 from ..plans import find_capability
-from ..samplers import PHILOX_DOMAIN
+from ..semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES
+from ..semanticodec.samplers import PHILOX_DOMAIN
 from .base import Arrays, first_line
 
 THREADS = 128  #: of a block of kernels/solver.cu

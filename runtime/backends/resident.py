@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from ..bundle import Bundle
-from ..coefficients import DEPTH, find_recurrence
-from ..config import LATENT_SHAPE
 from ..cuda_centroids import Memory
-from ..presets import Sampling
-from ..samplers import Noise, SeededNoise
-from ..vocode import choose_frames
+from ..semanticodec.coefficients import DEPTH, find_recurrence
+from ..semanticodec.config import LATENT_SHAPE
+from ..semanticodec.presets import Sampling
+from ..semanticodec.samplers import Noise, SeededNoise
+from ..semanticodec.vocode import choose_frames
 from .device import Call, Device, Replay, ResidentGraph, count_bytes, keep_recent, name_axes
 
 LATENT_BYTES = 4 * int(np.prod(LATENT_SHAPE))

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..audio import Audio, save_audio
 from ..codec import Codec
-from ..config import PATCH_ROWS, SAMPLE_RATE
 from ..errors import MissingExtraError, OutputError
 from ..files import replacing
+from ..semanticodec.config import PATCH_ROWS, SAMPLE_RATE
+from ..semanticodec.windows import split_windows
 from ..tokens import Tokens
-from ..windows import split_windows
 from .report import Report
 
 SAMPLE = Path(__file__).with_name("demo.flac")  #: six seconds of speech, six of music, held out of training

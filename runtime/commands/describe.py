@@ -7,7 +7,7 @@ from typing import Any
 
 from ..audio import Audio, measure
 from ..bundle import Bundle, locate_bundle
-from ..config import SAMPLE_RATE, TOKEN_RATES, CodecConfig
+from ..semanticodec.config import SAMPLE_RATE, TOKEN_RATES, SemantiCodecConfig
 from ..tokens import HEADER_BYTES, Tokens
 from .jobs import TOKEN_SUFFIXES
 
@@ -46,7 +46,7 @@ def describe_tokens(tokens: Tokens) -> Description:
 
 def describe_array(path: Path) -> Description:
     """An .npy holds codes alone: neither rate nor vocabulary, so that its length has one value a rate."""
-    tokens = Tokens.load(path, CodecConfig(TOKEN_RATES[0], ANY_VOCABULARY, ANY_VOCABULARY))
+    tokens = Tokens.load(path, SemantiCodecConfig(TOKEN_RATES[0], ANY_VOCABULARY, ANY_VOCABULARY))
     largest = tokens.codes.max(axis=0).tolist()
     return {
         "kind": "array",
@@ -55,7 +55,7 @@ def describe_array(path: Path) -> Description:
         "positions": len(tokens),
         "largest": dict(zip(("semantic", "acoustic"), largest, strict=True)),
         "seconds": {
-            str(tps): CodecConfig(tps, LARGEST).count_samples(len(tokens)) / SAMPLE_RATE for tps in TOKEN_RATES
+            str(tps): SemantiCodecConfig(tps, LARGEST).count_samples(len(tokens)) / SAMPLE_RATE for tps in TOKEN_RATES
         },
     }
 
@@ -64,7 +64,7 @@ def describe_audio(path: Path) -> Description:
     """An audio file, and the tokens it would become."""
     with Audio(path) as audio:
         rate, (samples, _) = audio.sample_rate, measure(audio)
-    configs = [CodecConfig(tps, vocab) for tps in TOKEN_RATES for vocab in (SMALLEST, LARGEST)]
+    configs = [SemantiCodecConfig(tps, vocab) for tps in TOKEN_RATES for vocab in (SMALLEST, LARGEST)]
     return {
         "kind": "audio",
         "path": str(path),
@@ -105,6 +105,6 @@ def describe_bundle(bundle: Bundle) -> Description:
     }
 
 
-def count_bytes(positions: int, config: CodecConfig) -> int:
+def count_bytes(positions: int, config: SemantiCodecConfig) -> int:
     """Of an .sct file, its header included."""
     return HEADER_BYTES + -(-positions * sum(config.bits) // 8)

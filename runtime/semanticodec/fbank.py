@@ -12,8 +12,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import AudioError
 from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES, count_segments
-from .errors import AudioError
 
 LOOKAHEAD = 240  #: samples that the last frame of a segment (25 ms long, 10 ms apart) takes from the next
 MEL_MEAN = 4.2677393  #: added to the log-mel energies before they are divided by

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import SettingsError
+from ..errors import SettingsError
 from .samplers import SOLVERS
 
 

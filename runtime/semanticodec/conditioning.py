@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .config import CodecConfig
+from .config import SemantiCodecConfig
 
 FILL = -1.0  #: of every position that a short window lacks
 
@@ -19,7 +19,7 @@ class Codebooks:
         """codes [T, 2] -> E = [Es, Ea], float32 [T, 2D] (paper, eq. 5: semantic first)."""
         return np.concatenate([self.semantic[codes[:, 0]], self.acoustic[codes[:, 1]]], axis=1)
 
-    def condition(self, codes: np.ndarray, config: CodecConfig) -> np.ndarray:
+    def condition(self, codes: np.ndarray, config: SemantiCodecConfig) -> np.ndarray:
         """codes [T <= L, 2] -> the conditioning of one window, float32 [L, 2D], acoustic first, filled with -1.
 
         The published weights take the two halves in this order, the reverse of eq. 5.

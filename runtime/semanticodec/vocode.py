@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backends.base import Graph
+from ..backends.base import Graph
 from .config import FRAME_SHIFT, SEGMENT_FRAMES
 
 REACH = 32  #: frames on either side that a sample depends on are at most 24 (kernels, dilations and strides added up)

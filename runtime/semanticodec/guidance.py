@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backends.base import Arrays, Graph
+from ..backends.base import Arrays, Graph
 from .samplers import Predict
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .config import CodecConfig
+from .config import SemantiCodecConfig
 
 
-def split_windows(positions: int, config: CodecConfig) -> list[slice]:
+def split_windows(positions: int, config: SemantiCodecConfig) -> list[slice]:
     """The windows of `positions` token positions: L long, 15/16 L apart, the last one holding what remains.
 
     A further window starts only while the one before does not reach past the end: T = L is one window; T = L + 1 two.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .errors import SettingsError
+from ..errors import SettingsError
 
 SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
 TOKEN_RATES = (25, 50, 100)  #: tokens per second
@@ -27,7 +27,7 @@ OVERLAP_SAMPLES = 10_240  #: the same in samples
 
 
 @dataclass(frozen=True)
-class CodecConfig:
+class SemantiCodecConfig:
     """One codec: token rate, semantic vocabulary and the sizes that the weights fix.
 
     `tps` tokens per second (25, 50 or 100); `vocab` semantic centroids; `acoustic_vocab` vectors of the acoustic

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle import MANIFEST, list_bundles, locate_bundle
-from .codec import Codec
-from .errors import BundleError
+from ..bundle import MANIFEST, list_bundles, locate_bundle
+from ..codec import Codec
+from ..errors import BundleError
 
 
 class SemantiCodec:
