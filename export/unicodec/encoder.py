@@ -1,0 +1,182 @@
+"""UniCodec's encoder: strided convolutions, then a transformer whose feed-forward is a mixture of experts.
+
+Axes: B batch, n samples, L positions of some level, C channels, T positions of the last level, ceil(n / 320).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .sizes import UniCodecSizes
+
+MAX_PERIOD = 10_000.0  #: of the rotary positions
+END_KERNEL = 7  #: of the first and the last convolution
+RESIDUAL_KERNEL = 3
+
+
+class Encoder(nn.Module):
+    """waveform float32 [B, n] at 24 kHz -> features float32 [B, T, width], for every n from 1 on."""
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.convolutions = Convolutions(sizes)
+        self.transformer = Transformer(sizes)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.transformer(self.convolutions(waveform.unsqueeze(1)).transpose(1, 2))
+
+
+class Convolutions(nn.Module):
+    """SEANet's encoder (EnCodec, arXiv 2210.13438, figure 1) without its LSTM: [B, 1, n] -> [B, width, T]."""
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        channels = sizes.channels
+        self.first = ReflectedConv(1, channels, END_KERNEL)
+        self.residuals, self.downsamplings = nn.ModuleList(), nn.ModuleList()
+        for stride in sizes.strides:
+            self.residuals.append(Residual(channels))
+            self.downsamplings.append(ReflectedConv(channels, 2 * channels, 2 * stride, stride))
+            channels *= 2
+        self.last = ReflectedConv(channels, sizes.width, END_KERNEL)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for residual, downsampling in zip(self.residuals, self.downsamplings, strict=True):
+            x = downsampling(functional.elu(residual(x)))
+        return self.last(functional.elu(x))
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.narrow = ReflectedConv(channels, channels // 2, RESIDUAL_KERNEL)
+        self.widen = nn.Conv1d(channels // 2, channels, 1)
+        self.shortcut = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.widen(functional.elu(self.narrow(functional.elu(x))))
+
+
+class ReflectedConv(nn.Conv1d):
+    """[B, C, L] -> [B, C', ceil(L / stride)]: a convolution over the signal with its mirror images at both ends."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride = self.stride[0]
+        margin = self.kernel_size[0] - stride
+        right = margin // 2
+        missing = (x.shape[-1] + stride - 1) // stride * stride - x.shape[-1]
+        return super().forward(reflect(x, margin - right, right + missing))
+
+
+def reflect(x: Tensor, left: int, right: int) -> Tensor:
+    """x [B, C, L] -> [B, C, left + L + right], mirrored at its first and last position.
+
+    A signal that is too short for its mirror images, of max(left, right) positions or fewer, counts as one position
+    longer than that, zeros at its end, of which as many are then cut off as were added: EnCodec's rule. Written as
+    gathers of the two margins, so that one graph holds for every L.
+    """
+    length = torch.scalar_tensor(x.shape[-1], dtype=torch.int64)
+    longest = torch.scalar_tensor(right, dtype=torch.int64).clamp(min=left)
+    mirror = torch.maximum(length - 1, longest)  # where the signal ends and its image begins
+    before = torch.arange(left, 0, -1)
+    after = mirror - (torch.arange(right) + length - mirror).abs()
+    return torch.cat([take(x, before, length), x, take(x, after, length)], dim=-1)
+
+
+def take(x: Tensor, positions: Tensor, length: Tensor) -> Tensor:
+    """The columns `positions` of x [B, C, L], zeros for those from `length` on."""
+    return x.index_select(-1, positions.clamp(max=length - 1)) * (positions < length)
+
+
+class Transformer(nn.Module):
+    """[B, T, width] -> [B, T, width]; every position attends to every other."""
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.head_width = sizes.width // sizes.heads
+        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rotation = rotate_positions(x.shape[1], self.head_width)
+        for layer in self.layers:
+            x = layer(x, rotation)
+        return x
+
+
+def rotate_positions(length: int, width: int) -> Tensor:
+    """The cosines and sines of the rotary positions (RoFormer, arXiv 2104.09864, eq. 34): [2, length, width / 2]."""
+    rates = torch.exp(torch.arange(width // 2) * (-2 * math.log(MAX_PERIOD) / width))
+    angles = torch.arange(length).unsqueeze(1) * rates
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+class Layer(nn.Module):
+    """Pre-norm attention, scaled channel by channel, and the mixture, which the published code does not scale."""
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(sizes.width)
+        self.attention = Attention(sizes)
+        self.scale = nn.Parameter(torch.empty(sizes.width))
+        self.norm2 = nn.LayerNorm(sizes.width)
+        self.mixture = Mixture(sizes)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        x = x + self.scale * self.attention(self.norm1(x), rotation)
+        return x + self.mixture(self.norm2(x))
+
+
+class Attention(nn.Module):
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.qkv = nn.Linear(sizes.width, 3 * sizes.width, bias=False)
+        self.out = nn.Linear(sizes.width, sizes.width, bias=False)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        queries, keys, values = rotate(qkv[0], rotation), rotate(qkv[1], rotation), qkv[2]
+        weights = (queries * (width // self.heads) ** -0.5 @ keys.transpose(-1, -2)).softmax(dim=-1)
+        return self.out((weights @ values).transpose(1, 2).reshape(batch, length, width))
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels of x [B, heads, T, head width] by its position's angle."""
+    cosine, sine = rotation[0], rotation[1]
+    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1).flatten(-2)
+
+
+class Mixture(nn.Module):
+    """A mixture of gated experts [B, T, width] -> [B, T, width]: of the routed ones the likeliest, and a shared one.
+
+    The likeliest counts with its probability as it is; nothing is normalised. The published code runs each expert on
+    the positions routed to it. Here the experts lie side by side in three matrices (the shared one last), all of them
+    run on all positions, and those that are not chosen are multiplied by zero: no shape depends on the data.
+    """
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.routed, self.expert_width = sizes.experts, sizes.expert_width
+        inside = (sizes.experts + 1) * sizes.expert_width
+        self.router = nn.Linear(sizes.width, sizes.experts, bias=False)
+        self.gate = nn.Linear(sizes.width, inside, bias=False)
+        self.up = nn.Linear(sizes.width, inside, bias=False)
+        self.down = nn.Linear(inside, sizes.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities = self.router(x).softmax(dim=-1)
+        chosen = torch.arange(self.routed) == probabilities.argmax(dim=-1, keepdim=True)
+        shares = functional.pad(probabilities * chosen, (0, 1), value=1.0)  # the shared expert's is 1
+        hidden = functional.silu(self.gate(x)) * self.up(x)
+        hidden = hidden.unflatten(-1, (-1, self.expert_width)) * shares.unsqueeze(-1)
+        return self.down(hidden.flatten(-2))

@@ -1,0 +1,63 @@
+"""How wide and deep UniCodec's networks are: one record, so that every size is the same code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sc_runtime.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class UniCodecSizes:
+    """Widths and depths of both networks; the defaults are the published ones.
+
+    The encoder's first convolution has `channels`, and each of `strides` doubles them; `width` is that of its
+    transformer and of the codebook's `entries`. One routed expert of `experts` and a shared one, all `expert_width`
+    wide, make the feed-forward of each of `layers`. The decoder's `blocks` are `decoder_width` wide, `intermediate`
+    inside.
+    """
+
+    channels: int = 32
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    width: int = 512
+    layers: int = 8
+    heads: int = 8
+    experts: int = 3
+    expert_width: int = 2048
+    entries: int = 16384
+    decoder_width: int = 768
+    norm_groups: int = 32
+    intermediate: int = 2304
+    blocks: int = 12
+
+    @property
+    def hop(self) -> int:
+        """Samples a position: 320."""
+        return math.prod(self.strides)
+
+    @property
+    def n_fft(self) -> int:
+        """Samples of the inverse STFT's frames: 1280."""
+        return 4 * self.hop
+
+
+TINY = UniCodecSizes(
+    channels=2,
+    width=16,
+    layers=2,
+    heads=2,
+    expert_width=24,
+    decoder_width=32,
+    norm_groups=4,
+    intermediate=48,
+    blocks=2,
+)
+
+
+def choose_sizes(size: str) -> UniCodecSizes:
+    """The networks of `size`: "full" (as published) or "tiny" (tests; the same hop and codebook entries)."""
+    sizes = {"full": UniCodecSizes(), "tiny": TINY}
+    if size not in sizes:
+        raise SettingsError(f"size {size!r}", '"full" or "tiny"')
+    return sizes[size]
