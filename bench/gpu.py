@@ -132,7 +132,7 @@ class Bench:
             "command": " ".join(["python", "bench/gpu.py", *sys.argv[1:]]),
             "machine": describe_machine(),
             "gpu": self.gpu,
-            "versions": list_versions() | nearest.list_more_versions(),
+            "versions": list_versions(*nearest.PACKAGES),
             "bundle": {"name": self.bundle.name, "weights": manifest.weights, "precision": manifest.precision},
         }
 

@@ -63,10 +63,10 @@ def measure_peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def list_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that do the arithmetic."""
+def list_versions(*more: str) -> dict[str, str]:
+    """Versions of Python and of the packages that do the arithmetic, and of `more`, those that are installed."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

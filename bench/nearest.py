@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -29,6 +28,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
 
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
+from bench.rtf import round_floats
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.commands.program import run_app
 from sc_runtime.cuda_centroids import CudaNearestCentroid, Gpu
@@ -104,7 +104,7 @@ def main(
         "command": " ".join(["python", "bench/nearest.py", *sys.argv[1:]]),
         "machine": machine,
         "gpu": describe_gpu(gpu) if gpu else None,
-        "versions": list_versions() | list_more_versions(),
+        "versions": list_versions(*PACKAGES),
         "fp16_flop_per_s": rate,
         "skipped": skipped,
         "rows": [measure_row(shape, ways, gpu is not None, repeats, rate) for shape in shapes],
@@ -354,15 +354,6 @@ def measure_rate(repeats: int) -> float:
     return 2 * MATRIX**3 / measured["s"]["median"]
 
 
-def round_floats(value: Any) -> Any:
-    """`value`, a tree of dictionaries and lists, with six digits a number."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: round_floats(entry) for key, entry in value.items()}
-    return [round_floats(entry) for entry in value] if isinstance(value, list) else value
-
-
 def summarise(times: list[float]) -> dict[str, Any]:
     return {"median": median(times), "min": min(times), "max": max(times), "runs": len(times)}
 
@@ -378,16 +369,6 @@ def describe_gpu(gpu: Gpu) -> dict[str, Any]:
         "memory_bytes": properties.total_memory,
         "cuda_of_torch": torch.version.cuda,
     }
-
-
-def list_more_versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def print_results(results: dict[str, Any]) -> None:

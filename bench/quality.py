@@ -9,11 +9,9 @@ it is there, and a run that is started again computes what is missing. `bench/RE
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -305,10 +303,7 @@ def describe_task(
 
 def describe_run(codec: Codec) -> dict[str, Any]:
     """When, on what and with what the latest run was."""
-    versions = list_versions()
-    for package in VERSIONS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    versions = list_versions(*VERSIONS)
     for package in dict.fromkeys(baseline.package for baseline in BASELINES):
         if version := ask_debian(package):
             versions[package] = version
