@@ -238,14 +238,14 @@ def compare_graphs(codec: Codec) -> dict[str, Any]:
             shape = spec.resolve(batch=2, frames=1024)
             drawn = generator.integers(1, 1000, shape) if spec.dtype == "int64" else generator.standard_normal(shape)
             feeds[key] = drawn.astype(spec.dtype)
-        found, truth = codec.open_graph(name).run(feeds), cpu.open(codec.bundle, name).run(feeds)
+        found, truth = codec.parts.open_graph(name).run(feeds), cpu.open(codec.bundle, name).run(feeds)
         errors[name] = max(relative_error(found[key], truth[key]) for key in truth)
     return errors
 
 
 def compare_whole(codec: Codec) -> dict[str, Any]:
     """Tokens and sound of 12 s beside those of ONNX Runtime on the CPU, from the same seed and bundle."""
-    reference, decoder, sound = Codec(codec.bundle, choose_backend("onnxruntime")), codec._decoder, make_sound(12)
+    reference, decoder, sound = Codec(codec.bundle, choose_backend("onnxruntime")), codec.model.decoder, make_sound(12)
     found, expected = codec.encode(sound).codes, reference.encode(sound)
     equal = (found == expected.codes).mean(axis=0)
     decoded, truth = (each.decode(expected, steps=COMPARED_STEPS, seed=1) for each in (codec, reference))
@@ -303,15 +303,15 @@ class TimedDecoder:
 
 def time_runtime(codec: Codec, bench: Bench) -> dict[str, Any]:
     """Medians of `REPEATS` runs of each row by stage, after one that is not counted; memory of the GPU."""
-    clock, config, decoder = StageClock(), codec.config, codec._decoder
+    clock, config, decoder = StageClock(), codec.config, codec.model.decoder
     clock.start()
     time_host_stages(clock)
     for name in ("audiomae", "acoustic_encoder"):
-        codec._graphs[name] = TimedGraph(codec.open_graph(name), name, clock)
+        codec.parts.graphs[name] = TimedGraph(codec.parts.open_graph(name), name, clock)
     for book in (f"semantic-{config.vocab}", "acoustic"):
-        codec._searches[book] = TimedSearch(codec._search(book), clock)
+        codec.parts.searches[book] = TimedSearch(codec.parts.open_search(book), clock)
     assert isinstance(decoder, ResidentDecoder)
-    codec.__dict__["_decoder"] = TimedDecoder(decoder, clock)
+    codec.model.__dict__["decoder"] = TimedDecoder(decoder, clock)
     rows = []
     for direction, length in product(STAGES, bench.durations):
         sound, codes = make_sound(length), make_codes(length, config)

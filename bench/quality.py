@@ -50,7 +50,6 @@ from bench.quality_results import (
 )
 from bench.quality_tables import print_results
 from bench.rtf import RESULTS, require
-from sc_runtime.backends.base import Arrays
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import MANIFEST, Bundle, hash_file, locate_bundle
 from sc_runtime.codec import Codec
@@ -59,6 +58,7 @@ from sc_runtime.errors import BackendError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing
 from sc_runtime.semanticodec.conditioning import Codebooks
 from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES, SemantiCodecConfig
+from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
 from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
 from sc_runtime.tokens import Tokens
@@ -127,7 +127,7 @@ def main(
         if reason := explain_absence(metric):
             log.print(f"No {metric}: {reason}")
 
-    systems = Systems(codec, SemanticCodec(loaded, codec.backend), threads)
+    systems = Systems(codec, drop_acoustic(codec), threads)
     sources = [Source(codec, domain) for domain in domains]
     for source in sources:
         measure_rows(source, systems, sampling, results)
@@ -218,7 +218,7 @@ def to_float(clips: np.ndarray) -> np.ndarray:
     return clips.astype(np.float32) / 32768
 
 
-class SemanticCodec(Codec):
+class SemanticModel(SemantiCodecModel):
     """The codec without acoustic tokens: zeros in place of Ea, Es as ever.
 
     The paper's ablation (Table II, "w.o. Acoustic VQ") trained a decoder without them, which is another model. Zeros
@@ -226,17 +226,22 @@ class SemanticCodec(Codec):
     token, the alternative, says something, and mostly something wrong.)
     """
 
-    def condition_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> Arrays:
-        semantic = self.bundle.load_codebook(f"semantic-{config.vocab}")
+    def open_codebooks(self, config: SemantiCodecConfig) -> Codebooks:
         nothing = np.zeros((config.acoustic_vocab, config.feature_width), np.float32)
-        features = [Codebooks(semantic, nothing).condition(codes, config) for codes in windows]
-        return self.open_graph("conditioning").run({"features": np.stack(features)})
+        return Codebooks(super().open_codebooks(config).semantic, nothing)
+
+
+def drop_acoustic(codec: Codec) -> Codec:
+    """The codec of the same bundle on the same backend, as a `SemanticModel`."""
+    semantic = Codec(codec.bundle, codec.backend)
+    semantic.model = SemanticModel(semantic.parts)
+    return semantic
 
 
 class Systems:
     """Our codec in its forms, each loaded once: as it is, without acoustic tokens, and in OpenVINO's precisions."""
 
-    def __init__(self, codec: Codec, semantic: SemanticCodec, threads: int | None) -> None:
+    def __init__(self, codec: Codec, semantic: Codec, threads: int | None) -> None:
         self.codec, self.semantic, self.threads = codec, semantic, threads
         self._precise: dict[str, Codec] = {}
 
@@ -422,7 +427,7 @@ def list_samplings(reference: Sampling, steps: str, guidance: str) -> list[Sampl
 
 def count_branches(sampling: Sampling, codec: Codec) -> int:
     """T-UNet branches that one window costs. Raises SettingsError for steps that cannot work."""
-    nodes = choose_nodes(sampling.steps, codec.bundle.manifest.schedule, SOLVERS[sampling.solver].spacing)[:-1]
+    nodes = choose_nodes(sampling.steps, codec.config.schedule, SOLVERS[sampling.solver].spacing)[:-1]
     low, high = sampling.interval
     guided = 0 if sampling.guidance == 1 else sum(low <= node <= high for node in nodes.tolist())
     return len(nodes) + guided

@@ -31,12 +31,12 @@ from bench.chart import draw_chart, format_ratio
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.sides import STAGES, Run, Settings, Worker, find_seed
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, Schedule, list_bundles, locate_bundle
-from sc_runtime.codec import DECODE_BATCH
+from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, list_bundles, locate_bundle
 from sc_runtime.commands.program import run_app
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
-from sc_runtime.semanticodec.config import SAMPLE_RATE, SemantiCodecConfig
+from sc_runtime.semanticodec.config import SAMPLE_RATE, Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.model import DECODE_BATCH
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
 from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
 from sc_runtime.semanticodec.windows import split_windows
@@ -171,9 +171,9 @@ def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: floa
         "versions": list_versions(),
         "bundle": {
             "name": bundle.name,
-            "tps": bundle.manifest.tps,
+            "tps": plan.config.tps,
             "vocab": plan.config.vocab,
-            "width": bundle.manifest.width,
+            "width": plan.config.width,
             "weights": bundle.manifest.weights,
         },
         "settings": {

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sc_runtime.bundle import (
+    MALFORMED,
     MANIFEST,
     Bundle,
     FileEntry,
@@ -137,10 +138,9 @@ def build_bundle(
     report("Waiting for another build of the same bundle")
     with staging(folder) as stage:
         manifest = Manifest(
-            tps=sizes.config.tps,
+            codec=sizes.config.codec,
+            settings=sizes.config.settings,
             vocabularies=vocabularies,
-            acoustic_vocab=sizes.config.acoustic_vocab,
-            width=sizes.config.width,
             weights=weights.description,
             command=describe_command(sizes, vocabularies, weights, size, precision),
             graphs={},
@@ -349,7 +349,7 @@ def list_donors(folder: Path) -> list[Bundle]:
     for path in [folder, *list_bundles(folder.parent)]:
         try:
             donors.append(Bundle(path, Manifest.from_json((path / MANIFEST).read_text())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *MALFORMED):
             continue
     return donors
 

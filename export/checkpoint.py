@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sc_runtime.bundle import Schedule, hash_file
+from sc_runtime.bundle import hash_file
 from sc_runtime.errors import CheckpointError
-from sc_runtime.semanticodec.config import TOKEN_RATES
+from sc_runtime.semanticodec.config import TOKEN_RATES, Schedule
 
 from .networks.sizes import NetworkSizes
 from .seeded import SeededTensors, draw_centroids

@@ -1,4 +1,4 @@
-"""sc_runtime: the deployment runtime of SemantiCodec. Torch-free.
+"""sc_runtime: the deployment runtime of semantic audio codecs. Torch-free.
 
 from sc_runtime import Codec
 codec = Codec.load()
@@ -7,10 +7,10 @@ audio = codec.decode(tokens)
 """
 
 from .codec import Codec
+from .config import CodecConfig
 from .errors import CodecError
-from .semanticodec.config import SemantiCodecConfig
 from .semanticodec.published import SemantiCodec
 from .tokens import Tokens
 
-__all__ = ["Codec", "CodecError", "SemantiCodec", "SemantiCodecConfig", "Tokens"]
+__all__ = ["Codec", "CodecConfig", "CodecError", "SemantiCodec", "Tokens"]
 __version__ = "0.1.0"

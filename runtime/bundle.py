@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import platformdirs
 
+from .codecs import Model, find_model
+from .config import CodecConfig
 from .errors import BundleError, SettingsError
-from .semanticodec.config import SemantiCodecConfig
 
-FORMAT = 1  #: of the manifest; a reader refuses any other
+FORMAT = 2  #: of the manifest; a reader refuses any other
 MANIFEST = "manifest.json"
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest.from_json` raises
 VERIFIED = ".verified.json"
 BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
 BUILD_COMMAND = "python -m export.build --tps 50"
@@ -60,29 +62,21 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The diffusion's noise schedule: beta from `beta_start` to `beta_end`, linear in its square root."""
-
-    steps: int = 1000
-    beta_start: float = 0.0015
-    beta_end: float = 0.0195
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds. `vocabularies` are the semantic codebooks in it, the last one the default."""
+    """What a bundle holds: a codec, by name, and its settings but for the vocabulary (`CodecConfig.settings`).
 
-    tps: int
+    `vocabularies` are those it has a codebook of, the last one the default.
+    """
+
+    codec: str
+    settings: dict[str, Any]
     vocabularies: tuple[int, ...]
-    acoustic_vocab: int
-    width: int
     weights: str  #: where the weights came from, in words
     command: str  #: that builds this bundle again
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
     trained: bool = False  #: whether the weights mean anything: stand-in weights do not
     precision: str = "float32"  #: of the graphs' arithmetic: "float32", or "fp16" with float32 islands
-    schedule: Schedule = field(default_factory=Schedule)
     made_with: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -91,7 +85,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError, KeyError, TypeError or AttributeError on what is no manifest of this format."""
+        """Raises one of MALFORMED on what is no manifest of this format."""
         raw = json.loads(text)
         if raw["format"] != FORMAT:
             raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
@@ -113,13 +107,20 @@ class Manifest:
         unlisted = {file for entry in graphs.values() for file in entry.files} - files.keys()
         if unlisted:
             raise ValueError(f"no size and hash of {', '.join(sorted(unlisted))}")
-        raw.update(
-            graphs=graphs,
-            files=files,
-            schedule=Schedule(**raw["schedule"]),
-            vocabularies=tuple(raw["vocabularies"]),
-        )
-        return cls(**raw)
+        raw.update(graphs=graphs, files=files, vocabularies=tuple(raw["vocabularies"]))
+        manifest = cls(**raw)
+        for vocab in manifest.vocabularies:
+            manifest.configure(vocab)
+        return manifest
+
+    @property
+    def model(self) -> type[Model]:
+        """The codec. Raises SettingsError where this version has none of that name."""
+        return find_model(self.codec)
+
+    def configure(self, vocab: int | None = None) -> CodecConfig:
+        """The codec's settings with the vocabulary `vocab`, by default the last."""
+        return self.model.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
 
 
 class Bundle:
@@ -138,7 +139,7 @@ class Bundle:
             raise BundleError(
                 f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise BundleError(
                 f"{manifest_path}: {type(error).__name__} {error}",
                 f"a manifest of format {FORMAT}",
@@ -163,7 +164,7 @@ class Bundle:
             return "it came with the package: pip install --force-reinstall sc-runtime"
         return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
 
-    def choose_config(self, vocab: int | None = None) -> SemantiCodecConfig:
+    def choose_config(self, vocab: int | None = None) -> CodecConfig:
         """The codec with semantic vocabulary `vocab`, or the bundle's default one."""
         available = self.manifest.vocabularies
         if vocab is None:
@@ -174,7 +175,7 @@ class Bundle:
                 f"one that {self.name} holds ({', '.join(map(str, available))})",
                 f"add it: {self.manifest.command} --vocab {','.join(map(str, sorted({*available, vocab})))}",
             )
-        return SemantiCodecConfig(self.manifest.tps, vocab, self.manifest.acoustic_vocab, self.manifest.width)
+        return self.manifest.configure(vocab)
 
     def find_graph(self, name: str) -> Path:
         """The verified ONNX file of graph `name`."""
@@ -288,5 +289,5 @@ def is_trained(path: Path) -> bool:
     """Whether the bundle in `path` has trained weights; what cannot be read has none."""
     try:
         return Manifest.from_json((path / MANIFEST).read_text()).trained
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *MALFORMED):
         return False

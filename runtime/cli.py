@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
 from .commands.program import muted_libraries, own_streams, run_app
-from .commands.report import Report, ShowProgress, tell_description, tell_findings
+from .commands.report import Report, ShowProgress, over_windows, tell_description, tell_findings
 from .errors import AudioError, CodecError, OutputError, SettingsError, TokensError
 
 if TYPE_CHECKING:
-    from .codec import Codec, Progress
+    from .codec import Codec
     from .commands.jobs import Job
-    from .tokens import Tokens
 
 Work = Callable[["Job", ShowProgress | None], dict[str, Any]]  #: does one job; what there is to say of it
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 
+Domain = Annotated[
+    str | None,
+    typer.Option(help="What the sound is, for codecs that take it: speech, music or sound.", show_default=False),
+]
 Preset = Annotated[
-    str, typer.Option(help="reference (as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (10).")
+    str | None,
+    typer.Option(
+        help="reference (the default, as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (10).",
+        show_default=False,
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Diffusion steps, instead of the preset's.", show_default=False)]
 Guidance = Annotated[
@@ -39,7 +44,10 @@ Eta = Annotated[
 SolverName = Annotated[
     str | None, typer.Option("--solver", help="ddim, dpm or unipc, instead of the preset's.", show_default=False)
 ]
-Seed = Annotated[int, typer.Option(help="Of the noise; a seed gives the same sound everywhere.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of the noise, by default 0; a seed gives the same sound everywhere.", show_default=False),
+]
 BundleName = Annotated[
     str | None,
     typer.Option(
@@ -60,12 +68,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 class Settings(TypedDict):
     """What decoding takes."""
 
-    preset: str
+    preset: str | None
     steps: int | None
     guidance: float | None
     eta: float | None
     solver: str | None
-    seed: int
+    seed: int | None
 
 
 def print_version(wanted: bool) -> None:
@@ -83,7 +91,7 @@ def start(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """The SemantiCodec audio codec: sound to 25, 50 or 100 tokens a second, and back."""
+    """Semantic audio codecs, SemantiCodec and UniCodec: sound to tokens, and back."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -103,7 +111,8 @@ def encode(
             help="A .sct or .npy file, a folder, or - for standard output; by default .sct beside each input.",
         ),
     ] = None,
-    vocab: Annotated[int | None, typer.Option(help="A semantic vocabulary of the bundle.", show_default=False)] = None,
+    vocab: Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)] = None,
+    domain: Domain = None,
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -127,7 +136,7 @@ def encode(
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             with muted_libraries():
-                tokens = codec.encode(job.source or open_input(), vocab=vocab, progress=progress)
+                tokens = codec.encode(job.source or open_input(), vocab=vocab, domain=domain, progress=progress)
             job.write_tokens(tokens)
             return describe_tokens(tokens)
 
@@ -149,14 +158,14 @@ def decode(
             help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default .wav beside each input.",
         ),
     ] = None,
-    preset: Preset = "reference",
+    preset: Preset = None,
     steps: Steps = None,
     guidance: Guidance = None,
     eta: Eta = None,
     solver: SolverName = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     vocab: Annotated[
-        int | None, typer.Option(help="The semantic vocabulary of .npy files, which do not say it.", show_default=False)
+        int | None, typer.Option(help="The vocabulary of .npy files, which do not say it.", show_default=False)
     ] = None,
     bundle: BundleName = None,
     backend: BackendName = "auto",
@@ -171,6 +180,7 @@ def decode(
     cannot be decoded is reported, the others are done, and the exit code is 1.
     """
     from .audio import OUTPUT_FORMATS
+    from .codecs import DecodeOptions
     from .commands.describe import describe_tokens
     from .commands.jobs import find_tokens, plan_jobs
 
@@ -183,10 +193,12 @@ def decode(
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             tokens = job.read_tokens(codec.bundle.choose_config(vocab))
-            job.write_audio(codec.decode_stream(tokens, **settings, progress=over_windows(progress, tokens)))
+            steps = over_windows(progress, codec.count_windows(tokens))
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=steps), codec.sample_rate)
             return describe_tokens(tokens)
 
-        run_jobs(report, jobs, problems, work, force, describe_codec(codec) | describe_settings(settings))
+        facts = describe_codec(codec) | codec.settle(DecodeOptions(**settings))
+        run_jobs(report, jobs, problems, work, force, facts)
 
 
 @app.command()
@@ -201,13 +213,14 @@ def roundtrip(
             help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default IN.roundtrip.wav.",
         ),
     ] = None,
-    preset: Preset = "reference",
+    preset: Preset = None,
     steps: Steps = None,
     guidance: Guidance = None,
     eta: Eta = None,
     solver: SolverName = None,
-    seed: Seed = 0,
-    vocab: Annotated[int | None, typer.Option(help="A semantic vocabulary of the bundle.", show_default=False)] = None,
+    seed: Seed = None,
+    vocab: Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)] = None,
+    domain: Domain = None,
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -220,6 +233,7 @@ def roundtrip(
     To hear what the codec keeps, and to see how long it takes.
     """
     from .audio import OUTPUT_FORMATS
+    from .codecs import DecodeOptions
     from .commands.describe import describe_tokens
     from .commands.jobs import find_nothing, open_input, plan_jobs
 
@@ -231,15 +245,17 @@ def roundtrip(
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             started = time.perf_counter()
             with muted_libraries():
-                tokens = codec.encode(job.source or open_input(), vocab=vocab, progress=progress)
+                tokens = codec.encode(job.source or open_input(), vocab=vocab, domain=domain, progress=progress)
             encoded = time.perf_counter()
-            job.write_audio(codec.decode_stream(tokens, **settings, progress=over_windows(progress, tokens)))
+            steps = over_windows(progress, codec.count_windows(tokens))
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=steps), codec.sample_rate)
             seconds = {"encode": encoded - started, "decode": time.perf_counter() - encoded}
             return describe_tokens(tokens) | {
                 name: {"seconds": spent, "real_time_factor": spent / tokens.seconds} for name, spent in seconds.items()
             }
 
-        records = run_jobs(report, jobs, problems, work, force, describe_codec(codec) | describe_settings(settings))
+        facts = describe_codec(codec) | codec.settle(DecodeOptions(**settings))
+        records = run_jobs(report, jobs, problems, work, force, facts)
         for name in ("encode", "decode"):
             if name in records[0]:
                 seconds, factor = records[0][name]["seconds"], records[0][name]["real_time_factor"]
@@ -251,8 +267,8 @@ def demo(
     folder: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go; it is made if need be.")
     ] = Path("demo"),
-    preset: Preset = "reference",
-    seed: Seed = 0,
+    preset: Preset = None,
+    seed: Seed = None,
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -296,14 +312,6 @@ def doctor(as_json: Json = False) -> None:
         tell_findings(findings)
     if not findings["works"]:
         raise typer.Exit(1)
-
-
-def describe_settings(settings: Settings) -> dict[str, Any]:
-    """What decoding will do, the preset's part filled in. Raises SettingsError."""
-    from .semanticodec.presets import choose_sampling
-
-    changes = {name: value for name, value in settings.items() if name not in ("preset", "seed")}
-    return {**settings, **dataclasses.asdict(choose_sampling(settings["preset"], **changes))}
 
 
 def open_codec(report: Report, name: str | None, backend: str, threads: int | None, precision: str) -> Codec:
@@ -371,16 +379,10 @@ def run_jobs(
     return records
 
 
-def over_windows(progress: ShowProgress | None, tokens: Tokens) -> Progress | None:
-    """What shows the decoding of `tokens`, several units of work a window."""
-    from .semanticodec.windows import split_windows
-
-    return progress and partial(progress, windows=len(split_windows(len(tokens), tokens.config)))
-
-
 def describe_codec(codec: Codec) -> dict[str, Any]:
     return {
         "bundle": str(codec.bundle.path),
+        "codec": codec.config.codec,
         "weights": codec.bundle.manifest.weights,
         "backend": codec.backend.name,
         "device": codec.backend.device,

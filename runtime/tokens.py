@@ -1,21 +1,21 @@
 """Tokens, and the two files that hold them.
 
-`.npy` is the published package's file: an int64 array [1, T, 2] and nothing else. `.sct` is the packed
-container, which also knows its rate, its vocabularies and the length of the original, all little-endian:
+`.npy` is the published packages' file: an int64 array [1, T, C] and nothing else. `.sct` is the packed
+container, which also knows its codec, its rate, its vocabularies and the length of the original, all little-endian:
 
-| byte | field     | type | holds                                                              |
-|------|-----------|------|--------------------------------------------------------------------|
-| 0    | magic     | 4 s  | `SCTK`                                                             |
-| 4    | version   | u8   | 1                                                                  |
-| 5    | rate      | u8   | 25, 50 or 100 tokens per second                                    |
-| 6    | semantic  | u16  | semantic vocabulary, less one                                      |
-| 8    | acoustic  | u16  | acoustic vocabulary, less one                                      |
-| 10   | positions | u32  | T, at least 1                                                      |
-| 14   | samples   | u64  | samples of the original at 16 kHz; 0: not known                    |
-| 22   | CRC       | u32  | CRC-32 (zlib's) of every other byte of the file, in order          |
-| 26   | codes     | bits | position by position: the semantic token, then the acoustic token, |
-|      |           |      | each at the bits its vocabulary needs, most significant bit first; |
-|      |           |      | zeros fill the last byte                                           |
+| byte | field        | type    | holds                                                                     |
+|------|--------------|---------|---------------------------------------------------------------------------|
+| 0    | magic        | 4 s     | `SCTK`                                                                    |
+| 4    | version      | u8      | 2                                                                         |
+| 5    | codec        | u8      | 0 SemantiCodec, 1 UniCodec                                                |
+| 6    | rate         | u8      | tokens per second                                                         |
+| 7    | codebooks    | u8      | C, at least 1                                                             |
+| 8    | positions    | u32     | T, at least 1                                                             |
+| 12   | samples      | u64     | samples of the original at the codec's rate; 0: not known                 |
+| 20   | CRC          | u32     | CRC-32 (zlib's) of every other byte of the file, in order                 |
+| 24   | vocabularies | C × u16 | entries of each codebook, less one                                        |
+|      | codes        | bits    | position by position, codebook by codebook, each token at the bits its    |
+|      |              |         | vocabulary needs, most significant bit first; zeros fill the last byte    |
 
 So 10.24 s at 25 tokens per second and 4096 centroids are 400 bytes of codes, the paper's 0.31 kbps. A file
 has one spelling only: whatever decodes encodes to the same bytes again.
@@ -27,6 +27,8 @@ import dataclasses
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -37,19 +39,21 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import TokensError
+from .codecs import MODELS, find_model
+from .config import CodecConfig
+from .errors import SettingsError, TokensError
 from .files import write_atomically
-from .semanticodec.config import SAMPLE_RATE, TOKEN_RATES, SemantiCodecConfig
 
 MAGIC = b"SCTK"
-VERSION = 1
-_FIELDS = struct.Struct("<4sBBHHIQ")  #: the header up to its CRC
-HEADER_BYTES = _FIELDS.size + 4
+VERSION = 2
+_FIELDS = struct.Struct("<4sBBBBIQ")  #: the header up to its CRC
+_FIXED_BYTES = _FIELDS.size + 4  #: the header up to its vocabularies
 
 _MAX_VOCABULARY = 2**16
 _MAX_POSITIONS = 2**32 - 1
 _MAX_SAMPLES = 2**64 - 1
 _MAX_NPY_HEADER = 10_000  #: bytes; numpy's own limit
+_MAX_RATE = _MAX_CODEBOOKS = 2**8 - 1
 _PACK_POSITIONS = 2**16  #: packed at a time; a multiple of 8, so that a chunk begins with a byte
 _READ_BYTES = 2**20  #: asked of a stream at a time, so that a false length in a header allocates nothing
 
@@ -58,19 +62,19 @@ _DAMAGED = "the file is damaged; copy or encode it again"
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What one recording became: two tokens a position, and what is needed to decode them.
+    """What one recording became: a token from each codebook a position, and what is needed to decode them.
 
-    `codes` int32 [T, 2], read-only: (semantic, acoustic) of each position; a copy of whatever integer array
-    [T, 2] or [1, T, 2] is given. `config` says the rate and the vocabularies; its `width` is no matter of
-    tokens, so that neither files nor `==` know of it. `samples` is the original's length at 16 kHz, None if
-    not known.
+    `codes` int32 [T, C], read-only: of SemantiCodec (semantic, acoustic) of each position; a copy of whatever
+    integer array [T, C] or [1, T, C] is given. `config` says the codec, the rate and the vocabularies; the sizes of
+    its networks are no matter of tokens, so that neither files nor `==` know of them. `samples` is the original's
+    length at the codec's rate, None if not known.
 
     Raises `TokensError` for a wrong shape or dtype, no position, a token outside its vocabulary, or a number
     of samples that makes another number of positions.
     """
 
     codes: NDArray[np.int32]
-    config: SemantiCodecConfig
+    config: CodecConfig
     samples: int | None = None
 
     def __post_init__(self) -> None:
@@ -79,23 +83,23 @@ class Tokens:
         object.__setattr__(self, "samples", _check_samples(self.samples, len(codes), self.config))
 
     @classmethod
-    def from_array(cls, array: ArrayLike, config: SemantiCodecConfig, samples: int | None = None) -> Tokens:
-        """Take tokens from an array [T, 2] or [1, T, 2] of any integer dtype, which is copied.
+    def from_array(cls, array: ArrayLike, config: CodecConfig, samples: int | None = None) -> Tokens:
+        """Take tokens from an array [T, C] or [1, T, C] of any integer dtype, which is copied.
 
         Raises `TokensError`, as the class does.
         """
         return cls(_as_array(array), config, samples)
 
     def __len__(self) -> int:
-        """T: positions, of two tokens each."""
+        """T: positions, of C tokens each."""
         return len(self.codes)
 
     def __eq__(self, other: object) -> bool:
-        """Compare codes, rate, vocabularies and samples."""
+        """Compare codes, codec, rate, vocabularies and samples."""
         if not isinstance(other, Tokens):
             return NotImplemented
         return (
-            _list_sizes(self.config) == _list_sizes(other.config)
+            _identify(self.config) == _identify(other.config)
             and self.samples == other.samples
             and np.array_equal(self.codes, other.codes)
         )
@@ -104,27 +108,31 @@ class Tokens:
     def seconds(self) -> float:
         """Length of the original if known, else of the audio that the tokens decode to."""
         samples = self.config.count_samples(len(self)) if self.samples is None else self.samples
-        return samples / SAMPLE_RATE
+        return samples / self.config.sample_rate
 
     @property
     def bitrate(self) -> float:
         """Bits per second of the packed codes, as in the paper's Table I; a file's header is extra."""
         return self.config.bitrate
 
-    def require(self, config: SemantiCodecConfig) -> Tokens:
-        """Return these tokens as tokens of `config`. Raises `TokensError` if rate or vocabularies differ."""
+    def require(self, config: CodecConfig) -> Tokens:
+        """Return these tokens as tokens of `config`. Raises `TokensError` if codec, rate or vocabularies differ."""
         mine, wanted = self.config, config
         again = "encode the audio again with this bundle"
+        if mine.codec != wanted.codec:
+            raise TokensError(
+                f"tokens of {mine.codec}",
+                f"tokens of {wanted.codec}, the codec of the bundle",
+                f"decode them with a bundle of {mine.codec}, or {again}",
+            )
         if mine.tps != wanted.tps:
             raise TokensError(
                 f"tokens at {mine.tps} tps",
                 f"{wanted.tps} tps, the rate of the bundle",
                 f"decode them with a bundle of {mine.tps} tps, or {again}",
             )
-        for name, given, expected in (
-            ("semantic", mine.vocab, wanted.vocab),
-            ("acoustic", mine.acoustic_vocab, wanted.acoustic_vocab),
-        ):
+        for name, given in mine.books.items():
+            expected = wanted.books[name]
             if given != expected:
                 raise TokensError(
                     f"tokens whose {name} vocabulary is {given}",
@@ -134,29 +142,29 @@ class Tokens:
         return dataclasses.replace(self, config=config)
 
     def to_bytes(self) -> bytes:
-        """Return the container (`.sct`). Raises `TokensError` if a vocabulary or T is too large for it."""
+        """Return the container (`.sct`). Raises `TokensError` if a number is too large for it."""
         config, samples = self.config, self.samples or 0
         for name, value, limit in (
-            ("semantic vocabulary", config.vocab, _MAX_VOCABULARY),
-            ("acoustic vocabulary", config.acoustic_vocab, _MAX_VOCABULARY),
+            *((f"{name} vocabulary", entries, _MAX_VOCABULARY) for name, entries in config.books.items()),
+            ("number of codebooks", len(config.books), _MAX_CODEBOOKS),
+            ("tokens per second", config.tps, _MAX_RATE),
             ("number of positions", len(self), _MAX_POSITIONS),
         ):
             if value > limit:
                 raise TokensError(f"{name} {value}", f"at most {limit} in an .sct file", "save it as .npy")
         _check_information(config)
-        header = _FIELDS.pack(
-            MAGIC, VERSION, config.tps, config.vocab - 1, config.acoustic_vocab - 1, len(self), samples
-        )
-        payload = _pack(self.codes, config.bits)
-        return header + _checksum(header, payload) + payload
+        number, entries = find_model(config.codec).number, tuple(config.books.values())
+        fields = _FIELDS.pack(MAGIC, VERSION, number, config.tps, len(entries), len(self), samples)
+        vocabularies, payload = _pack_vocabularies(entries), _pack(self.codes, config.bits)
+        return fields + _checksum(fields, vocabularies, payload) + vocabularies + payload
 
     @classmethod
-    def from_bytes(cls, data: bytes, config: SemantiCodecConfig | None = None) -> Tokens:
+    def from_bytes(cls, data: bytes, config: CodecConfig | None = None) -> Tokens:
         """Take tokens from the bytes of a file; see `read`."""
         return cls.read(BytesIO(data), config)
 
     @classmethod
-    def read(cls, file: BinaryIO, config: SemantiCodecConfig | None = None) -> Tokens:
+    def read(cls, file: BinaryIO, config: CodecConfig | None = None) -> Tokens:
         """Take tokens from an open file or pipe of either kind, told apart by their first bytes.
 
         `config` is what the tokens must be of. Without it a container is what it says; an .npy needs it. At
@@ -166,7 +174,11 @@ class Tokens:
         """
         start = _read_bytes(file, len(npy.MAGIC_PREFIX))
         if start == npy.MAGIC_PREFIX:
-            return cls.from_array(*_read_npy(file, config))
+            if config is None:
+                raise TokensError(
+                    "tokens in an .npy file", "to be told their rate and vocabulary", "name the bundle, or use .sct"
+                )
+            return cls.from_array(_read_npy(file, tuple(config.books)), config)
         if not MAGIC.startswith(start[: len(MAGIC)]):
             raise TokensError(
                 f"a file that begins with {start!r}", "tokens in an .sct or .npy file", "encode audio first"
@@ -175,16 +187,10 @@ class Tokens:
         return tokens if config is None else tokens.require(config)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], config: SemantiCodecConfig | None = None) -> Tokens:
+    def load(cls, path: str | os.PathLike[str], config: CodecConfig | None = None) -> Tokens:
         """Take tokens from the file at `path`; see `read`. A `TokensError` names the path."""
-        try:
-            with Path(path).open("rb") as file:
-                return cls.read(file, config)
-        except TokensError as error:
-            raise TokensError(f"{os.fspath(path)}: {error.given}", error.expected, error.remedy) from error
-        except OSError as error:
-            given = f"{os.fspath(path)}: {error.strerror or error}"
-            raise TokensError(given, "a token file", "check its name and permissions") from error
+        with _open_file(path) as file:
+            return cls.read(file, config)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`, whole or not at all: an `.sct`, or an `.npy`, which forgets all but the codes.
@@ -203,8 +209,22 @@ class Tokens:
         write_atomically(path, data)
 
 
-def _list_sizes(config: SemantiCodecConfig) -> tuple[int, int, int]:
-    return config.tps, config.vocab, config.acoustic_vocab
+def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read codes [T, C] of an .npy file, whichever codec they are of. A `TokensError` names the path."""
+    with _open_file(path) as file:
+        if _read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            raise TokensError("a file that is no .npy", "an array of integers", _DAMAGED)
+        array = _read_npy(file)
+        return array.reshape(array.shape[-2:])
+
+
+def count_bytes(positions: int, config: CodecConfig) -> int:
+    """Bytes of an .sct file, its header included."""
+    return _FIXED_BYTES + 2 * len(config.books) + -(-positions * sum(config.bits) // 8)
+
+
+def _identify(config: CodecConfig) -> tuple[str, int, dict[str, int]]:
+    return config.codec, config.tps, config.books
 
 
 def _as_array(array: ArrayLike) -> NDArray[Any]:
@@ -212,30 +232,32 @@ def _as_array(array: ArrayLike) -> NDArray[Any]:
         return np.asarray(array)
     except (TypeError, ValueError) as error:
         given = f"a {type(array).__name__} that makes no array ({error})"
-        raise TokensError(given, "integers [T, 2] or [1, T, 2]") from error
+        raise TokensError(given, "integers [T, C] or [1, T, C]") from error
 
 
-def _check_layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _check_layout(shape: tuple[int, ...], dtype: np.dtype[Any], books: tuple[str, ...] | None) -> None:
+    """`books` are the names of the codebooks, or None for any number of them."""
     if dtype.hasobject:
         remedy = "pickled files are never opened; save int64"
         raise TokensError("an array of Python objects", "integers", remedy)
     if dtype.kind not in "iu":
         raise TokensError(f"an array of dtype {dtype}", "integers", "convert it if its values are tokens")
-    if len(shape) not in (2, 3) or shape[-1] != 2 or shape[-2] < 1 or (len(shape) == 3 and shape[0] != 1):
+    fits = len(shape) in (2, 3) and 0 not in shape and (len(shape) == 2 or shape[0] == 1)
+    if not fits or (books and shape[-1] != len(books)):
+        columns, names = (len(books), " and ".join(books)) if books else ("C", "C")
         raise TokensError(
             f"an array of shape {list(map(int, shape))}",
-            "[T, 2] or [1, T, 2] with T at least 1",
-            "give (semantic, acoustic) pairs of one recording at a time",
+            f"[T, {columns}] or [1, T, {columns}] with T at least 1",
+            f"give the {names} tokens of one recording at a time",
         )
 
 
-def _check_codes(array: ArrayLike, config: SemantiCodecConfig) -> NDArray[np.int32]:
-    """Return a read-only int32 copy [T, 2] of `array`. Raises `TokensError`."""
+def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
+    """Return a read-only int32 copy [T, C] of `array`. Raises `TokensError`."""
     given = _as_array(array)
-    _check_layout(given.shape, given.dtype)
-    given = given.reshape(-1, 2)
-    for column, name, size in ((0, "semantic", config.vocab), (1, "acoustic", config.acoustic_vocab)):
-        tokens = given[:, column]
+    _check_layout(given.shape, given.dtype, tuple(config.books))
+    given = given.reshape(given.shape[-2:])
+    for tokens, (name, size) in zip(given.T, config.books.items(), strict=True):
         if int(tokens.min()) < 0 or int(tokens.max()) >= size:
             position = int(((tokens < 0) | (tokens > size - 1)).argmax())
             raise TokensError(
@@ -248,11 +270,11 @@ def _check_codes(array: ArrayLike, config: SemantiCodecConfig) -> NDArray[np.int
     return codes
 
 
-def _check_samples(samples: int | None, positions: int, config: SemantiCodecConfig) -> int | None:
+def _check_samples(samples: int | None, positions: int, config: CodecConfig) -> int | None:
     if samples is None:
         return None
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer):
-        raise TokensError(f"samples {samples!r}", "a whole number of samples at 16 kHz, or None")
+        raise TokensError(f"samples {samples!r}", f"a whole number of samples at {config.sample_rate} Hz, or None")
     samples = int(samples)
     if not 1 <= samples <= _MAX_SAMPLES:
         raise TokensError(f"samples {samples}", f"1 to {_MAX_SAMPLES}, or None if not known")
@@ -266,41 +288,42 @@ def _check_samples(samples: int | None, positions: int, config: SemantiCodecConf
     return samples
 
 
-def _check_information(config: SemantiCodecConfig) -> None:
+def _check_information(config: CodecConfig) -> None:
     """Refuse tokens of no bits, of which a file of no bytes could claim any number."""
     if not any(config.bits):
         raise TokensError("vocabularies of one token each", "at least two tokens in one of them")
 
 
-def _checksum(header: bytes, payload: bytes) -> bytes:
-    return zlib.crc32(payload, zlib.crc32(header)).to_bytes(4, "little")
+def _checksum(*parts: bytes) -> bytes:
+    return zlib.crc32(b"".join(parts)).to_bytes(4, "little")
 
 
-def _pack(codes: NDArray[np.int32], bits: tuple[int, int]) -> bytes:
-    """Pack codes [T, 2] at `bits` (semantic, acoustic) bits; together 1 to 32."""
-    width = sum(bits)
+def _pack_vocabularies(entries: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<{len(entries)}H", *(count - 1 for count in entries))
+
+
+def _pack(codes: NDArray[np.int32], bits: tuple[int, ...]) -> bytes:
+    """Pack codes [T, C], column c at `bits[c]` bits, which add up to at least 1."""
+    places = [np.arange(count - 1, -1, -1, dtype=np.int32) for count in bits]
     chunks = []
     for start in range(0, len(codes), _PACK_POSITIONS):
-        semantic, acoustic = codes[start : start + _PACK_POSITIONS].astype(np.uint32).T
-        words = ((semantic << bits[1]) | acoustic).astype(">u4")
-        spread = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1)  # [T, 32] of 0 and 1
-        chunks.append(np.packbits(spread[:, 32 - width :]).tobytes())
+        chunk = codes[start : start + _PACK_POSITIONS]
+        ones = [chunk[:, column, np.newaxis] >> shifts & 1 for column, shifts in enumerate(places)]
+        chunks.append(np.packbits(np.concatenate(ones, axis=1).astype(np.uint8)).tobytes())
     return b"".join(chunks)
 
 
-def _unpack(payload: bytes, positions: int, bits: tuple[int, int]) -> NDArray[np.int32]:
-    """Unpack `positions` codes; the inverse of `_pack`. Returns int32 [T, 2]."""
-    width = sum(bits)
+def _unpack(payload: bytes, positions: int, bits: tuple[int, ...]) -> NDArray[np.int32]:
+    """Unpack `positions` codes; the inverse of `_pack`. Returns int32 [T, C]."""
+    width, ends = sum(bits), np.cumsum(bits)
     packed = np.frombuffer(payload, np.uint8)
-    codes = np.empty((positions, 2), np.int32)
+    codes = np.empty((positions, len(bits)), np.int32)
     for start in range(0, positions, _PACK_POSITIONS):
         count = min(_PACK_POSITIONS, positions - start)
-        spread = np.zeros((count, 32), np.uint8)
-        ones = np.unpackbits(packed[start * width // 8 :], count=count * width)
-        spread[:, 32 - width :] = ones.reshape(count, width)
-        words = np.packbits(spread, axis=1).view(">u4")[:, 0].astype(np.uint32)
-        codes[start : start + count, 0] = words >> bits[1]
-        codes[start : start + count, 1] = words & ((1 << bits[1]) - 1)
+        ones = np.unpackbits(packed[start * width // 8 :], count=count * width).reshape(count, width)
+        for column, (size, end) in enumerate(zip(bits, ends, strict=True)):
+            values = 1 << np.arange(size - 1, -1, -1, dtype=np.int32)
+            codes[start : start + count, column] = ones[:, end - size : end] @ values
     return codes
 
 
@@ -331,44 +354,68 @@ def _read_payload(file: BinaryIO, count: int, positions: int) -> bytes:
 
 
 def _read_container(start: bytes, file: BinaryIO) -> Tokens:
-    """Read a container of which `start` has been read already. Raises `TokensError`."""
-    header = start + _read_bytes(file, HEADER_BYTES - len(start))
-    if len(header) < HEADER_BYTES:
-        raise TokensError(f"a token file cut short: {len(header)} bytes", f"a header of {HEADER_BYTES} bytes", _DAMAGED)
-    _, version, tps, semantic, acoustic, positions, samples = _FIELDS.unpack_from(header)
+    """Read the rest of a container of which `start` was read. Raises `TokensError`."""
+    fixed = start + _read_bytes(file, _FIXED_BYTES - len(start))
+    if len(fixed) < _FIXED_BYTES:
+        raise TokensError(f"a token file cut short: {len(fixed)} bytes", "a whole header", _DAMAGED)
+    _, version, number, tps, books, positions, samples = _FIELDS.unpack_from(fixed)
     if version > VERSION:
         remedy = "it was written by a newer version: upgrade sc-runtime"
         raise TokensError(f"a token file of version {version}", f"version {VERSION}", remedy)
     if version < VERSION:
-        raise TokensError(f"a token file of version {version}", f"version {VERSION}", _DAMAGED)
-    if tps not in TOKEN_RATES:
-        raise TokensError(f"a token file of {tps} tps", "25, 50 or 100 tps", _DAMAGED)
+        raise TokensError(f"a token file of version {version}", f"version {VERSION}", "encode the audio again")
+    vocabularies = _read_bytes(file, 2 * books)
+    if len(vocabularies) < 2 * books:
+        raise TokensError("a token file cut short in its header", f"{books} vocabularies", _DAMAGED)
+    config = _find_config(number, tps, tuple(entries + 1 for entries in struct.unpack(f"<{books}H", vocabularies)))
     if positions < 1:
         raise TokensError("a token file of no positions", "at least one", _DAMAGED)
-    config = SemantiCodecConfig(tps, semantic + 1, acoustic + 1)
     _check_information(config)
 
     size = positions * sum(config.bits)
     payload = _read_payload(file, (size + 7) // 8, positions)
     if payload[-1] & ((1 << (-size % 8)) - 1):
         raise TokensError("a token file whose last byte is not filled with zeros", "zeros", _DAMAGED)
-    expected = _checksum(header[: _FIELDS.size], payload)
-    if header[_FIELDS.size :] != expected:
-        given = f"a token file of checksum {header[_FIELDS.size :].hex()}"
-        raise TokensError(given, f"{expected.hex()}, the checksum of its bytes", _DAMAGED)
+    fields, given = fixed[: _FIELDS.size], fixed[_FIELDS.size :]
+    expected = _checksum(fields, vocabularies, payload)
+    if given != expected:
+        raise TokensError(
+            f"a token file of checksum {given.hex()}", f"{expected.hex()}, the checksum of its bytes", _DAMAGED
+        )
     return Tokens(_unpack(payload, positions, config.bits), config, samples or None)
 
 
-def _read_npy(file: BinaryIO, config: SemantiCodecConfig | None) -> tuple[NDArray[Any], SemantiCodecConfig]:
-    """Read an .npy after its magic: its array, and the `config` that it cannot do without.
+def _find_config(number: int, tps: int, entries: tuple[int, ...]) -> CodecConfig:
+    """The codec that a header names. Raises `TokensError`."""
+    for model in MODELS:
+        if model.number == number:
+            try:
+                return model.config.from_books(tps, entries)
+            except SettingsError as error:
+                raise TokensError(f"a token file of {error.given}", error.expected, _DAMAGED) from error
+    known = ", ".join(f"{model.number} {model.config.codec}" for model in MODELS)
+    raise TokensError(f"a token file of codec {number}", f"one of {known}", "upgrade sc-runtime if it is newer")
+
+
+@contextmanager
+def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file at `path`, which every error in the block names. Raises `TokensError`."""
+    try:
+        with Path(path).open("rb") as file:
+            yield file
+    except TokensError as error:
+        raise TokensError(f"{os.fspath(path)}: {error.given}", error.expected, error.remedy) from error
+    except OSError as error:
+        given = f"{os.fspath(path)}: {error.strerror or error}"
+        raise TokensError(given, "a token file", "check its name and permissions") from error
+
+
+def _read_npy(file: BinaryIO, books: tuple[str, ...] | None = None) -> NDArray[Any]:
+    """Read an .npy after its magic: an array of codes of `books`, or of any codec's.
 
     By the parts of numpy's reader and not by `np.load`, which allocates what the header claims, or, when it
     maps the file, answers a false header with any of four exceptions. Raises `TokensError`.
     """
-    if config is None:
-        raise TokensError(
-            "tokens in an .npy file", "to be told their rate and vocabulary", "name the bundle, or use .sct"
-        )
     version = _read_bytes(file, 2)
     if version not in (b"\1\0", b"\2\0"):
         given = f"an .npy file of version {list(version)}"
@@ -382,7 +429,6 @@ def _read_npy(file: BinaryIO, config: SemantiCodecConfig | None) -> tuple[NDArra
         shape, fortran_order, dtype = read_header(BytesIO(length + _read_bytes(file, size)))
     except Exception as error:  # a Python literal: its parser may raise nearly anything
         raise TokensError("an .npy file whose header cannot be read", "a numpy header", _DAMAGED) from error
-    _check_layout(shape, dtype)
+    _check_layout(shape, dtype, books)
     payload = _read_payload(file, prod(shape) * dtype.itemsize, shape[-2])
-    array = np.frombuffer(payload, dtype).reshape(shape, order="F" if fortran_order else "C")
-    return array, config
+    return np.frombuffer(payload, dtype).reshape(shape, order="F" if fortran_order else "C")

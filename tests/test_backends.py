@@ -56,7 +56,7 @@ def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: 
             else generator.standard_normal(spec.resolve(batch=2, frames=128), np.float32)
             for key, spec in inputs.items()
         }
-        truth = reference.open_graph(name).run(feeds)
+        truth = reference.parts.open_graph(name).run(feeds)
         found = backend.open(bundle, name).run(feeds)
         assert found.keys() == truth.keys()
         for key, array in truth.items():

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc_runtime.bundle import Schedule
 from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import LATENT_SHAPE
+from sc_runtime.semanticodec.config import LATENT_SHAPE, Schedule
 from sc_runtime.semanticodec.guidance import guide
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
 from sc_runtime.semanticodec.samplers import (

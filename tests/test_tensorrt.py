@@ -26,13 +26,14 @@ from sc_runtime.backends import device, onnxruntime_cuda, select, tensorrt
 from sc_runtime.backends.base import ResidentBackend
 from sc_runtime.backends.device import LANES, THREADS, Replay, compile_solver, keep_recent
 from sc_runtime.backends.resident import DEPTH, tabulate
-from sc_runtime.bundle import Bundle, Schedule, hash_file
+from sc_runtime.bundle import Bundle, hash_file
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.commands.doctor import examine
 from sc_runtime.cuda_centroids import Memory
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.plans import PlanEntry, Target, hash_source, list_shapes, locate_plan
 from sc_runtime.semanticodec.coefficients import find_recurrence
+from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.samplers import PHILOX_DOMAIN, SOLVERS, SeededNoise, choose_nodes, compute_alphas
 from tests.conftest import ROOT
@@ -553,6 +554,6 @@ def test_a_gpu_gives_the_cpus_sound(name: str, bundle: Bundle) -> None:
     for settings in DECODES:
         error = relative_error(codec.decode(codes, **settings), reference.decode(codes, **settings))
         assert error < 0.1, settings  # half precision, a few steps, stand-in weights
-    assert codec._decoder._groups  # type: ignore[union-attr]
-    for group in codec._decoder._groups.values():  # type: ignore[union-attr]
+    assert codec.model.decoder._groups  # type: ignore[union-attr]
+    for group in codec.model.decoder._groups.values():  # type: ignore[union-attr]
         assert group.loop.refusal is None

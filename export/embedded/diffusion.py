@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sc_runtime.bundle import Schedule
 from sc_runtime.semanticodec.conditioning import FILL
-from sc_runtime.semanticodec.config import LATENT_SHAPE, PATCH_ROWS, SemantiCodecConfig
+from sc_runtime.semanticodec.config import LATENT_SHAPE, PATCH_ROWS, Schedule, SemantiCodecConfig
 from sc_runtime.semanticodec.samplers import compute_alphas
 
 from ..networks.acoustic_encoder import AcousticEncoder

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..bundle import Bundle
-from ..semanticodec.presets import Sampling
-from ..semanticodec.samplers import Noise
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..semanticodec.presets import Sampling
+    from ..semanticodec.samplers import Noise
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -13,9 +13,8 @@ import numpy as np
 from ..bundle import GraphEntry, TensorSpec
 from ..cuda_centroids import Gpu, Memory, find_source, import_core
 from ..errors import BackendError, MissingExtraError
-from ..overlap_add import WINDOW_SAMPLES
 from ..plans import find_capability
-from ..semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES
+from ..semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES, WINDOW_SAMPLES
 from ..semanticodec.samplers import PHILOX_DOMAIN
 from .base import Arrays, first_line
 

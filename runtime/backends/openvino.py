@@ -15,8 +15,6 @@ from ..initializers import Initializers
 from .base import Arrays, Graph, first_line
 from .recurrence import RecurrentGraph, is_recurrent
 
-#: Graphs that make tokens: their arithmetic stays float32 unless bfloat16 is asked for by name.
-ENCODER_GRAPHS = ("audiomae", "acoustic_encoder")
 ONE_BY_ONE = ("audiomae",)  #: gains nothing from a batch, and each batch size would be compiled anew
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
@@ -56,7 +54,8 @@ class OpenVinoBackend:
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         path = bundle.find_graph(graph)
-        lower = self.precision == "bfloat16" or (self.decodes_bfloat16 and graph not in ENCODER_GRAPHS)
+        exact = graph in bundle.manifest.model.exact  # float32 unless bfloat16 is asked for by name
+        lower = self.precision == "bfloat16" or (self.decodes_bfloat16 and not exact)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",

@@ -10,7 +10,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..cuda_centroids import Memory
 from ..semanticodec.coefficients import DEPTH, find_recurrence
-from ..semanticodec.config import LATENT_SHAPE
+from ..semanticodec.config import LATENT_SHAPE, Schedule
 from ..semanticodec.presets import Sampling
 from ..semanticodec.samplers import Noise, SeededNoise
 from ..semanticodec.vocode import choose_frames
@@ -176,7 +176,7 @@ ROW = np.dtype(
 
 def tabulate(sampling: Sampling, bundle: Bundle) -> tuple[np.ndarray, list[bool]]:
     """The table `ROW` [N + 1] of kernels/solver.cu, and for each of N T-UNet calls whether guidance acts in it."""
-    recurrence = find_recurrence(sampling, bundle.manifest.schedule)
+    recurrence = find_recurrence(sampling, Schedule(**bundle.manifest.settings["schedule"]))
     low, high = sampling.interval
     guided = [sampling.guidance != 1.0 and low <= step <= high for step in recurrence.steps.tolist()]
     table = np.zeros(len(guided) + 1, ROW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,8 @@ from ..audio import Audio, save_audio
 from ..codec import Codec
 from ..errors import MissingExtraError, OutputError
 from ..files import replacing
-from ..semanticodec.config import PATCH_ROWS, SAMPLE_RATE
-from ..semanticodec.windows import split_windows
 from ..tokens import Tokens
-from .report import Report
+from .report import Report, over_windows
 
 SAMPLE = Path(__file__).with_name("demo.flac")  #: six seconds of speech, six of music, held out of training
 SHOWN = 12  #: positions whose tokens are printed
@@ -23,31 +22,31 @@ FFT_SIZE, HOP = 512, 160  #: of the spectrograms that are drawn
 DECIBELS = 75  #: from the brightest colour to the darkest
 
 
-def run_demo(report: Report, codec: Codec, folder: Path, preset: str, seed: int) -> None:
+def run_demo(report: Report, codec: Codec, folder: Path, preset: str | None, seed: int | None) -> None:
     """Encode the sample, decode its tokens, and leave all of it in `folder`. Raises CodecError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror}", "a folder that can be made") from error
+    rate = codec.sample_rate
     with Audio(SAMPLE) as audio:
         original = np.concatenate(list(audio.blocks()))
     started = time.perf_counter()
     tokens = codec.encode(original)
     encoded = time.perf_counter()
-    codes = " ".join(f"({semantic} {acoustic})" for semantic, acoustic in tokens.codes[:SHOWN].tolist())
-    size = f"{2 * len(tokens)} tokens, {tokens.bitrate / 1000:.2f} kbps"
+    codes = " ".join(f"({' '.join(map(str, position))})" for position in tokens.codes[:SHOWN].tolist())
+    size = f"{tokens.codes.size} tokens, {tokens.bitrate / 1000:.2f} kbps"
     report.result(f"{tokens.seconds:.2f} s of speech and music: {size}")
-    report.result(f"(semantic acoustic): {codes} ...")
+    report.result(f"({' '.join(tokens.config.books)}): {codes} ...")
     with report.follow(SAMPLE.name, 0, 1) as show:
-        windows = len(split_windows(len(tokens), tokens.config))
-        progress = (lambda units, total: show(units, total, windows)) if show else None
+        progress = over_windows(show, codec.count_windows(tokens))
         decoded = codec.decode(tokens, preset=preset, seed=seed, progress=progress)
     finished = time.perf_counter()
     spent = f"encoded in {encoded - started:.1f} s, decoded in {finished - encoded:.1f} s"
     report.result(f"{spent} on {codec.backend.device}")
     tokens.save(folder / "tokens.sct")
     for name, samples in (("original.wav", original), ("decoded.wav", decoded)):
-        save_audio(folder / name, samples)
+        save_audio(folder / name, samples, rate)
     written = ["original.wav", "tokens.sct", "decoded.wav"]
     title = f"Bundle {codec.bundle.name}: {tokens.seconds:.1f} s of speech and music in {size}"
     try:
@@ -59,7 +58,7 @@ def run_demo(report: Report, codec: Codec, folder: Path, preset: str, seed: int)
 
 
 def draw_demo(original: np.ndarray, decoded: np.ndarray, tokens: Tokens, title: str, path: Path) -> None:
-    """Write a PNG: spectrograms of `original` and `decoded` (float32 [n], 16 kHz) side by side, tokens underneath.
+    """Write a PNG: spectrograms of `original` and `decoded` (float32 [n]) side by side, tokens underneath.
 
     Both have the colours of the original's loudest moment. Raises MissingExtraError without matplotlib, OutputError.
     """
@@ -70,17 +69,19 @@ def draw_demo(original: np.ndarray, decoded: np.ndarray, tokens: Tokens, title: 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        2, 2, figsize=(13, 6.4), height_ratios=(3, 1), sharex="col", layout="constrained", squeeze=False
-    )
+    rate, books = tokens.config.sample_rate, tokens.config.books
+    names = ("original", "decoded from the tokens")
+    layout: list[Any] = [[name for name in names for _ in books], [book for book in books for _ in names]]
+    figure, panels = pyplot.subplot_mosaic(layout, figsize=(13, 6.4), height_ratios=(3, 1), layout="constrained")
     pictures = [spectrogram(original), spectrogram(decoded)]
     loudest = max(float(pictures[0].max()), -100.0)
-    for axes, picture, name in zip(panels[0], pictures, ("original", "decoded from the tokens"), strict=True):
+    for name, picture in zip(names, pictures, strict=True):
+        axes = panels[name]
         axes.imshow(
             picture,
             origin="lower",
             aspect="auto",
-            extent=(0, picture.shape[1] * HOP / SAMPLE_RATE, 0, SAMPLE_RATE / 2000),
+            extent=(0, picture.shape[1] * HOP / rate, 0, rate / 2000),
             vmin=loudest - DECIBELS,
             vmax=loudest,
             cmap="magma",
@@ -88,15 +89,12 @@ def draw_demo(original: np.ndarray, decoded: np.ndarray, tokens: Tokens, title: 
         )
         axes.set_title(name)
         axes.set_ylabel("kHz")
-    columns = tokens.config.positions // PATCH_ROWS or 1  # positions of one moment, one above the other in frequency
-    for axes, kind, column, size in zip(
-        panels[1], ("semantic", "acoustic"), (0, 1), (tokens.config.vocab, tokens.config.acoustic_vocab), strict=True
-    ):
-        codes = tokens.codes[:, column]
-        seconds = np.arange(len(codes)) * tokens.seconds / max(len(codes), 1)
-        axes.scatter(seconds, codes, s=3, c=np.arange(len(codes)) % columns, cmap="viridis", linewidths=0)
-        axes.set_ylim(0, size)
-        axes.set_ylabel(f"{kind} token")
+    for codes, (book, entries) in zip(tokens.codes.T, books.items(), strict=True):
+        axes = panels[book]
+        axes.scatter(np.arange(len(codes)) * tokens.seconds / len(codes), codes, s=3, linewidths=0)
+        axes.set_xlim(0, tokens.seconds)
+        axes.set_ylim(0, entries)
+        axes.set_ylabel(f"{book} token")
         axes.set_xlabel("seconds")
     figure.suptitle(title)
     with replacing(path) as temporary:
@@ -105,7 +103,7 @@ def draw_demo(original: np.ndarray, decoded: np.ndarray, tokens: Tokens, title: 
 
 
 def spectrogram(samples: np.ndarray) -> np.ndarray:
-    """float32 [n] -> magnitudes in dB, float32 [257, frames], by a Hann window of 32 ms every 10 ms."""
+    """float32 [n] -> magnitudes in dB, float32 [257, frames], by a Hann window of 512 samples every 160."""
     padded = np.pad(samples, (0, max(FFT_SIZE - len(samples), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(FFT_SIZE).astype(np.float32), axis=1)).T

@@ -7,12 +7,11 @@ from typing import Any
 
 from ..audio import Audio, measure
 from ..bundle import Bundle, locate_bundle
-from ..semanticodec.config import SAMPLE_RATE, TOKEN_RATES, SemantiCodecConfig
-from ..tokens import HEADER_BYTES, Tokens
+from ..codecs import MODELS
+from ..config import CodecConfig
+from ..errors import TokensError
+from ..tokens import Tokens, count_bytes, read_array
 from .jobs import TOKEN_SUFFIXES
-
-SMALLEST, LARGEST = 4096, 32768  #: semantic vocabularies as published
-ANY_VOCABULARY = 2**31 - 1  #: of an .npy, which does not say its own
 
 Description = dict[str, Any]
 
@@ -32,10 +31,9 @@ def describe(name: str) -> Description:
 def describe_tokens(tokens: Tokens) -> Description:
     """`samples` is null where the original's length is not known; `bytes` are those of an .sct file."""
     return {
-        "tps": tokens.config.tps,
-        "vocab": tokens.config.vocab,
-        "acoustic_vocab": tokens.config.acoustic_vocab,
+        **describe_config(tokens.config),
         "positions": len(tokens),
+        "tokens": tokens.codes.size,
         "samples": tokens.samples,
         "seconds": tokens.seconds,
         "bits": len(tokens) * sum(tokens.config.bits),
@@ -44,44 +42,71 @@ def describe_tokens(tokens: Tokens) -> Description:
     }
 
 
+def describe_config(config: CodecConfig) -> Description:
+    """What tokens of `config` are."""
+    return {
+        "codec": config.codec,
+        "tps": config.tps,
+        "sample_rate": config.sample_rate,
+        "vocabularies": config.books,
+    }
+
+
 def describe_array(path: Path) -> Description:
-    """An .npy holds codes alone: neither rate nor vocabulary, so that its length has one value a rate."""
-    tokens = Tokens.load(path, SemantiCodecConfig(TOKEN_RATES[0], ANY_VOCABULARY, ANY_VOCABULARY))
-    largest = tokens.codes.max(axis=0).tolist()
+    """An .npy holds codes alone: no codec, rate or vocabulary, so that its length has a value for each that fits."""
+    codes = read_array(path)
+    fits = [config for config in list_published() if len(config.books) == codes.shape[1]]
+    if not fits:
+        raise TokensError(f"{path}: an array of shape {list(codes.shape)}", "[T, C] of a codec with C codebooks")
     return {
         "kind": "array",
         "path": str(path),
-        "shape": list(tokens.codes.shape),
-        "positions": len(tokens),
-        "largest": dict(zip(("semantic", "acoustic"), largest, strict=True)),
-        "seconds": {
-            str(tps): SemantiCodecConfig(tps, LARGEST).count_samples(len(tokens)) / SAMPLE_RATE for tps in TOKEN_RATES
-        },
+        "shape": list(codes.shape),
+        "positions": len(codes),
+        "tokens": codes.size,
+        "largest": dict(zip(fits[0].books, codes.max(axis=0).tolist(), strict=True)),
+        "seconds": {name_rate(config): config.count_samples(len(codes)) / config.sample_rate for config in fits},
     }
 
 
 def describe_audio(path: Path) -> Description:
     """An audio file, and the tokens it would become."""
-    with Audio(path) as audio:
-        rate, (samples, _) = audio.sample_rate, measure(audio)
-    configs = [SemantiCodecConfig(tps, vocab) for tps in TOKEN_RATES for vocab in (SMALLEST, LARGEST)]
+    configs = list_published()
+    lengths = {}
+    for rate in dict.fromkeys(config.sample_rate for config in configs):
+        with Audio(path) as audio:
+            given, (lengths[rate], _) = audio.sample_rate, measure(audio)
     return {
         "kind": "audio",
         "path": str(path),
-        "sample_rate": rate,
-        "samples": samples,
-        "seconds": samples / SAMPLE_RATE,
+        "sample_rate": given,
+        "samples": {str(rate): samples for rate, samples in lengths.items()},
+        "seconds": max(samples / rate for rate, samples in lengths.items()),
         "tokens": [
             {
-                "tps": config.tps,
-                "vocab": config.vocab,
-                "positions": config.count_positions(samples),
-                "bytes": count_bytes(config.count_positions(samples), config),
+                **describe_config(config),
+                "positions": (positions := config.count_positions(lengths[config.sample_rate])),
+                "tokens": positions * len(config.books),
+                "bytes": count_bytes(positions, config),
                 "bitrate": config.bitrate,
             }
             for config in configs
         ],
     }
+
+
+def list_published() -> list[CodecConfig]:
+    """Of each codec, at each of its rates, the settings of the smallest and the largest published vocabulary."""
+    found: list[CodecConfig] = []
+    for model in MODELS:
+        for tps in sorted({config.tps for config in model.published}):
+            configs = {config.vocab: config for config in model.published if config.tps == tps}
+            found += [configs[vocab] for vocab in dict.fromkeys((min(configs), max(configs)))]
+    return found
+
+
+def name_rate(config: CodecConfig) -> str:
+    return f"{config.codec} at {config.tps} tps"
 
 
 def describe_bundle(bundle: Bundle) -> Description:
@@ -90,10 +115,9 @@ def describe_bundle(bundle: Bundle) -> Description:
         "kind": "bundle",
         "path": str(bundle.path),
         "name": bundle.name,
-        "tps": manifest.tps,
-        "vocabularies": list(manifest.vocabularies),
-        "acoustic_vocab": manifest.acoustic_vocab,
-        "width": manifest.width,
+        **describe_config(bundle.choose_config()),
+        "choices": list(manifest.vocabularies),
+        "settings": manifest.settings,
         "weights": manifest.weights,
         "command": manifest.command,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
@@ -103,8 +127,3 @@ def describe_bundle(bundle: Bundle) -> Description:
         },
         "made_with": manifest.made_with,
     }
-
-
-def count_bytes(positions: int, config: SemantiCodecConfig) -> int:
-    """Of an .sct file, its header included."""
-    return HEADER_BYTES + -(-positions * sum(config.bits) // 8)

@@ -81,12 +81,14 @@ def examine_bundles() -> tuple[Bundle | None, Findings]:
     """The bundle that would be used, or None, and all that are found."""
     found = []
     for path in list_bundles():
+        problem = None
         try:
             manifest = Bundle.load(path).manifest
-            facts = {"tps": manifest.tps, "vocabularies": list(manifest.vocabularies), "problem": None}
+            config = manifest.configure()
+            facts = {"codec": config.codec, "tps": config.tps, "vocabularies": list(manifest.vocabularies)}
         except CodecError as error:
-            facts = {"tps": None, "vocabularies": [], "problem": str(error)}
-        found.append({"name": path.name, "path": str(path), **facts})
+            facts, problem = {"codec": None, "tps": None, "vocabularies": []}, str(error)
+        found.append({"name": path.name, "path": str(path), **facts, "problem": problem})
     findings = {
         "folder": str(bundles_folder()),
         "variable": os.environ.get(BUNDLE_VARIABLE),

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..audio import audio_writer
 from ..codec import load_tokens
+from ..config import CodecConfig
 from ..errors import AudioError, CodecError, OutputError, SettingsError, TokensError
-from ..semanticodec.config import SemantiCodecConfig
 from ..tokens import MAGIC, Tokens
 
 STANDARD = "-"  #: standard input or output
@@ -54,7 +54,7 @@ class Job:
             except OSError as error:
                 raise OutputError(f"{error.filename}: {error.strerror}", "a folder that can be made") from error
 
-    def read_tokens(self, config: SemantiCodecConfig) -> Tokens:
+    def read_tokens(self, config: CodecConfig) -> Tokens:
         """The input's tokens: an .sct says what it is, an .npy is taken to be of `config`. Raises `TokensError`."""
         if self.source:
             return load_tokens(self.source, config)
@@ -75,10 +75,10 @@ class Job:
             given = f"standard output: {error.strerror}"
             raise OutputError(given, "an output that takes the tokens") from error
 
-    def write_audio(self, pieces: Iterable[np.ndarray]) -> None:
+    def write_audio(self, pieces: Iterable[np.ndarray], sample_rate: int) -> None:
         """Write the output, whole or not at all, in pieces as they come. Raises `OutputError`."""
         self.make_folders()
-        with audio_writer(self.target or sys.stdout.buffer) as writer:
+        with audio_writer(self.target or sys.stdout.buffer, sample_rate) as writer:
             for piece in pieces:
                 writer.write(piece)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,11 @@ class ShowProgress(Protocol):
     """Shows `units` of `total` units of work done, which belong to `windows` windows: one each, if not given."""
 
     def __call__(self, units: int, total: int, windows: int | None = None) -> None: ...
+
+
+def over_windows(show: ShowProgress | None, windows: int) -> Callable[[int, int], None] | None:
+    """What shows the decoding of `windows` windows, several units of work each."""
+    return show and partial(show, windows=windows)
 
 
 class Report:
@@ -121,37 +127,37 @@ def tell_description(description: dict[str, Any]) -> None:
         length = "length of the original not known" if description["samples"] is None else "the original's length"
         facts = {
             "file": f"{description['path']}: tokens",
+            "codec": description["codec"],
             "rate": f"{description['tps']} tokens a second",
-            "vocabularies": f"{description['vocab']} semantic, {description['acoustic_vocab']} acoustic",
-            "positions": f"{description['positions']} ({2 * description['positions']} tokens)",
+            "vocabularies": tell_books(description["vocabularies"]),
+            "positions": f"{description['positions']} ({description['tokens']} tokens)",
             "duration": f"{tell_seconds(description['seconds'])}, {length}",
             "size": f"{description['bits']} bits of codes, {description['bytes']} bytes in all",
             "bitrate": tell_bitrate(description["bitrate"]),
         }
     elif kind == "array":
-        largest = description["largest"]
         facts = {
-            "file": f"{description['path']}: tokens, of a rate and a vocabulary it does not say",
-            "positions": f"{description['positions']} ({2 * description['positions']} tokens)",
-            "largest": f"semantic {largest['semantic']}, acoustic {largest['acoustic']}",
+            "file": f"{description['path']}: tokens, of a codec, a rate and a vocabulary it does not say",
+            "positions": f"{description['positions']} ({description['tokens']} tokens)",
+            "largest": ", ".join(f"{name} {token}" for name, token in description["largest"].items()),
         }
-        for tps, seconds in description["seconds"].items():
-            facts[f"at {tps} tps"] = tell_seconds(seconds)
+        for codec, seconds in description["seconds"].items():
+            facts[codec] = tell_seconds(seconds)
     elif kind == "audio":
-        samples, seconds = description["samples"], tell_seconds(description["seconds"])
         facts = {
             "file": f"{description['path']}: audio",
             "sample rate": f"{description['sample_rate']} Hz",
-            "duration": f"{seconds}, {samples} samples at 16000 Hz",
+            "duration": tell_seconds(description["seconds"]),
+            "samples": ", ".join(f"{samples} at {rate} Hz" for rate, samples in description["samples"].items()),
         }
     else:
         facts = {
             "bundle": description["path"],
+            "codec": description["codec"],
             "rate": f"{description['tps']} tokens a second",
-            "vocabularies": f"{tell_list(description['vocabularies'])} semantic, "
-            f"{description['acoustic_vocab']} acoustic",
+            "vocabularies": tell_books(description["vocabularies"]),
+            "to choose from": tell_list(description["choices"]),
             "weights": description["weights"],
-            "width": description["width"],
             "size": tell_bytes(description["bytes"]),
             "built by": description["command"],
             "made with": tell_versions(description["made_with"]),
@@ -160,10 +166,13 @@ def tell_description(description: dict[str, Any]) -> None:
     rows: list[tuple[Any, ...]]
     if kind == "audio":
         rows = [
-            (row["tps"], row["vocab"], 2 * row["positions"], row["bytes"], tell_bitrate(row["bitrate"]))
+            (
+                *(row["codec"], row["tps"], tell_books(row["vocabularies"])),
+                *(row["tokens"], row["bytes"], tell_bitrate(row["bitrate"])),
+            )
             for row in description["tokens"]
         ]
-        print_table(("tps", "vocabulary", "tokens", "bytes", "bitrate"), rows)
+        print_table(("codec", "tps", "vocabularies", "tokens", "bytes", "bitrate"), rows)
     if kind == "bundle":
         graphs = description["graphs"].items()
         rows = [(name, tell_bytes(graph["bytes"]), f"{graph['error']:.1e}") for name, graph in graphs]
@@ -193,7 +202,7 @@ def tell_findings(findings: dict[str, Any]) -> None:
     print_table(("extra", "state", "packages"), rows)
     rows = []
     for bundle in bundles["found"]:
-        state = bundle["problem"] or f"{bundle['tps']} tps, {tell_list(bundle['vocabularies'])}"
+        state = bundle["problem"] or f"{bundle['codec']}, {bundle['tps']} tps, {tell_list(bundle['vocabularies'])}"
         rows.append(("*" if bundle["path"] == bundles["chosen"] else "", bundle["name"], state))
     if rows:
         print_table(("", "bundle", "state"), rows)
@@ -225,6 +234,10 @@ def tell_bitrate(bitrate: float) -> str:
 
 def tell_bytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
+
+
+def tell_books(books: dict[str, int]) -> str:
+    return ", ".join(f"{entries} {name}" for name, entries in books.items())
 
 
 def tell_list(values: list[Any]) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..bundle import Schedule
+from .config import Schedule
 from .presets import Sampling
 from .samplers import SOLVERS, choose_nodes, compute_alphas
 

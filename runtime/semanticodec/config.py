@@ -6,9 +6,13 @@ One position carries two tokens (semantic, acoustic).
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from ..config import CodecConfig
 from ..errors import SettingsError
 
 SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
@@ -24,20 +28,37 @@ PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
 LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
 OVERLAP = 0.0625  #: share of a window that two decoding windows have in common
 OVERLAP_SAMPLES = 10_240  #: the same in samples
+#: Of the vocoder's output for 1024 frames: 32 more than they stand for. The published decoder joins windows at these
+#: lengths, 153 632 samples apart and not 153 600, and the golden waveforms show it.
+WINDOW_SAMPLES = 163_872
+WINDOW_STRIDE = WINDOW_SAMPLES - OVERLAP_SAMPLES  #: samples between the starts of two decoded windows
 
 
 @dataclass(frozen=True)
-class SemantiCodecConfig:
-    """One codec: token rate, semantic vocabulary and the sizes that the weights fix.
+class Schedule:
+    """The diffusion's noise schedule: beta from `beta_start` to `beta_end`, linear in its square root."""
+
+    steps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+
+
+@dataclass(frozen=True)
+class SemantiCodecConfig(CodecConfig):
+    """One SemantiCodec: token rate, semantic vocabulary and what the weights fix.
 
     `tps` tokens per second (25, 50 or 100); `vocab` semantic centroids; `acoustic_vocab` vectors of the acoustic
-    codebook; `width` channels of one AudioMAE position (768 as published).
+    codebook; `width` channels of one AudioMAE position (768 as published); the noise `schedule` trained with.
     """
+
+    codec: ClassVar[str] = "semanticodec"
+    sample_rate: ClassVar[int] = SAMPLE_RATE
 
     tps: int
     vocab: int
     acoustic_vocab: int = 8192
     width: int = 768
+    schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         if self.tps not in TOKEN_RATES:
@@ -45,6 +66,24 @@ class SemantiCodecConfig:
         for name in ("vocab", "acoustic_vocab", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)}", "a positive number")
+
+    @classmethod
+    def from_settings(cls, vocab: int, settings: Mapping[str, Any]) -> SemantiCodecConfig:
+        return cls(vocab=vocab, **{**settings, "schedule": Schedule(**settings["schedule"])})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "vocab"}
+
+    @classmethod
+    def from_books(cls, tps: int, entries: tuple[int, ...]) -> SemantiCodecConfig:
+        if len(entries) != 2:
+            raise SettingsError(f"{len(entries)} codebooks", "a semantic and an acoustic one")
+        return cls(tps, *entries)
+
+    @property
+    def books(self) -> dict[str, int]:
+        return {"semantic": self.vocab, "acoustic": self.acoustic_vocab}
 
     @property
     def stack(self) -> int:
@@ -65,16 +104,6 @@ class SemantiCodecConfig:
     def hop(self) -> int:
         """Positions between the starts of two decoding windows."""
         return self.positions - int(self.positions * OVERLAP)
-
-    @property
-    def bits(self) -> tuple[int, int]:
-        """Bits of one (semantic, acoustic) token."""
-        return (self.vocab - 1).bit_length(), (self.acoustic_vocab - 1).bit_length()
-
-    @property
-    def bitrate(self) -> float:
-        """Bits per second of packed tokens (paper, Table I)."""
-        return self.tps / 2 * sum(self.bits)
 
     def count_positions(self, samples: int) -> int:
         """T: positions that stand for `samples` samples at 16 kHz.

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bundle import Schedule
 from ..errors import SettingsError
-from .config import LATENT_SHAPE
+from .config import LATENT_SHAPE, Schedule
 
 Noise = Callable[[int, int], np.ndarray]  #: (window, draw) -> standard normal float32 [8, 256, 16]
 Predict = Callable[[np.ndarray, int], np.ndarray]  #: (latent, step) -> guided v
