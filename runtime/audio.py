@@ -1,6 +1,6 @@
-"""Any file or array → mono 16 kHz float32; float32 → file.
+"""Any file or array → mono float32 at the codec's rate; float32 → file.
 
-`soundfile` and `soxr` are imported where they are used: arrays at 16 kHz need neither.
+`soundfile` and `soxr` are imported where they are used: arrays at the codec's rate need neither.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import AudioError, OutputError
 from .files import replacing
-from .semanticodec.config import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
 Samples = npt.NDArray[np.float32]
+Mono = Literal["first", "mean"]  #: what is taken of several channels: the first, or their mean
 
 #: What a folder scan takes for audio, with libsndfile's name of the format.
 AUDIO_SUFFIXES = {
@@ -60,13 +60,15 @@ CUT_PAGE = "Junk after the last page"  #: the same for Ogg: something that is no
 
 
 class Audio:
-    """A recording as mono 16 kHz float32, read as often as needed, in memory that does not grow with it.
+    """A recording as a codec takes it: mono float32 at `rate` Hz, read as often as needed.
+
+    Memory does not grow with the recording.
 
     `source`: the path of a file that libsndfile reads; its bytes; a binary stream (standard input), spooled
     to a temporary file that `close`, or leaving a `with` block, removes; or a NumPy array [samples] or
-    [samples, channels] of int16, int32 (full scale becomes 1) or floats, at `sample_rate` Hz, not copied. Of
-    several channels the first is taken. `sample_rate` becomes the rate of the source in Hz, and `name` what
-    errors call it.
+    [samples, channels] of int16, int32 (full scale becomes 1) or floats, at `sample_rate` Hz (by default
+    `rate`), not copied. `rate` and `mono` are the codec's: its sample rate, and what it takes of several
+    channels. `sample_rate` becomes the rate of the source in Hz, and `name` what errors call it.
 
     Raises `AudioError`: here, for a source that is not there, is empty or is not audio; in `blocks`, for data
     that is damaged and samples that are NaN, infinite or above 2³¹. A file that was cut short is known by the
@@ -78,14 +80,18 @@ class Audio:
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
-        sample_rate: int = SAMPLE_RATE,
+        sample_rate: int | None = None,
+        *,
+        rate: int = 16_000,  # until every caller names its codec's
+        mono: Mono = "first",
     ) -> None:
+        self.rate = rate
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[], Iterator[Samples]]
         if isinstance(source, np.ndarray):
             self.name = "array"
-            self.sample_rate = _check_rate(self.name, sample_rate)
-            self._read = partial(_read_array, _first_channel(source))
+            self.sample_rate = _check_rate(self.name, rate if sample_rate is None else sample_rate)
+            self._read = partial(_read_array, _check_array(source), mono)
             return
         if isinstance(source, (str, os.PathLike)):
             self.name, path = os.fspath(source), Path(source)
@@ -109,12 +115,12 @@ class Audio:
         except AudioError:
             self.close()
             raise
-        self._read = partial(_read_file, path, self.name)
+        self._read = partial(_read_file, path, self.name, mono)
 
     def blocks(self) -> Iterator[Samples]:
-        """The recording from its start as blocks float32 [up to 65 536, more if upsampled], mono, 16 kHz."""
+        """The recording from its start as blocks float32 [up to 65 536, more if upsampled], mono, at `rate` Hz."""
         blocks = _check_samples(self._read(), self.name, self.sample_rate)
-        return blocks if self.sample_rate == SAMPLE_RATE else _resample(blocks, self.sample_rate)
+        return blocks if self.sample_rate == self.rate else _resample(blocks, self.sample_rate, self.rate)
 
     def close(self) -> None:
         """Remove the temporary file of a stream; nothing to do for other sources."""
@@ -142,7 +148,7 @@ class Audio:
 
 
 def measure(audio: Audio) -> tuple[int, float]:
-    """(samples at 16 kHz, their sum in float64): the first of the two passes that `fbank_segments` needs."""
+    """(samples at the codec's rate, their sum in float64), by reading all of `audio` once."""
     samples, total = 0, 0.0
     for block in audio.blocks():
         samples += len(block)
@@ -198,7 +204,7 @@ class AudioWriter:
 
 
 @contextmanager
-def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int = SAMPLE_RATE) -> Iterator[AudioWriter]:
+def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int) -> Iterator[AudioWriter]:
     """Open `target` for mono samples at `sample_rate` Hz: whole on success, untouched if the block raises.
 
     A path ending in .wav or .flac (16 bits) or .ogg (Vorbis), or a binary stream (standard output), which is
@@ -231,21 +237,21 @@ def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int = S
 def save_audio(
     target: str | os.PathLike[str] | BinaryIO,
     samples: npt.NDArray[np.floating[Any]],
-    sample_rate: int = SAMPLE_RATE,
+    sample_rate: int,
 ) -> None:
     """Write `samples` [n], full scale at 1, at `sample_rate` Hz to `target`, as `audio_writer` does."""
     with audio_writer(target, sample_rate) as writer:
         writer.write(samples)
 
 
-def _first_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Check `array` [n] or [n, channels]; its first column [n]."""
+def _check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`array` [n] or [n, channels] as [n, channels], checked."""
     if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32):
         raise AudioError(f"array of {array.dtype}", "int16, int32 or floats", "scale other integers yourself")
     if array.ndim not in (1, 2) or array.size == 0 or array.shape[1:] > (ARRAY_CHANNELS,):
         shape = list(array.shape)
         raise AudioError(f"array of shape {shape}", f"[samples] or [samples, channels ≤ {ARRAY_CHANNELS}], not empty")
-    return array if array.ndim == 1 else array[:, 0]
+    return array[:, np.newaxis] if array.ndim == 1 else array
 
 
 def _check_rate(name: str, rate: int) -> int:
@@ -255,13 +261,26 @@ def _check_rate(name: str, rate: int) -> int:
     return int(rate)
 
 
-def _read_array(array: npt.NDArray[Any]) -> Iterator[Samples]:
-    """Blocks float32 of `array` [n], integers scaled to [-1, 1)."""
+def _read_array(array: npt.NDArray[Any], mono: Mono) -> Iterator[Samples]:
+    """Blocks float32, mono, of `array` [n, channels], integers scaled to [-1, 1)."""
+    array = array[:, :1] if mono == "first" else array
     scale = 1 if array.dtype.kind == "f" else -float(np.iinfo(array.dtype).min)
-    for start in range(0, len(array), BLOCK_VALUES):
+    frames = max(1, BLOCK_VALUES // array.shape[1])
+    for start in range(0, len(array), frames):
         with np.errstate(over="ignore"):  # float64 above float32's range: infinite, which is reported
-            block = array[start : start + BLOCK_VALUES].astype(np.float32)
-        yield block / np.float32(scale)
+            block = array[start : start + frames].astype(np.float32)
+        yield _mix(block / np.float32(scale), mono)
+
+
+def _mix(block: Samples, mono: Mono) -> Samples:
+    """Mono [n] of `block` [n, channels]; the mean channel after channel in float32, as torch's `wav.mean(0)`."""
+    mixed = np.ascontiguousarray(block[:, 0])
+    if mono == "first" or block.shape[1] == 1:
+        return mixed
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN, which is reported
+        for channel in block.T[1:]:
+            mixed = mixed + channel
+        return mixed / np.float32(block.shape[1])
 
 
 def _inspect_file(path: Path, name: str) -> int:
@@ -302,12 +321,12 @@ def _native(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def _read_file(path: Path, name: str) -> Iterator[Samples]:
-    """Blocks float32 of the first channel of the file at `path`, at its own rate."""
+def _read_file(path: Path, name: str, mono: Mono) -> Iterator[Samples]:
+    """Blocks float32, mono, of the file at `path`, at its own rate."""
     with _open_file(path, name) as file:
         frames = max(1, BLOCK_VALUES // file.channels)
         while len(block := file.read(frames, dtype="float32", always_2d=True)):
-            yield np.ascontiguousarray(block[:, 0])
+            yield _mix(block, mono)
 
 
 def _check_samples(blocks: Iterable[Samples], name: str, rate: int) -> Iterator[Samples]:
@@ -325,14 +344,14 @@ def _check_samples(blocks: Iterable[Samples], name: str, rate: int) -> Iterator[
         raise AudioError(f"{name}: no samples", "audio")
 
 
-def _resample(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
-    """`blocks` at `rate` Hz resampled to 16 kHz: n samples become ceil(n · 16000 / rate), as in torchaudio.
+def _resample(blocks: Iterable[Samples], given: int, rate: int) -> Iterator[Samples]:
+    """`blocks` at `given` Hz resampled to `rate`: n samples become ceil(n · rate / given), as in torchaudio.
 
     soxr rounds the length instead, so it is given some silence, and what is too much is cut.
     """
     import soxr
 
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "VHQ")
+    stream = soxr.ResampleStream(given, rate, 1, "float32", "VHQ")
     read = made = 0
     for block in blocks:
         read += len(block)
@@ -340,8 +359,8 @@ def _resample(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
         made += len(resampled)
         if len(resampled):
             yield resampled
-    silence = np.zeros(-(-rate // SAMPLE_RATE), np.float32)
-    yield stream.resample_chunk(silence, last=True)[: -(-read * SAMPLE_RATE // rate) - made]
+    silence = np.zeros(-(-given // rate), np.float32)
+    yield stream.resample_chunk(silence, last=True)[: -(-read * rate // given) - made]
 
 
 @contextmanager

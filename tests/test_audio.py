@@ -25,8 +25,11 @@ RNG = np.random.default_rng(7)
 NOISE = RNG.uniform(-0.5, 0.5, (48_000, 2)).astype(np.float32)
 
 
-def read(source, *args, **kwargs):
-    return np.concatenate(list(Audio(source, *args, **kwargs).blocks()))
+RATE = 16_000  #: the codec's, unless a test says otherwise
+
+
+def read(source, *args, rate=RATE, **kwargs):
+    return np.concatenate(list(Audio(source, *args, rate=rate, **kwargs).blocks()))
 
 
 def write(path: Path, samples=NOISE, rate=16_000, **kwargs) -> Path:
@@ -48,7 +51,7 @@ def test_every_format_gives_its_first_channel(tmp_path, name):
 
 def test_opus_is_read_at_its_rate(tmp_path):
     path = write(tmp_path / "a.opus", rate=48_000, format="OGG", subtype="OPUS")
-    assert Audio(path).sample_rate == 48_000
+    assert Audio(path, rate=RATE).sample_rate == 48_000
     assert len(read(path)) == 16_000
 
 
@@ -58,7 +61,7 @@ def test_float_files_keep_what_exceeds_full_scale(tmp_path):
 
 
 def test_blocks_can_be_read_twice_and_interleaved(tmp_path):
-    recording = Audio(write(tmp_path / "a.flac", np.tile(NOISE, (4, 1))))
+    recording = Audio(write(tmp_path / "a.flac", np.tile(NOISE, (4, 1))), rate=RATE)
     pairs = list(zip(recording.blocks(), recording.blocks(), strict=True))
     assert len(pairs) > 4
     assert all(np.array_equal(one, two) for one, two in pairs)
@@ -68,14 +71,14 @@ def test_streams_bytes_and_pipes_equal_the_file(tmp_path):
     path = write(tmp_path / "a.wav", rate=22_050)
     expected = read(path)
     data = path.read_bytes()
-    with Audio(data) as from_bytes, Audio(io.BytesIO(data)) as from_stream:
+    with Audio(data, rate=RATE) as from_bytes, Audio(io.BytesIO(data), rate=RATE) as from_stream:
         np.testing.assert_array_equal(np.concatenate(list(from_bytes.blocks())), expected)
         np.testing.assert_array_equal(np.concatenate(list(from_stream.blocks())), expected)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(data,))
     writer.start()
-    with Audio(pipe) as from_pipe:
+    with Audio(pipe, rate=RATE) as from_pipe:
         writer.join()
         assert measure(from_pipe)[0] == len(expected)
         np.testing.assert_array_equal(np.concatenate(list(from_pipe.blocks())), expected)
@@ -85,13 +88,13 @@ def test_a_spooled_stream_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     buffer = io.BytesIO()
     soundfile.write(buffer, NOISE, 16_000, format="WAV")
-    with Audio(buffer.getvalue()):
+    with Audio(buffer.getvalue(), rate=RATE):
         assert len(list(tmp_path.iterdir())) == 1
     for data in (b"", b"not audio", buffer.getvalue()[:1000]):
         with pytest.raises(AudioError):
-            Audio(data)
+            Audio(data, rate=RATE)
     with pytest.raises(AudioError, match="binary stream"):
-        Audio(io.StringIO("text"))
+        Audio(io.StringIO("text"), rate=RATE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,14 +116,71 @@ def test_float_arrays_are_taken_as_they_are(dtype):
 
 def test_a_file_whose_name_is_not_utf8(tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9.wav"))
-    save_audio(path, NOISE[:, 0])
+    save_audio(path, NOISE[:, 0], RATE)
     assert len(read(path)) == len(NOISE)
     assert find_audio(tmp_path) == [path]
 
 
+@pytest.fixture(params=["file", "int16 file", "int16", "int32", "float32", "float64", "columns first"])
+def stereo(request, tmp_path):
+    """A source of three seconds in two channels, and its samples as float32 [n, 2]."""
+    if "file" in request.param:
+        path = write(tmp_path / "a.wav", subtype="PCM_16" if "int" in request.param else "FLOAT")
+        return path, soundfile.read(path, dtype="float32")[0]
+    if request.param.startswith("int"):
+        scale = -np.iinfo(request.param).min
+        array = (NOISE.astype(np.float64) * scale).astype(request.param)
+        return array, array.astype(np.float32) / np.float32(scale)
+    return np.array(NOISE, None if "columns" in request.param else request.param, order="F"), NOISE
+
+
+def test_the_mean_of_two_channels_is_that_of_float32(stereo, monkeypatch):
+    """To the bit, in blocks of any length."""
+    source, samples = stereo
+    expected = (samples[:, 0] + samples[:, 1]) / np.float32(2)
+    mixed = read(source, mono="mean")
+    assert mixed.dtype == np.float32
+    np.testing.assert_array_equal(mixed, expected)
+    assert len(list(Audio(source, rate=RATE, mono="mean").blocks())) > 1
+    monkeypatch.setattr(audio, "BLOCK_VALUES", 999)
+    np.testing.assert_array_equal(read(source, mono="mean"), expected)
+    np.testing.assert_array_equal(read(source, mono="first"), samples[:, 0])
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_the_mean_is_that_of_torch(tmp_path, channels):
+    torch = pytest.importorskip("torch")
+    samples = RNG.uniform(-1, 1, (1000, channels)).astype(np.float32)
+    expected = torch.from_numpy(samples.T).mean(0).numpy()
+    np.testing.assert_array_equal(read(samples, mono="mean"), expected)
+    np.testing.assert_array_equal(read(write(tmp_path / "a.wav", samples, subtype="FLOAT"), mono="mean"), expected)
+
+
+def test_one_channel_is_its_own_mean(tmp_path):
+    column = NOISE[:, 0]
+    path = write(tmp_path / "a.wav", column, subtype="FLOAT")
+    for source in (path, column, column[:, np.newaxis], (column * 2**15).astype(np.int16)):
+        np.testing.assert_array_equal(read(source, mono="mean"), read(source))
+    np.testing.assert_array_equal(read(path, mono="mean"), column)
+
+
+def test_the_mean_is_taken_before_resampling(tmp_path):
+    path = write(tmp_path / "a.wav", rate=44_100, subtype="FLOAT")
+    expected = read((NOISE[:, 0] + NOISE[:, 1]) / np.float32(2), 44_100, rate=24_000)
+    np.testing.assert_array_equal(read(path, rate=24_000, mono="mean"), expected)
+    np.testing.assert_array_equal(read(NOISE, 44_100, rate=24_000, mono="mean"), expected)
+
+
+def test_channels_that_do_not_cancel_are_reported():
+    """Infinities of both signs, and a sum beyond float32."""
+    for bad in ([np.inf, -np.inf], [3e38, 3e38], [np.nan, 0]):
+        with pytest.raises(AudioError, match=r"at 0\.000 s"):
+            measure(Audio(np.array([bad], np.float32), rate=RATE, mono="mean"))
+
+
 def test_measure_counts_and_sums(tmp_path):
     path = write(tmp_path / "a.wav", np.tile(NOISE + 0.25, (3, 1)), subtype="FLOAT")
-    samples, total = measure(Audio(path))
+    samples, total = measure(Audio(path, rate=RATE))
     assert samples == 3 * len(NOISE)
     assert total == pytest.approx(3 * (NOISE[:, 0] + np.float32(0.25)).sum(dtype=np.float64), rel=1e-12)
 
@@ -131,10 +191,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         with soundfile.SoundFile(path, "w", 44_100, 2) as file:
             for _ in range(seconds // 10):
                 file.write(np.zeros((441_000, 2), np.int16))
-        measure(Audio(path))  # imports, once
+        measure(Audio(path, rate=RATE))  # imports, once
         tracemalloc.start()
         try:
-            assert measure(Audio(path)) == (seconds * 16_000, 0.0)
+            assert measure(Audio(path, rate=RATE)) == (seconds * 16_000, 0.0)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -150,18 +210,20 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 @given(
     rate=st.sampled_from([1000, 7999, 8000, 11_025, 16_001, 22_050, 44_100, 48_000, 96_000, 768_000]),
     n=st.integers(1, 3000),
+    wanted=st.sampled_from([16_000, 24_000]),
 )
-def test_resampled_length_is_the_published_one(rate, n):
-    assert len(read(np.zeros(n, np.float32), rate)) == -(-n * 16_000 // rate)
+def test_resampled_length_is_the_published_one(rate, n, wanted):
+    assert len(read(np.zeros(n, np.float32), rate, rate=wanted)) == -(-n * wanted // rate)
 
 
-@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
-def test_resampling_keeps_a_tone_in_place(rate):
+@pytest.mark.parametrize("wanted", [16_000, 24_000])
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 24_000, 44_100, 48_000])
+def test_resampling_keeps_a_tone_in_place(rate, wanted):
     seconds = 0.5
     tone = np.sin(2 * np.pi * 1000 * np.arange(int(rate * seconds)) / rate)
-    expected = np.sin(2 * np.pi * 1000 * np.arange(int(16_000 * seconds)) / 16_000)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(int(wanted * seconds)) / wanted)
     inner = slice(500, -500)
-    assert np.abs(read(tone, rate)[inner] - expected[inner]).max() < 1e-4
+    assert np.abs(read(tone, rate, rate=wanted)[inner] - expected[inner]).max() < 1e-4
 
 
 def test_resampling_removes_what_would_alias():
@@ -198,7 +260,7 @@ def test_files_that_are_not_audio_are_refused(tmp_path):
         "header.wav": "no samples",
     }.items():
         with pytest.raises(AudioError, match=reason) as error:
-            Audio(tmp_path / name)
+            Audio(tmp_path / name, rate=RATE)
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -219,7 +281,7 @@ def test_a_wav_written_to_a_pipe_is_whole(tmp_path, declared):
     data = bytearray(write(tmp_path / "a.wav").read_bytes())
     position = data.index(b"data")
     data[position + 4 : position + 8] = struct.pack("<I", declared)
-    with Audio(bytes(data)) as recording:
+    with Audio(bytes(data), rate=RATE) as recording:
         assert measure(recording)[0] == len(NOISE)
 
 
@@ -237,14 +299,14 @@ def test_a_sample_that_is_no_sample_is_placed_in_time(tmp_path, bad):
     samples = np.zeros(160_000, np.float32)
     samples[100_000] = bad
     path = write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
-    for recording in (Audio(path), Audio(samples, 8000), Audio(samples.astype(np.float64), 8000)):
+    for source in (path, samples, samples.astype(np.float64)):
         with pytest.raises(AudioError, match=r"at 12\.500 s"):
-            measure(recording)
+            measure(Audio(source, 8000, rate=RATE))
 
 
 def test_a_float64_beyond_float32_is_reported():
     with pytest.raises(AudioError, match=r"inf at 0\.000 s"):
-        measure(Audio(np.array([1e300])))
+        measure(Audio(np.array([1e300]), rate=RATE))
 
 
 @pytest.mark.parametrize(
@@ -265,23 +327,30 @@ def test_a_float64_beyond_float32_is_reported():
 )
 def test_arrays_that_are_not_audio_are_refused(array):
     with pytest.raises(AudioError):
-        Audio(array)
+        Audio(array, rate=RATE)
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 999, 1_000_001, 44_100.0, "16000", None, True])
+@pytest.mark.parametrize("rate", [0, -16_000, 999, 1_000_001, 44_100.0, "16000", True])
 def test_rates_that_cannot_be_are_refused(rate):
     with pytest.raises(AudioError, match="sample rate"):
-        Audio(NOISE, rate)
+        Audio(NOISE, rate, rate=RATE)
 
 
 def test_a_rate_may_be_a_numpy_integer():
     assert len(read(NOISE, np.int64(48_000))) == 16_000
 
 
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_an_array_is_at_the_rate_of_the_codec_unless_another_is_given(rate):
+    recording = Audio(NOISE, rate=rate)
+    assert recording.sample_rate == recording.rate == rate
+    np.testing.assert_array_equal(read(NOISE, rate=rate), NOISE[:, 0])
+
+
 @pytest.mark.parametrize("source", [[0.0, 0.5], None, 3])
 def test_other_sources_are_refused(source):
     with pytest.raises(AudioError, match="NumPy"):
-        Audio(source)
+        Audio(source, rate=RATE)
 
 
 # --- folders
@@ -310,7 +379,7 @@ def test_a_folder_without_audio_is_refused(tmp_path):
 def test_what_is_written_is_read_back_to_16_bits(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     samples = np.concatenate([NOISE[:, 0], [1.0, -1.0, 1.5, -7.0]])
-    with audio_writer(path) as writer:
+    with audio_writer(path, RATE) as writer:
         for start in range(0, len(samples), 7777):
             writer.write(samples[start : start + 7777])
         assert writer.samples == len(samples)
@@ -321,7 +390,7 @@ def test_what_is_written_is_read_back_to_16_bits(tmp_path, suffix):
 
 def test_a_long_block_is_written_to_ogg(tmp_path):
     samples = np.tile(NOISE[:, 0], 60)  # 3 minutes in one block overflow the stack of libsndfile's Vorbis encoder
-    save_audio(tmp_path / "a.ogg", samples)
+    save_audio(tmp_path / "a.ogg", samples, RATE)
     assert soundfile.info(tmp_path / "a.ogg").frames == len(samples)
 
 
@@ -346,8 +415,8 @@ class OneWay(io.RawIOBase):
 
 def test_a_stream_receives_a_complete_wav(tmp_path):
     stream = OneWay()
-    save_audio(stream, NOISE[:, 0])
-    save_audio(tmp_path / "a.wav", NOISE[:, 0])
+    save_audio(stream, NOISE[:, 0], RATE)
+    save_audio(tmp_path / "a.wav", NOISE[:, 0], RATE)
     assert stream.received == (tmp_path / "a.wav").read_bytes()
 
 
@@ -356,11 +425,11 @@ def test_a_failure_leaves_the_output_as_it_was(tmp_path):
     path.write_bytes(b"precious")
     stream = OneWay()
     for target in (path, stream):
-        with pytest.raises(KeyboardInterrupt), audio_writer(target) as writer:
+        with pytest.raises(KeyboardInterrupt), audio_writer(target, RATE) as writer:
             writer.write(NOISE[:, 0])
             raise KeyboardInterrupt
         for bad in (NOISE, NOISE[:, 0].astype(np.int16), np.array([np.nan], np.float32), np.array([np.inf])):
-            with pytest.raises(AudioError), audio_writer(target) as writer:
+            with pytest.raises(AudioError), audio_writer(target, RATE) as writer:
                 writer.write(bad)
     assert path.read_bytes() == b"precious"
     assert stream.received == b""
@@ -370,11 +439,11 @@ def test_a_failure_leaves_the_output_as_it_was(tmp_path):
 def test_outputs_that_cannot_be_written_are_refused(tmp_path):
     for target in (tmp_path / "a.xyz", tmp_path / "a", tmp_path / "missing" / "a.wav"):
         with pytest.raises(OutputError):
-            save_audio(target, NOISE[:, 0])
+            save_audio(target, NOISE[:, 0], RATE)
     closed = OneWay()
     closed.write = lambda data: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe"))
     with pytest.raises(OutputError, match="Broken pipe"):
-        save_audio(closed, NOISE[:, 0])
+        save_audio(closed, NOISE[:, 0], RATE)
     with pytest.raises(AudioError, match="sample rate"):
         save_audio(tmp_path / "a.wav", NOISE[:, 0], 0)
     assert list(tmp_path.iterdir()) == []
@@ -388,7 +457,7 @@ def test_a_full_disk_is_reported(tmp_path, suffix, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(OutputError, match="free space"):
-            save_audio(tmp_path / f"a.{suffix}", np.tile(NOISE[:, 0], 5))
+            save_audio(tmp_path / f"a.{suffix}", np.tile(NOISE[:, 0], 5), RATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -405,6 +474,6 @@ for name in ("soundfile", "soxr", "kaldi_native_fbank"):
 import numpy as np
 import sc_runtime.semanticodec.fbank
 from sc_runtime.audio import Audio, measure
-assert measure(Audio(np.ones(5, np.float32))) == (5, 5.0)
+assert measure(Audio(np.ones(5, np.float32), rate=16_000)) == (5, 5.0)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,7 +23,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """A second of a rising tone in the place of the shipped sample."""
     time = np.arange(16_000) / 16_000
     samples = (0.3 * np.sin(2 * np.pi * (300 + 1500 * time) * time)).astype(np.float32)
-    save_audio(tmp_path / "sample.wav", samples)
+    save_audio(tmp_path / "sample.wav", samples, 16_000)
     monkeypatch.setattr(demo, "SAMPLE", tmp_path / "sample.wav")
     return soundfile.read(tmp_path / "sample.wav", dtype="float32")[0]
 

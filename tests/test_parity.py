@@ -81,7 +81,7 @@ def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def test_fbank(case: Case) -> None:
-    with Audio(case.wav) as recording:
+    with Audio(case.wav, rate=16_000) as recording:
         segments = list(fbank_segments(recording.blocks(), *measure(recording)))
     assert relative_error(segments[0], case.truth["fbank"]) < TOLERANCE
     if len(case.truth["fbank_tail"]):
