@@ -117,7 +117,7 @@ def main(
     plan = Plan(list_samplings(sampling, curve_steps, curve_guidance), precisions, curve_clips)
     domains = load_domains(held_out, ceiling, clips)
     loaded = Bundle.load(locate_bundle(bundle))
-    codec = Codec(loaded, choose_backend(backend, threads, precision))
+    codec = Codec(loaded, choose_backend(backend, threads, precision, loaded))
     count_branches(sampling, codec)  # raises for steps that cannot work
     out = out or RESULTS / f"quality-{loaded.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

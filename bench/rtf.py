@@ -95,8 +95,8 @@ def main(
 ) -> None:
     """Time encoding and decoding by stage; print a table, write JSON and a chart."""
     durations = parse_seconds(seconds)
-    chosen = choose_backend(backend, threads, precision)
-    encode_batch, decode_batch = parse_batch(batch) if batch else (chosen.encode_batch, DECODE_BATCH)
+    batches = parse_batch(batch) if batch else None
+    choose_backend(backend, threads, precision)  # raises for one that cannot work
     sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
     published = sampling if sampling.solver == "ddim" else PRESETS["reference"]
     for each in (sampling, published):
@@ -113,6 +113,8 @@ def main(
     loaded = Bundle.load(path)
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises where the weights are not to be had
+    chosen = choose_backend(backend, threads, precision, loaded)
+    encode_batch, decode_batch = batches or (chosen.encode_batch, DECODE_BATCH)
     suffix = "" if preset == "reference" else f"-{preset}"
     out = out or RESULTS / f"{loaded.name}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

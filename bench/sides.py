@@ -156,9 +156,11 @@ class RuntimeSide:
 
     def __init__(self, settings: Settings, clock: StageClock) -> None:
         self.settings = settings
-        backend = TimedBackend(choose_backend(settings.backend, settings.threads, settings.precision), clock)
+        bundle = Bundle.load(settings.bundle)
+        chosen = choose_backend(settings.backend, settings.threads, settings.precision, bundle)
+        backend = TimedBackend(chosen, clock)
         self.device = f"{backend.name}, {backend.device}"
-        self.codec = Codec(Bundle.load(settings.bundle), backend)
+        self.codec = Codec(bundle, backend)
         time_host_stages(clock)
 
     def encode(self, sound: np.ndarray) -> np.ndarray:
