@@ -88,7 +88,7 @@ class Codec:
         options = EncodeOptions(domain)
         refuse_others(options, self.model.encode_options, config.codec)
         rate = config.sample_rate
-        with Audio(audio, sample_rate or rate) as recording:
+        with Audio(audio, sample_rate, rate=rate, mono=self.model.mono) as recording:
             codes, samples = self.model.encode(recording, config, options, batch, progress)
         return Tokens(codes, config, samples)
 

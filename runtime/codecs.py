@@ -12,6 +12,7 @@ from .config import CodecConfig
 from .errors import SettingsError
 from .semanticodec.model import SemantiCodecModel
 from .semanticodec.samplers import Noise
+from .unicodec.model import UniCodecModel
 
 if TYPE_CHECKING:
     from .audio import Audio
@@ -93,7 +94,7 @@ class Model(Protocol):
         ...
 
 
-MODELS: tuple[type[Model], ...] = (SemantiCodecModel,)
+MODELS: tuple[type[Model], ...] = (SemantiCodecModel, UniCodecModel)
 
 
 def find_model(name: str) -> type[Model]:

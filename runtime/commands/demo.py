@@ -29,7 +29,7 @@ def run_demo(report: Report, codec: Codec, folder: Path, preset: str | None, see
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror}", "a folder that can be made") from error
     rate = codec.sample_rate
-    with Audio(SAMPLE) as audio:
+    with Audio(SAMPLE, rate=rate) as audio:
         original = np.concatenate(list(audio.blocks()))
     started = time.perf_counter()
     tokens = codec.encode(original)

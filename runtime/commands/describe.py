@@ -74,7 +74,7 @@ def describe_audio(path: Path) -> Description:
     configs = list_published()
     lengths = {}
     for rate in dict.fromkeys(config.sample_rate for config in configs):
-        with Audio(path) as audio:
+        with Audio(path, rate=rate) as audio:
             given, (lengths[rate], _) = audio.sample_rate, measure(audio)
     return {
         "kind": "audio",

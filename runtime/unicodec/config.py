@@ -1,0 +1,71 @@
+"""UniCodec's settings and what they imply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..config import CodecConfig
+from ..errors import SettingsError
+
+SAMPLE_RATE = 24_000  #: Hz
+HOP = 320  #: samples a position
+TPS = SAMPLE_RATE // HOP  #: 75 tokens per second
+VOCABULARY = 16_384  #: as published
+
+#: The quarters of the codebook that are searched where the domain is known (paper, section 3.2).
+DOMAINS = {"speech": slice(0, 1), "music": slice(1, 2), "sound": slice(2, 4)}
+
+
+@dataclass(frozen=True)
+class UniCodecConfig(CodecConfig):
+    """One UniCodec: `vocab` entries of its codebook, a multiple of 4; `width` channels of each (512 as published)."""
+
+    codec: ClassVar[str] = "unicodec"
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+
+    vocab: int = VOCABULARY
+    width: int = 512
+    tps: int = field(default=TPS, init=False)
+
+    def __post_init__(self) -> None:
+        if self.vocab < 4 or self.vocab % 4:
+            raise SettingsError(f"vocab {self.vocab}", "a multiple of 4")
+        if self.width < 1:
+            raise SettingsError(f"width {self.width}", "a positive number")
+
+    @classmethod
+    def from_settings(cls, vocab: int, settings: Mapping[str, Any]) -> UniCodecConfig:
+        return cls(vocab, **settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width}
+
+    @classmethod
+    def from_books(cls, tps: int, entries: tuple[int, ...]) -> UniCodecConfig:
+        if tps != TPS or len(entries) != 1:
+            raise SettingsError(f"{tps} tps and {len(entries)} codebooks", f"{TPS} tps and one codebook")
+        return cls(*entries)
+
+    @property
+    def books(self) -> dict[str, int]:
+        return {"unified": self.vocab}
+
+    def find_entries(self, domain: str | None) -> slice:
+        """The part of the codebook that is searched for sound of `domain`. Raises SettingsError."""
+        if domain is None:
+            return slice(0, self.vocab)
+        if domain not in DOMAINS:
+            raise SettingsError(f"domain {domain!r}", f"{', '.join(DOMAINS)}, or none for any")
+        quarters, quarter = DOMAINS[domain], self.vocab // 4
+        return slice(quarters.start * quarter, quarters.stop * quarter)
+
+    def count_positions(self, samples: int) -> int:
+        """T: positions that stand for `samples` samples at 24 kHz."""
+        return -(-samples // HOP)
+
+    def count_samples(self, positions: int) -> int:
+        """Samples at 24 kHz that `positions` positions decode to."""
+        return HOP * positions

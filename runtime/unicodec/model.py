@@ -1,0 +1,97 @@
+"""UniCodec as its paper's Figure 1: sound to one token a position and back, one line a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from ..audio import Audio, measure
+from ..config import CodecConfig
+from ..overlap_add import overlap_add
+from .config import HOP, UniCodecConfig
+from .windows import OVERLAP, join_codes, split_positions, split_samples, trim_overlap
+
+if TYPE_CHECKING:
+    from ..codecs import DecodeOptions, EncodeOptions, Progress
+    from ..parts import Parts
+
+CODEBOOK = "unified"
+
+
+class UniCodecModel:
+    """One bundle's UniCodec. See `sc_runtime.codecs.Model`, which this is.
+
+    Windows run one at a time: each is 30 s of attention already, and a recording of up to 30 s is one. `batch` is
+    taken and changes nothing.
+    """
+
+    number: ClassVar[int] = 1
+    config: ClassVar[type[CodecConfig]] = UniCodecConfig
+    published: ClassVar[tuple[CodecConfig, ...]] = (UniCodecConfig(),)
+    mono: ClassVar[Literal["first", "mean"]] = "mean"
+    exact: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    encode_options: ClassVar[frozenset[str]] = frozenset({"domain"})
+    decode_options: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def encode(
+        self,
+        recording: Audio,
+        config: UniCodecConfig,
+        options: EncodeOptions,
+        batch: int | None,
+        progress: Progress | None,
+    ) -> tuple[np.ndarray, int]:
+        """Recording -> codes [T, 1], samples. `options.domain` confines the search to its part of the codebook."""
+        entries = config.find_entries(options.domain)
+        total = len(split_positions(config.count_positions(measure(recording)[0]))) if progress else 0
+        starts, codes, samples = [], [], 0
+        for start, waveform in split_samples(recording.blocks()):
+            starts.append(start)
+            codes.append(self.encode_window(waveform, entries))
+            samples = HOP * start + len(waveform)
+            if progress:
+                progress(len(codes), total)
+        return join_codes(starts, codes)[:, np.newaxis], samples
+
+    def encode_window(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
+        """waveform float32 [n] -> codes int32 [T], T = ceil(n / 320), each the nearest of `entries` of the codebook."""
+        features = self.parts.run("encoder", waveform=waveform[np.newaxis])["features"][0]
+        return self.parts.open_search(CODEBOOK, entries).search(features) + np.int32(entries.start)
+
+    def settle(self, options: DecodeOptions) -> dict[str, Any]:
+        return {}
+
+    def count_windows(self, positions: int, config: UniCodecConfig) -> int:
+        return len(split_positions(positions))
+
+    def decode(
+        self,
+        codes: np.ndarray,
+        config: UniCodecConfig,
+        samples: int,
+        options: DecodeOptions,
+        batch: int | None,
+        progress: Progress | None,
+    ) -> Iterator[np.ndarray]:
+        """codes [T, 1] -> pieces float32 [n], window by window."""
+        self.parts.bundle.find_graph("decoder")  # a damaged file is named now
+        windows = split_positions(len(codes))
+
+        def synthesise() -> Iterator[np.ndarray]:
+            for number, window in enumerate(windows):
+                vectors = self.embed(codes[window], config)[np.newaxis]
+                waveform = self.parts.run("decoder", vectors=vectors)["waveform"][0]
+                yield trim_overlap(waveform, window, number)
+                if progress:
+                    progress(number + 1, len(windows))
+
+        return overlap_add(synthesise(), samples, HOP * OVERLAP)
+
+    def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
+        """The codebook's vectors, float32 [T, D], D = 512 as published: what the decoder takes."""
+        return self.parts.load_codebook(CODEBOOK)[codes[:, 0]]
