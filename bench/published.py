@@ -16,8 +16,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from sc_runtime.export.checkpoint import ACOUSTIC_CODEBOOK, Weights
-from sc_runtime.export.graphs import NETWORKS, read_tensors
+from sc_runtime.export.checkpoint import ACOUSTIC_CODEBOOK, SemantiCodecWeights
+from sc_runtime.export.codecs import read_tensors
+from sc_runtime.export.graphs import NETWORKS
 from sc_runtime.export.networks.sizes import NetworkSizes
 from sc_runtime.export.networks.tunet import Conditioning
 
@@ -32,7 +33,7 @@ class PublishedCodec:
     """
 
     def __init__(
-        self, sizes: NetworkSizes, weights: Weights, lap: Lap = lambda stage: None, device: str = "cpu"
+        self, sizes: NetworkSizes, weights: SemantiCodecWeights, lap: Lap = lambda stage: None, device: str = "cpu"
     ) -> None:
         self.sizes, self.config, self.lap, self.device = sizes, sizes.config, lap, device
         encoder = read_tensors("encoder", weights, sizes)

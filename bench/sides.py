@@ -186,7 +186,7 @@ class PublishedSide:
     def __init__(self, settings: Settings, clock: StageClock) -> None:
         import torch
 
-        from sc_runtime.export.checkpoint import Folder, SeededWeights, Weights
+        from sc_runtime.export.checkpoint import Folder, SeededWeights, SemantiCodecWeights
         from sc_runtime.export.networks.sizes import choose_sizes
 
         from .published import PublishedCodec
@@ -201,7 +201,9 @@ class PublishedSide:
         if sizes is None:
             raise SettingsError(f"--baseline with {bundle.name}, {config}", "networks of the full or the tiny size")
         checkpoint = settings.checkpoint
-        weights: Weights = Folder(checkpoint, config.tps) if checkpoint else SeededWeights(find_seed(bundle))
+        weights: SemantiCodecWeights = (
+            Folder(checkpoint, config.tps) if checkpoint else SeededWeights(find_seed(bundle))
+        )
         self.codec = PublishedCodec(sizes, weights, clock.lap)
 
     def encode(self, sound: np.ndarray) -> np.ndarray:

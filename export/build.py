@@ -35,18 +35,14 @@ from sc_runtime.commands.program import run_app
 from sc_runtime.errors import BundleError, CodecError, OutputError, SettingsError
 from sc_runtime.files import link_or_copy
 
-from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SeededWeights, Weights, fetch_published
-from .graphs import GRAPHS, NETWORKS, Network, Tensors, read_tensors
-from .networks.sizes import NetworkSizes, choose_sizes
+from .checkpoint import SeededWeights
+from .codecs import Network, Sizes, Tensors, Weights, find_export, read_tensors
 from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
 from .precision import PRECISIONS, lower_precision, lower_specs
 from .recipes import PACKAGES, write_recipe
 from .storage import shrink, store_half
 from .trace import save_model, trace
 from .verify import draw_inputs, measure_error, run_reference
-
-VOCABULARIES = (4096, 8192, 16384, 32768)
-FILES = ("encoder", "decoder")  #: of a checkpoint
 
 Report = Callable[[str], None]
 
@@ -55,13 +51,20 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    tps: Annotated[int, typer.Option(help="Tokens per second: 25, 50 or 100.")] = 50,
+    codec: Annotated[str, typer.Option(help="semanticodec or unicodec.")] = "semanticodec",
+    tps: Annotated[
+        int | None, typer.Option(help="Tokens per second of SemantiCodec: 25, 50 (the default) or 100.")
+    ] = None,
     vocab: Annotated[
-        str,
-        typer.Option(help="Semantic vocabularies, comma-separated: 4096, 8192, 16384, 32768; the last is the default."),
-    ] = "32768",
+        str | None,
+        typer.Option(
+            help="SemantiCodec's semantic vocabularies, comma-separated: 4096, 8192, 16384, 32768 (the default); the "
+            "last is the bundle's default."
+        ),
+    ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A local folder in the published layout, instead of the hub.")
+        Path | None,
+        typer.Option(help="A local folder (UniCodec: file) in the published layout, instead of the hub."),
     ] = None,
     seeded: Annotated[
         int | None, typer.Option(help="Stand-in weights of this seed, instead of the hub: no download, no meaning.")
@@ -81,15 +84,16 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; by default engines/NAME.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is built already.")] = False,
 ) -> None:
-    """Trace a SemantiCodec checkpoint to ONNX, verify every graph, and write a bundle for sc-runtime."""
+    """Trace a codec's checkpoint to ONNX, verify every graph, and write a bundle for sc-runtime."""
     console = Console(stderr=True, highlight=False)
     if checkpoint and seeded is not None:
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
     targets = choose_targets(engines, compute_capability)
-    vocabularies = parse_vocabularies(vocab)
-    sizes = choose_sizes(size, tps, vocabularies[-1])
+    export = find_export(codec)
+    vocabularies = parse_vocabularies(vocab, export.vocabularies)
+    sizes = export.choose_sizes(size, tps, vocabularies[-1])
     if size != "full" and not checkpoint and seeded is None:
         raise SettingsError(f"--size {size} with the published weights", "--size full", "or add --seeded 1")
     weights: Weights
@@ -97,12 +101,12 @@ def main(
         weights = SeededWeights(seeded)
     elif checkpoint:
         with console.status("Reading the checkpoint"):
-            weights = Folder(checkpoint, tps)
+            weights = export.open_local(checkpoint, sizes)
     else:
         if console.is_terminal:  # no status here: the hub's client draws its own bars
             console.print("Fetching the published weights")
-        weights = fetch_published(tps, vocabularies)
-    folder = out or bundles_folder() / name_bundle(tps, vocabularies, weights.label, size, precision)
+        weights = export.fetch(sizes, vocabularies)
+    folder = out or bundles_folder() / name_bundle(sizes, vocabularies, weights.label, size, precision)
     with console.status("") as status:
         bundle = build_bundle(
             folder, sizes, vocabularies, weights, size=size, precision=precision, force=force, report=status.update
@@ -116,7 +120,7 @@ def main(
 
 def build_bundle(
     folder: Path,
-    sizes: NetworkSizes,
+    sizes: Sizes,
     vocabularies: tuple[int, ...],
     weights: Weights,
     *,
@@ -132,7 +136,7 @@ def build_bundle(
     VerificationError, BundleError, OutputError.
     """
     folder = folder.resolve()
-    recipes = {name: write_recipe(name, sizes, weights, precision) for name in GRAPHS}
+    recipes = {name: write_recipe(name, sizes, weights, precision) for name in find_export(sizes.config.codec).graphs}
     if not force and (built := find_finished(folder, recipes, vocabularies, sizes, weights)):
         return built
     report("Waiting for another build of the same bundle")
@@ -150,12 +154,12 @@ def build_bundle(
             made_with={package: version(package) for package in PACKAGES},
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
-        builder.add_centroids(vocabularies)
+        builder.add_codebooks()
         missing = list(recipes) if force else builder.reuse_graphs(list_donors(folder))
         builder.check_weights(missing)
-        for file in FILES:
-            builder.add_file(file, [name for name in missing if file_of(name) == file])
-        graphs = {name: manifest.graphs[name] for name in GRAPHS}
+        for file in dict.fromkeys(map(builder.file_of, missing)):
+            builder.add_file(file, [name for name in missing if builder.file_of(name) == file])
+        graphs = {name: manifest.graphs[name] for name in recipes}
         manifest = dataclasses.replace(manifest, graphs=graphs, files=dict(sorted(manifest.files.items())))
         (stage / MANIFEST).write_text(manifest.to_json())
         if not force:
@@ -205,16 +209,15 @@ def settle(folder: Path, old: Path) -> None:
 
 def is_bundle(folder: Path) -> bool:
     """Whether a build made `folder`, whole or damaged since: what else has a manifest.json is not to be replaced."""
-    return (folder / MANIFEST).is_file() and any((folder / f"{name}.onnx").is_file() for name in GRAPHS)
+    return (folder / MANIFEST).is_file() and any(folder.glob("*.onnx"))
 
 
 class Builder:
     """Adds graphs and codebooks to the bundle being written."""
 
-    def __init__(
-        self, bundle: Bundle, sizes: NetworkSizes, recipes: dict[str, str], weights: Weights, report: Report
-    ) -> None:
+    def __init__(self, bundle: Bundle, sizes: Sizes, recipes: dict[str, str], weights: Weights, report: Report) -> None:
         self.bundle, self.sizes, self.recipes, self.weights, self.report = bundle, sizes, recipes, weights, report
+        self.export = find_export(sizes.config.codec)
 
     @property
     def is_half(self) -> bool:
@@ -236,27 +239,23 @@ class Builder:
 
     def check_weights(self, graphs: list[str]) -> None:
         """Whatever is wrong with the weights of `graphs` is said now, not after minutes of tracing."""
-        for file in dict.fromkeys(map(file_of, graphs)):
+        for file in dict.fromkeys(map(self.file_of, graphs)):
             read_tensors(file, self.weights, self.sizes)
 
     def add_file(self, file: str, graphs: list[str]) -> None:
-        """The `graphs` whose weights lie in one checkpoint file, and that file's codebook."""
-        if not graphs and file != "encoder":
-            return
+        """The `graphs` whose weights lie in one checkpoint file."""
         self.report(f"Reading the {file}'s weights")
         tensors = read_tensors(file, self.weights, self.sizes)
-        for network in dict.fromkeys(GRAPHS[name].network for name in graphs):
-            self.add_network(network, [name for name in graphs if GRAPHS[name].network == network], tensors)
-        if file == "encoder":
-            self.add_array("acoustic", tensors[ACOUSTIC_CODEBOOK][0].numpy())
+        for network in dict.fromkeys(self.export.graphs[name].network for name in graphs):
+            self.add_network(network, [name for name in graphs if self.export.graphs[name].network == network], tensors)
 
     def add_network(self, network_name: str, graphs: list[str], tensors: Tensors) -> None:
         """Trace and verify the graphs of one network; its torch copy is gone before a backend loads the graph."""
-        network = NETWORKS[network_name]
+        network = self.export.networks[network_name]
         self.report(f"{network_name}: running the torch network")
         cases = self.run_references(network, graphs, tensors)
         for name in graphs:
-            graph = GRAPHS[name]
+            graph = self.export.graphs[name]
             started = time.perf_counter()
             self.report(f"{name}: tracing")
             inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
@@ -283,7 +282,7 @@ class Builder:
         module = network.load(self.sizes, tensors)
         cases: dict[str, list] = {}
         for name in graphs:
-            graph = GRAPHS[name]
+            graph = self.export.graphs[name]
             reference, outputs = graph.reference(module, self.sizes), graph.outputs(self.sizes)
             inputs = graph.inputs(self.sizes)
             cases[name] = [
@@ -294,46 +293,46 @@ class Builder:
         gc.collect()
         return cases
 
-    def add_centroids(self, vocabularies: tuple[int, ...]) -> None:
-        for vocab in vocabularies:
-            self.report(f"semantic codebook of {vocab}")
-            self.add_array(f"semantic-{vocab}", self.weights.centroids(vocab, self.sizes))
-
-    def add_array(self, name: str, array: np.ndarray) -> None:
-        path = self.bundle.path / f"{name}.npy"
-        np.save(path, shrink(np.ascontiguousarray(array, np.float32)), allow_pickle=False)
-        self.record(path)
+    def add_codebooks(self) -> None:
+        self.report("Codebooks")
+        vocabularies = self.bundle.manifest.vocabularies
+        for name, array in self.export.make_codebooks(self.sizes, vocabularies, self.weights):
+            path = self.bundle.path / f"{name}.npy"
+            np.save(path, shrink(np.ascontiguousarray(array, np.float32)), allow_pickle=False)
+            self.record(path)
 
     def record(self, path: Path) -> None:
         self.bundle.manifest.files[path.name] = FileEntry(path.stat().st_size, hash_file(path))
 
+    def file_of(self, graph: str) -> str:
+        """The checkpoint file that holds the weights of `graph`."""
+        return self.export.networks[self.export.graphs[graph].network].file
 
-def file_of(graph: str) -> str:
-    """The checkpoint file ("encoder" or "decoder") that holds the weights of `graph`."""
-    return NETWORKS[GRAPHS[graph].network].file
 
-
-def parse_vocabularies(text: str) -> tuple[int, ...]:
+def parse_vocabularies(text: str | None, published: tuple[int, ...]) -> tuple[int, ...]:
+    """By default the last of the `published`."""
+    if text is None:
+        return published[-1:]
     try:
         vocabularies = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         vocabularies = ()
-    if not vocabularies or any(vocab not in VOCABULARIES for vocab in vocabularies):
-        raise SettingsError(f"--vocab {text}", f"one or more of {', '.join(map(str, VOCABULARIES))}, comma-separated")
+    if not vocabularies or any(vocab not in published for vocab in vocabularies):
+        raise SettingsError(f"--vocab {text}", f"one or more of {', '.join(map(str, published))}, comma-separated")
     return vocabularies
 
 
-def name_bundle(tps: int, vocabularies: tuple[int, ...], label: str, size: str, precision: str = "float32") -> str:
-    """Such as tps50-v32768-fp16, tps25-v4096-v32768-seeded1-tiny: what is not the usual shows in it."""
-    parts = [f"tps{tps}", *(f"v{vocab}" for vocab in vocabularies), label]
+def name_bundle(sizes: Sizes, vocabularies: tuple[int, ...], label: str, size: str, precision: str = "float32") -> str:
+    """Such as tps50-v32768-fp16, tps25-v4096-v32768-seeded1-tiny, unicodec: what is not the usual shows in it."""
+    config = sizes.config
+    parts = [find_export(config.codec).name(config, vocabularies), label]
     parts += [part for part in (size, precision) if part not in ("full", "float32")]
     return "-".join(part for part in parts if part)
 
 
-def describe_command(
-    sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: Weights, size: str, precision: str
-) -> str:
-    parts = ["python -m export.build --tps", str(sizes.config.tps), "--vocab", ",".join(map(str, vocabularies))]
+def describe_command(sizes: Sizes, vocabularies: tuple[int, ...], weights: Weights, size: str, precision: str) -> str:
+    config = sizes.config
+    parts = ["python -m export.build", find_export(config.codec).tell_arguments(config, vocabularies)]
     if weights.arguments:
         parts.append(weights.arguments)
     if size != "full":
@@ -367,7 +366,7 @@ def has_recipe(bundle: Bundle, graph: str, recipe: str) -> bool:
 
 
 def find_finished(
-    folder: Path, recipes: dict[str, str], vocabularies: tuple[int, ...], sizes: NetworkSizes, weights: Weights
+    folder: Path, recipes: dict[str, str], vocabularies: tuple[int, ...], sizes: Sizes, weights: Weights
 ) -> Bundle | None:
     """The bundle in `folder` when it is already what would be built."""
     if not (folder / MANIFEST).is_file():
@@ -379,8 +378,8 @@ def find_finished(
         same = {name: entry.recipe for name, entry in bundle.manifest.graphs.items()} == recipes
         same &= bundle.manifest.vocabularies == vocabularies
         same = same and all(
-            np.array_equal(bundle.load_codebook(f"semantic-{vocab}"), weights.centroids(vocab, sizes))
-            for vocab in vocabularies
+            np.array_equal(bundle.load_codebook(name), array)
+            for name, array in find_export(sizes.config.codec).make_codebooks(sizes, vocabularies, weights)
         )
     except (CodecError, OSError):  # whatever it is, building will meet it again or mend it
         return None

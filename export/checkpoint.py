@@ -21,6 +21,7 @@ from sc_runtime.bundle import hash_file
 from sc_runtime.errors import CheckpointError
 from sc_runtime.semanticodec.config import TOKEN_RATES, Schedule
 
+from .codecs import Shapes, Tensors, Weights
 from .networks.sizes import NetworkSizes
 from .seeded import SeededTensors, draw_centroids
 
@@ -39,31 +40,8 @@ UNUSED = re.compile(
     r"|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2)$"
 )
 
-Shapes = Mapping[str, tuple[int, ...]]
 
-
-class Weights(Protocol):
-    """One source of weights. Tensors are asked for by their published names."""
-
-    description: str  #: for the manifest and messages
-    label: str  #: for the bundle's name; empty for the published weights
-    arguments: str  #: of `export.build` that name this source again
-    identity: str  #: equal for equal weights, different for different ones
-    trained: bool  #: whether they mean anything
-
-    @property
-    def half(self) -> bool:
-        """Whether float16 holds all of them exactly."""
-        ...
-
-    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
-        """The tensors `shapes` of the encoder file, float32. Raises CheckpointError when they are not all there."""
-        ...
-
-    def decoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
-        """The same of the decoder file."""
-        ...
-
+class SemantiCodecWeights(Weights, Protocol):
     def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
         """The semantic codebook float32 [vocab, D]."""
         ...
@@ -84,10 +62,8 @@ class SeededWeights:
         self.arguments = f"--seeded {seed}"
         self.identity = f"seeded {seed} {hash_file(Path(__file__).with_name('seeded.py'))}"
 
-    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
+    def read(self, file: str, shapes: Shapes) -> Tensors:
         return SeededTensors(self.seed, shapes)
-
-    decoder = encoder
 
     def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
         return draw_centroids(self.seed, vocab, sizes.config.feature_width)
@@ -123,17 +99,14 @@ class Folder:
         tensors = (tensor for name in (ENCODER, DECODER) for tensor in read_state(self.folder / name).values())
         return all(tensor.dtype == torch.float16 for tensor in tensors)
 
-    def encoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
-        path = self.folder / ENCODER
+    def read(self, file: str, shapes: Shapes) -> Tensors:
+        path = self.folder / f"{file}.ckpt"
         state = read_state(path)
-        check_rate(path, state, self.tps, shapes)
-        return check_state(path, state, shapes)
-
-    def decoder(self, shapes: Shapes) -> Mapping[str, Tensor]:
-        path = self.folder / DECODER
-        state = read_state(path)
-        check_schedule(path, state)
-        return check_state(path, state, shapes)
+        if path.name == ENCODER:
+            check_rate(path, state, self.tps, shapes)
+        else:
+            check_schedule(path, state)
+        return check_state(path, state, shapes, UNUSED)
 
     def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
         """The codebook whose array is [vocab, D]; the number in a file's name is not to be trusted."""
@@ -168,7 +141,19 @@ def name_codebook(tps: int, vocab: int) -> str:
 
 
 def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
-    """The published checkpoint of `tps` from the hub, kept in the hub's own cache and not fetched again."""
+    """The published checkpoint of `tps` from the hub."""
+    rate = f"semanticodec_tokenrate_{tps}"
+    for name in (*(name_codebook(tps, vocab) for vocab in vocabularies), f"{rate}/{ENCODER}", f"{rate}/{DECODER}"):
+        path = download(HUB_REPOSITORY, name)
+    folder = Folder(path.parent, tps)
+    folder.label = ""
+    folder.description = f"{HUB_REPOSITORY}/{rate}"
+    folder.arguments = ""
+    return folder
+
+
+def download(repository: str, name: str) -> Path:
+    """One file from the hub, kept in the hub's own cache and not fetched again. Raises CheckpointError."""
     try:
         import huggingface_hub
         from huggingface_hub.utils import logging
@@ -177,21 +162,14 @@ def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
             "huggingface_hub is not installed", "the extra `export`", "pip install 'sc-runtime[export]'"
         ) from None
     logging.set_verbosity_error()  # it asks again by itself: what it says meanwhile is not the user's concern
-    rate = f"semanticodec_tokenrate_{tps}"
-    for name in (*(name_codebook(tps, vocab) for vocab in vocabularies), f"{rate}/{ENCODER}", f"{rate}/{DECODER}"):
-        try:
-            path = Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, name))
-        except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
-            raise CheckpointError(
-                f"cannot download {name} of {HUB_REPOSITORY} from the hub ({explain(error)})",
-                "a connection to the hub",
-                "use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1",
-            ) from error
-    folder = Folder(path.parent, tps)
-    folder.label = ""
-    folder.description = f"{HUB_REPOSITORY}/{rate}"
-    folder.arguments = ""
-    return folder
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name))
+    except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
+        raise CheckpointError(
+            f"cannot download {name} of {repository} from the hub ({explain(error)})",
+            "a connection to the hub",
+            "use a local copy with --checkpoint, or stand-in weights with --seeded 1",
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -233,11 +211,14 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
 
 
-def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """The tensors of `shapes` as float32. Raises CheckpointError naming what is missing, extra or misshapen."""
+def check_state(path: Path, state: Mapping[str, Tensor], shapes: Shapes, unused: re.Pattern[str]) -> dict[str, Tensor]:
+    """The tensors of `shapes` as float32; those that `unused` matches may be there too.
+
+    Raises CheckpointError naming what is missing, extra or misshapen.
+    """
     problems = {
         "missing": [name for name in shapes if name not in state],
-        "extra": [name for name in state if name not in shapes and not UNUSED.match(name)],
+        "extra": [name for name in state if name not in shapes and not unused.match(name)],
         "misshapen": [
             f"{name} {list(state[name].shape)} for {list(shape)}"
             for name, shape in shapes.items()

@@ -1,37 +1,37 @@
-"""What each exported graph takes and gives, and which published tensors it is made of."""
+"""SemantiCodec's networks, what each exported graph takes and gives, and which published tensors it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sc_runtime.bundle import TensorSpec
 from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES
+from sc_runtime.semanticodec.model import VOCABULARIES
 
-from .checkpoint import ACOUSTIC_CODEBOOK, Weights
+from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SemantiCodecWeights, fetch_published
+from .codecs import CodecExport, Graph, Shapes, Specs, Tensors, read_tensors
 from .networks import hifigan
 from .networks.acoustic_encoder import AcousticEncoder, OnnxAcousticEncoder, convert_lstm
 from .networks.audiomae import AudioMAE
 from .networks.hifigan import HifiGan
-from .networks.sizes import NetworkSizes
+from .networks.sizes import NetworkSizes, choose_sizes
 from .networks.tunet import Conditioning, TUNet, embed_positions
 from .networks.vae_decoder import VaeDecoder
 
-Tensors = Mapping[str, Tensor]
-Specs = dict[str, TensorSpec]
-
 
 @dataclass(frozen=True)
-class Network:
+class PrefixedNetwork:
     """One network of the checkpoint: its torch module, the file it lives in and its prefix there."""
 
     module: Callable[[NetworkSizes], nn.Module]
     file: str  #: "encoder" or "decoder"
     prefix: str
+    sources: tuple[str, ...]
 
     def publish_name(self, name: str) -> str:
         """The checkpoint's name of the module's tensor `name`."""
@@ -53,57 +53,43 @@ class Network:
 
 
 NETWORKS = {
-    "audiomae": Network(AudioMAE, "encoder", "audiomae.model."),
-    "acoustic_encoder": Network(AcousticEncoder, "encoder", ""),
-    "tunet": Network(TUNet, "decoder", "model.diffusion_model."),
-    "vae_decoder": Network(VaeDecoder, "decoder", "first_stage_model."),
-    "hifigan": Network(HifiGan, "decoder", "first_stage_model.vocoder."),
+    "audiomae": PrefixedNetwork(AudioMAE, "encoder", "audiomae.model.", ("graphs.py", "networks/audiomae.py")),
+    "acoustic_encoder": PrefixedNetwork(AcousticEncoder, "encoder", "", ("graphs.py", "networks/acoustic_encoder.py")),
+    "tunet": PrefixedNetwork(TUNet, "decoder", "model.diffusion_model.", ("graphs.py", "networks/tunet.py")),
+    "vae_decoder": PrefixedNetwork(
+        VaeDecoder, "decoder", "first_stage_model.", ("graphs.py", "networks/vae_decoder.py")
+    ),
+    "hifigan": PrefixedNetwork(HifiGan, "decoder", "first_stage_model.vocoder.", ("graphs.py", "networks/hifigan.py")),
 }
 
 
-def read_tensors(file: str, weights: Weights, sizes: NetworkSizes) -> Tensors:
-    """Every tensor inference needs of one checkpoint file ("encoder" or "decoder"), checked as a whole."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for network in NETWORKS.values():
-        if network.file == file:
-            shapes |= network.list_shapes(sizes)
-    if file == "encoder":
-        config = sizes.config
-        shapes[ACOUSTIC_CODEBOOK] = (1, config.acoustic_vocab, config.feature_width)
-        return weights.encoder(shapes)
-    return weights.decoder(shapes)
+def list_others(file: str, sizes: NetworkSizes) -> Shapes:
+    config = sizes.config
+    return {ACOUSTIC_CODEBOOK: (1, config.acoustic_vocab, config.feature_width)} if file == "encoder" else {}
 
 
-@dataclass(frozen=True)
-class Graph:
-    """One exported graph.
-
-    `trace` builds the module that is traced; `reference` turns the loaded network into the torch function the graph
-    must equal; `find` gives the tensor that the traced module calls `name`.
-    """
-
-    network: str
-    inputs: Callable[[NetworkSizes], Specs]
-    outputs: Callable[[NetworkSizes], Specs]
-    trace: Callable[[NetworkSizes], nn.Module]
-    reference: Callable[[Any, NetworkSizes], nn.Module]
-    find: Callable[[Network, Tensors, NetworkSizes, str], Tensor]
+def make_codebooks(
+    sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: SemantiCodecWeights
+) -> Iterator[tuple[str, np.ndarray]]:
+    for vocab in vocabularies:
+        yield f"semantic-{vocab}", weights.centroids(vocab, sizes)
+    yield "acoustic", read_tensors("encoder", weights, sizes)[ACOUSTIC_CODEBOOK][0].numpy()
 
 
 def keep(module: nn.Module, sizes: NetworkSizes) -> nn.Module:
     return module
 
 
-def find_tensor(network: Network, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
+def find_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
     return tensors[network.publish_name(name)]
 
 
-def find_lstm_tensor(network: Network, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
+def find_lstm_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
     published = network.publish_name(name)
     return tensors[published] if published in tensors else convert_lstm(tensors, name)
 
 
-def find_conditioning_tensor(network: Network, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
+def find_conditioning_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
     if name == "positions":
         return embed_positions(sizes.config.positions, sizes.position_channels)
     return tensors[network.publish_name(name.removeprefix("tunet."))]
@@ -179,3 +165,16 @@ GRAPHS = {
         "hifigan", lambda sizes: {"mel": ANY_MEL}, lambda sizes: {"waveform": WAVEFORM}, HifiGan, keep, find_tensor
     ),
 }
+
+SEMANTICODEC = CodecExport(
+    NETWORKS,
+    GRAPHS,
+    VOCABULARIES,
+    lambda config, vocabularies: "-".join([f"tps{config.tps}", *(f"v{vocab}" for vocab in vocabularies)]),
+    lambda config, vocabularies: f"--tps {config.tps} --vocab {','.join(map(str, vocabularies))}",
+    lambda size, tps, vocab: choose_sizes(size, tps or 50, vocab),
+    list_others,
+    make_codebooks,
+    lambda path, sizes: Folder(path, sizes.config.tps),
+    lambda sizes, vocabularies: fetch_published(sizes.config.tps, vocabularies),
+)

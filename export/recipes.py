@@ -7,26 +7,26 @@ import hashlib
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from .checkpoint import Weights
-from .graphs import GRAPHS
-from .networks.sizes import NetworkSizes
+from .codecs import Graph, Sizes, Weights, find_export
 from .trace import OPSET
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
-SOURCES = ("graphs.py", "trace.py")  #: of this package that shape every graph
+SOURCES = ("trace.py",)  #: of this package that shape every graph
 LOWERING, STORAGE = "precision.py", "storage.py"  #: that shape those that are FP16, and those of float16 weights
 
 
-def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights, precision: str = "float32") -> str:
-    """A hash of everything graph `graph` is made from: weights, sizes that it reads, its sources, the exporter."""
+def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "float32") -> str:
+    """A hash of everything the graph `name` is made from: weights, sizes that it reads, its sources, the exporter."""
+    export = find_export(sizes.config.codec)
+    graph = export.graphs[name]
     digest = hashlib.sha256()
-    digest.update(repr((graph, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
+    digest.update(repr((name, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
     digest.update(repr([version(package) for package in PACKAGES]).encode())
-    sources = [*SOURCES, f"networks/{GRAPHS[graph].network}.py"]
+    sources = [*SOURCES, *export.networks[graph.network].sources]
     if precision != "float32":
         sources.append(LOWERING)
     elif weights.half:
@@ -37,17 +37,17 @@ def write_recipe(graph: str, sizes: NetworkSizes, weights: Weights, precision: s
 
 
 @cache
-def list_sizes(graph: str, sizes: NetworkSizes) -> tuple[tuple[str, Any], ...]:
+def list_sizes(graph: Graph, sizes: Sizes) -> tuple[tuple[str, Any], ...]:
     """Every size that the modules and tensors of `graph` read, with its value.
 
     Noted while they are made, not listed by hand: a list would be wrong one day, and a stale graph taken for a new one.
     """
     values: dict[str, Any] = {}
-    noted = cast(NetworkSizes, Noted(sizes, values))
+    noted = Noted(sizes, values)
     with torch.device("meta"):
-        GRAPHS[graph].inputs(noted)
-        GRAPHS[graph].outputs(noted)
-        GRAPHS[graph].trace(noted)
+        graph.inputs(noted)
+        graph.outputs(noted)
+        graph.trace(noted)
     return tuple(sorted(values.items()))
 
 

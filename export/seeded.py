@@ -29,6 +29,9 @@ class SeededTensors(Mapping[str, Tensor]):
         shape = self.shapes[name]
         if name == "scale_factor":
             return torch.tensor(SCALE_FACTOR)
+        if name == "head.istft.window":  # UniCodec's: a periodic Hann window
+            angles = 2 * np.pi * np.arange(shape[0]) / shape[0]
+            return torch.from_numpy((0.5 - 0.5 * np.cos(angles)).astype(np.float32))
         scale, offset = choose_distribution(name, shape)
         return torch.from_numpy(draw_uniform(self.seed, name, shape, scale, offset))
 
@@ -63,8 +66,14 @@ def choose_distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float
     """(scale, offset) that keep the stand-in networks lively but not chaotic: tokens vary, rounding does not grow."""
     if name.endswith("bias") or "bias_" in name:
         return 0.05, 0.0
+    if name.endswith("weight_g"):  # of weight-normalised convolutions
+        return 0.2, 1.3
     if len(shape) <= 1:  # gains of normalisations
         return 0.1, 1.0
+    if name.endswith("norm.scale.weight"):  # of adaptive ones
+        return 0.1, 1.0
+    if name.endswith("norm.shift.weight"):
+        return 0.1, 0.0
     if name.endswith(("cls_token", "pos_embed")):
         return 1.0, 0.0
     fan_in, gain = math.prod(shape[1:]), 1.0
@@ -80,6 +89,8 @@ def choose_distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float
         gain = 1.7
     elif name == "encoder_output_linear.weight":
         gain = 2.0
+    elif name == "head.out.weight":
+        gain = 0.5
     elif name.endswith("_codebook.embed"):
         fan_in, gain = 1, 0.4
     return gain * math.sqrt(3.0 / fan_in), 0.0

@@ -17,7 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sc_runtime.bundle import TensorSpec
 
 OPSET = 18
-TRACED_AXES = {"batch": 2, "frames": 96}  #: any sizes but 1, which tracing would take for a constant
+TRACED_AXES = {
+    "batch": 2,
+    "frames": 96,
+    "samples": 2000,
+    "positions": 40,
+}  #: any sizes but 1, which tracing would take for a constant
 
 
 def trace(

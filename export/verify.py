@@ -15,7 +15,11 @@ from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle import Bundle, TensorSpec
 from sc_runtime.errors import VerificationError
 
-CASES = ({"batch": 1, "frames": 1024}, {"batch": 3, "frames": 160})  #: sizes of the dynamic axes
+#: Sizes of the dynamic axes.
+CASES = (
+    {"batch": 1, "frames": 1024, "samples": 48_011, "positions": 150},
+    {"batch": 3, "frames": 160, "samples": 7000, "positions": 9},
+)
 TOLERANCE = 1e-4  #: relative error ||a - b|| / ||b||, float32 graphs
 FP16_TOLERANCE = 1e-2  #: the same, FP16 graphs
 LARGE = 10  #: times the usual inputs, at which an FP16 graph must not overflow

@@ -12,16 +12,21 @@ BUNDLES = ROOT / "build" / "test-bundles"
 
 
 def build_test_bundle(
-    tps: int, vocabularies: tuple[int, ...], size: str, seed: int = 1, precision: str = "float32"
+    tps: int | None,
+    vocabularies: tuple[int, ...],
+    size: str,
+    seed: int = 1,
+    precision: str = "float32",
+    codec: str = "semanticodec",
 ) -> Path:
     """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
     from sc_runtime.export.build import build_bundle, name_bundle
     from sc_runtime.export.checkpoint import SeededWeights
-    from sc_runtime.export.networks.sizes import choose_sizes
+    from sc_runtime.export.codecs import find_export
 
     weights = SeededWeights(seed)
-    folder = BUNDLES / name_bundle(tps, vocabularies, weights.label, size, precision)
-    sizes = choose_sizes(size, tps, vocabularies[-1])
+    sizes = find_export(codec).choose_sizes(size, tps, vocabularies[-1])
+    folder = BUNDLES / name_bundle(sizes, vocabularies, weights.label, size, precision)
     return build_bundle(folder, sizes, vocabularies, weights, size=size, precision=precision).path
 
 
@@ -35,6 +40,20 @@ def tiny_bundle() -> Path:
 def tiny_fp16_bundle() -> Path:
     """50 tps, vocabulary 4096, tiny networks in FP16."""
     return build_test_bundle(50, (4096,), "tiny", precision="fp16")
+
+
+@pytest.fixture(scope="session")
+def tiny_unicodec() -> Path:
+    """UniCodec, tiny networks."""
+    return build_test_bundle(None, (16384,), "tiny", codec="unicodec")
+
+
+def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have bundles of SemantiCodec hold the graphs `names` alone, until `patch` is undone."""
+    from sc_runtime.export.graphs import GRAPHS
+
+    for name in GRAPHS.keys() - set(names):
+        patch.delitem(GRAPHS, name)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sc_runtime.export.graphs import read_tensors
+from sc_runtime.export.codecs import read_tensors
 from sc_runtime.export.networks.sizes import NetworkSizes
 from tests.golden.seeded_weights import SCALE_FACTOR, centroids, fill, layout, schedule_buffers
 
@@ -21,10 +21,8 @@ class AskedShapes:
 
     description = arguments = identity = ""
 
-    def encoder(self, shapes: Shapes) -> Shapes:
+    def read(self, file: str, shapes: Shapes) -> Shapes:
         return dict(shapes)
-
-    decoder = encoder
 
     def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
         raise NotImplementedError

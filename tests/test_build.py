@@ -26,13 +26,14 @@ from filelock import FileLock
 
 from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle
 from sc_runtime.errors import BundleError, CheckpointError, CodecError, OutputError, VerificationError
-from sc_runtime.export import build, recipes, verify
+from sc_runtime.export import build, graphs, recipes, verify
 from sc_runtime.export.build import build_bundle, name_bundle
 from sc_runtime.export.checkpoint import Folder, SeededWeights
-from sc_runtime.export.graphs import GRAPHS, NETWORKS, read_tensors
+from sc_runtime.export.codecs import read_tensors
+from sc_runtime.export.graphs import GRAPHS, NETWORKS
 from sc_runtime.export.networks.sizes import choose_sizes
 from sc_runtime.export.recipes import write_recipe
-from tests.conftest import ROOT
+from tests.conftest import ROOT, keep_graphs
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook
 
@@ -179,7 +180,7 @@ def test_a_checkpoint_builds_the_bundle_of_the_same_weights(
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "GRAPHS", {name: GRAPHS[name] for name in FEW})
+    keep_graphs(monkeypatch, *FEW)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a few graphs that tests copy."""
     folder = tmp_path_factory.mktemp("original") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "GRAPHS", {name: GRAPHS[name] for name in FEW})
+        keep_graphs(patch, *FEW)
         return build_few(folder)
 
 
@@ -304,7 +305,7 @@ def test_a_damaged_bundle_is_mended_with_what_is_sound_of_it(
 
 
 def test_other_weights_make_another_graph(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "GRAPHS", {"acoustic_encoder": GRAPHS["acoustic_encoder"]})
+    keep_graphs(monkeypatch, "acoustic_encoder")
     other = build_few(built.with_name("other"), seed=2)
     ours, theirs = hash_folder(built), hash_folder(other)
     assert ours["acoustic_encoder.onnx"] == theirs["acoustic_encoder.onnx"]
@@ -362,7 +363,7 @@ def test_no_size_is_read_that_the_recipe_does_not_know(name: str) -> None:
 def test_what_does_not_depend_on_the_rate_is_built_once_for_all_rates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: list[str]
 ) -> None:
-    monkeypatch.setattr(build, "GRAPHS", {name: GRAPHS[name] for name in FEW})
+    keep_graphs(monkeypatch, *FEW)
     folders = []
     for tps in (50, 100):
         sizes = dataclasses.replace(choose_sizes("tiny", tps, 4096), vae_residual_blocks=0)
@@ -377,7 +378,7 @@ def test_a_changed_codebook_of_a_checkpoint_is_noticed(
 ) -> None:
     folder, copy = tmp_path / "bundle", tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
-    monkeypatch.setattr(build, "GRAPHS", {"acoustic_encoder": GRAPHS["acoustic_encoder"]})
+    keep_graphs(monkeypatch, "acoustic_encoder")
     build_bundle(folder, SIZES, (4096,), Folder(copy, 50), size="tiny")
     write_codebook(copy, 50, 4096, WIDTH, seed=2)
     monkeypatch.setattr(build, "trace", lambda *_: pytest.fail("the graph is the same"))
@@ -389,7 +390,7 @@ def test_a_changed_codebook_of_a_checkpoint_is_noticed(
 
 
 def test_graphs_are_verified_at_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "GRAPHS", {"acoustic_encoder": GRAPHS["acoustic_encoder"]})
+    keep_graphs(monkeypatch, "acoustic_encoder")
     seen: dict[str, list[int]] = {}
 
     def measure(bundle: Bundle, name: str, cases: list) -> float:
@@ -413,7 +414,7 @@ def spoil(patch: pytest.MonkeyPatch) -> None:
         tensor = graph.find(*arguments)
         return tensor * 1.001 if arguments[-1] == "encoder_output_linear.weight" else tensor
 
-    patch.setitem(build.GRAPHS, "acoustic_encoder", dataclasses.replace(graph, find=find))
+    patch.setitem(GRAPHS, "acoustic_encoder", dataclasses.replace(graph, find=find))
 
 
 def raise_interrupt(*_: object) -> None:
@@ -659,7 +660,7 @@ def test_wrong_usage_is_one_line(command: Callable[..., tuple[int, str]], untrac
 def test_the_command_says_where_the_bundle_is_and_how_exact(
     command: Callable[..., tuple[int, str]], built: Path, untraceable: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "choose_sizes", lambda *_: SMALL)
+    monkeypatch.setattr(graphs, "choose_sizes", lambda *_: SMALL)
     code, errors = command("--vocab", "4096", "--seeded", "1", "--size", "tiny", "--out", str(built))
     assert code == 0
     assert f"Bundle: {built}" in errors
@@ -685,4 +686,4 @@ def test_bundles_are_named_after_what_they_hold(
         "tps25-v4096-v32768-seeded7",
         "tps50-v32768-my checkpoint-tiny",
     ]
-    assert name_bundle(100, (8192,), "", "full") == "tps100-v8192"
+    assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full") == "tps100-v8192"

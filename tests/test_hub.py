@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from sc_runtime.export.checkpoint import Folder
-from sc_runtime.export.graphs import read_tensors
+from sc_runtime.export.codecs import read_tensors
 from sc_runtime.export.networks.sizes import choose_sizes
 from tests.conftest import ROOT
 from tests.golden.seeded_weights import centroids, fill

@@ -25,7 +25,7 @@ from sc_runtime.export import build, plans
 from sc_runtime.export.graphs import GRAPHS
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
 from sc_runtime.plans import Target, find_plan, hash_source, list_shapes, locate_plan, read_entry
-from tests.conftest import ROOT, build_test_bundle
+from tests.conftest import ROOT, build_test_bundle, keep_graphs
 
 QUICK = "conditioning"  #: the graph that compiles quickest
 
@@ -347,7 +347,7 @@ def test_the_runtime_part_imports_no_tensorrt() -> None:
 @pytest.fixture
 def one_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The build command makes bundles of one graph, and leaves torch and signals as they were."""
-    monkeypatch.setattr(build, "GRAPHS", {QUICK: GRAPHS[QUICK]})
+    keep_graphs(monkeypatch, QUICK)
     grad, handler = torch.is_grad_enabled(), signal.getsignal(signal.SIGTERM)
     yield
     torch.set_grad_enabled(grad)

@@ -28,7 +28,7 @@ from sc_runtime.export.networks.sizes import choose_sizes
 from sc_runtime.export.precision import lower_precision
 from sc_runtime.export.recipes import write_recipe
 from sc_runtime.export.verify import draw_inputs, open_rounded, relative_error, save_rounded
-from tests.conftest import ROOT
+from tests.conftest import ROOT, keep_graphs
 
 SIZES = choose_sizes("tiny", 50, 4096)
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -148,7 +148,7 @@ def test_the_manifest_says_so(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None
     assert manifest.precision == "fp16"
     assert manifest.command == "python -m export.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
     assert Bundle.load(tiny_bundle).manifest.precision == "float32"
-    assert name_bundle(100, (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
+    assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
 
 
 def test_a_manifest_of_before_is_of_float32(tiny_bundle: Path) -> None:
@@ -229,7 +229,7 @@ def build_few(folder: Path, patch: pytest.MonkeyPatch, name: str, weight: str, f
         return {key: tensor * factor if key.endswith(weight) else tensor for key, tensor in tensors.items()}
 
     patch.setattr(build, "read_tensors", read)
-    patch.setattr(build, "GRAPHS", {name: GRAPHS[name]})
+    keep_graphs(patch, name)
     build_bundle(folder, SIZES, (4096,), SeededWeights(1), size="tiny", precision="fp16")
 
 

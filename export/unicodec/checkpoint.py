@@ -1,8 +1,8 @@
 """Where UniCodec's weights come from, and which published tensors each tensor of the networks is made of.
 
 One file, `unicode.ckpt`, holds everything. Some tensors are computed from it at export: convolutions from their
-weight-normalised halves, a mixture's matrices from its experts', plain LayerNorms from row 0 of the adaptive ones, the
-inverse STFT from its window, the codebook from its embedding and a linear layer.
+weight-normalised halves, plain LayerNorms from row 0 of the adaptive ones, the inverse STFT from its window, the
+codebook from its embedding and a linear layer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import check_state, read_state
+from ..codecs import Shapes
 from ..seeded import SeededTensors, choose_distribution, draw_uniform
 from .decoder import Decoder, make_basis
-from .encoder import Encoder
+from .encoder import Encoder, Mixture, RoutedMixture
 from .sizes import UniCodecSizes
 
 PREFIXES = ("feature_extractor.", "backbone.", "head.")  #: of inference; the rest are discriminators and losses
@@ -35,15 +36,17 @@ UNUSED = re.compile(
     r"|encoder\.transformer_enocoder\.transformer\.layers\.\d+\.(linear[12]\.weight|layer_scale_2\.scale)$)"
 )
 
-NETWORKS: dict[str, Callable[[UniCodecSizes], nn.Module]] = {"encoder": Encoder, "decoder": Decoder}
+NETWORKS: dict[str, Callable[[UniCodecSizes], nn.Module]] = {
+    "encoder": lambda sizes: Encoder(sizes, Mixture),
+    "routed_encoder": lambda sizes: Encoder(sizes, RoutedMixture),
+    "decoder": Decoder,
+}
 
 RENAMED = {
     "attention.qkv.weight": "self_attn.in_proj_weight",
     "attention.out.weight": "self_attn.out_proj.weight",
     "scale": "layer_scale_1.scale",
-    "mixture.router.weight": "FFNMOE.gate.weight",
 }
-EXPERT_MATRICES = {"mixture.gate.weight": "w1", "mixture.up.weight": "w3", "mixture.down.weight": "w2"}
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,8 @@ def trace_source(name: str, shape: tuple[int, ...], sizes: UniCodecSizes) -> Sou
         return Source({f"{published}.weight_g": (shape[0], 1, 1), f"{published}.weight_v": shape}, fold_norm)
     if root == "transformer":
         _, layer, part = rest.split(".", 2)
-        published = f"{ENCODER}transformer_enocoder.transformer.layers.{layer}."
-        if part in EXPERT_MATRICES:
-            axis = shape.index((sizes.experts + 1) * sizes.expert_width)
-            expert = tuple(sizes.expert_width if i == axis else size for i, size in enumerate(shape))
-            stems = [*(f"experts.{i}" for i in range(sizes.experts)), "shared_experts"]
-            names = [f"{published}FFNMOE.{stem}.{EXPERT_MATRICES[part]}.weight" for stem in stems]
-            return Source(dict.fromkeys(names, expert), lambda *experts: torch.cat(experts, dim=axis))
-        return keep(published + RENAMED.get(part, part), shape)
+        part = RENAMED.get(part, part.replace("mixture.", "FFNMOE."))
+        return keep(f"{ENCODER}transformer_enocoder.transformer.layers.{layer}.{part}", shape)
     if adaptive := re.fullmatch(r"(backbone\.(?:convnext\.\d+\.)?norm)\.(weight|bias)", name):
         kind = {"weight": "scale", "bias": "shift"}[adaptive[2]]
         return Source({f"{adaptive[1]}.{kind}.weight": (CONDITIONS, *shape)}, lambda rows: rows[0])
@@ -106,16 +103,21 @@ def fold_norm(gain: Tensor, direction: Tensor) -> Tensor:
 
 
 def list_sources(network: str, sizes: UniCodecSizes) -> dict[str, Source]:
-    """Name -> source of every tensor of `network`, "encoder" or "decoder"."""
+    """Name -> source of every tensor of `network`, one of NETWORKS."""
     with torch.device("meta"):
         state = NETWORKS[network](sizes).state_dict()
     return {name: trace_source(name, tuple(tensor.shape), sizes) for name, tensor in state.items()}
 
 
+def list_quantizer_shapes(sizes: UniCodecSizes) -> dict[str, tuple[int, ...]]:
+    """Published name -> shape of what the codebook is made of."""
+    width = sizes.width
+    return {EMBEDDING: (sizes.entries, width), f"{PROJECTION}.weight": (width, width), f"{PROJECTION}.bias": (width,)}
+
+
 def list_shapes(sizes: UniCodecSizes) -> dict[str, tuple[int, ...]]:
     """Published name -> shape of every tensor that inference needs."""
-    width = sizes.width
-    shapes = {EMBEDDING: (sizes.entries, width), f"{PROJECTION}.weight": (width, width), f"{PROJECTION}.bias": (width,)}
+    shapes = list_quantizer_shapes(sizes)
     for network in NETWORKS:
         for source in list_sources(network, sizes).values():
             shapes |= source.shapes
@@ -129,7 +131,7 @@ def find_tensor(sources: Mapping[str, Source], tensors: Mapping[str, Tensor], na
 
 
 def load_network(network: str, sizes: UniCodecSizes, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The "encoder" or "decoder" with its weights, for evaluation."""
+    """One of NETWORKS with its weights, for evaluation."""
     sources = list_sources(network, sizes)
     with torch.device("meta"):
         module = NETWORKS[network](sizes)
@@ -148,9 +150,13 @@ def make_codebook(tensors: Mapping[str, Tensor]) -> np.ndarray:
 
 def read_checkpoint(path: Path, sizes: UniCodecSizes) -> dict[str, Tensor]:
     """The tensors of a .ckpt file in the published layout. Raises CheckpointError when they are not all there."""
-    state = read_state(path)
-    state = {name: tensor for name, tensor in state.items() if name.startswith(PREFIXES) and not UNUSED.match(name)}
-    return check_state(path, state, list_shapes(sizes))
+    return select_tensors(path, list_shapes(sizes))
+
+
+def select_tensors(path: Path, shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors `shapes` of such a file. Raises CheckpointError when they are not all there."""
+    state = {name: tensor for name, tensor in read_state(path).items() if name.startswith(PREFIXES)}
+    return check_state(path, state, shapes, UNUSED)
 
 
 class SeededUniCodec(SeededTensors):

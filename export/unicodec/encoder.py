@@ -19,12 +19,15 @@ RESIDUAL_KERNEL = 3
 
 
 class Encoder(nn.Module):
-    """waveform float32 [B, n] at 24 kHz -> features float32 [B, T, width], for every n from 1 on."""
+    """waveform float32 [B, n] at 24 kHz -> features float32 [B, T, width], for every n from 1 on.
 
-    def __init__(self, sizes: UniCodecSizes) -> None:
+    `mixture` is what its feed-forwards are: Mixture, or RoutedMixture where shapes may depend on the data.
+    """
+
+    def __init__(self, sizes: UniCodecSizes, mixture: type[Mixture]) -> None:
         super().__init__()
         self.convolutions = Convolutions(sizes)
-        self.transformer = Transformer(sizes)
+        self.transformer = Transformer(sizes, mixture)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.transformer(self.convolutions(waveform.unsqueeze(1)).transpose(1, 2))
@@ -99,10 +102,10 @@ def take(x: Tensor, positions: Tensor, length: Tensor) -> Tensor:
 class Transformer(nn.Module):
     """[B, T, width] -> [B, T, width]; every position attends to every other."""
 
-    def __init__(self, sizes: UniCodecSizes) -> None:
+    def __init__(self, sizes: UniCodecSizes, mixture: type[Mixture]) -> None:
         super().__init__()
         self.head_width = sizes.width // sizes.heads
-        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
+        self.layers = nn.ModuleList(Layer(sizes, mixture) for _ in range(sizes.layers))
 
     def forward(self, x: Tensor) -> Tensor:
         rotation = rotate_positions(x.shape[1], self.head_width)
@@ -121,13 +124,13 @@ def rotate_positions(length: int, width: int) -> Tensor:
 class Layer(nn.Module):
     """Pre-norm attention, scaled channel by channel, and the mixture, which the published code does not scale."""
 
-    def __init__(self, sizes: UniCodecSizes) -> None:
+    def __init__(self, sizes: UniCodecSizes, mixture: type[Mixture]) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(sizes.width)
         self.attention = Attention(sizes)
         self.scale = nn.Parameter(torch.empty(sizes.width))
         self.norm2 = nn.LayerNorm(sizes.width)
-        self.mixture = Mixture(sizes)
+        self.mixture = mixture(sizes)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         x = x + self.scale * self.attention(self.norm1(x), rotation)
@@ -157,26 +160,55 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 class Mixture(nn.Module):
-    """A mixture of gated experts [B, T, width] -> [B, T, width]: of the routed ones the likeliest, and a shared one.
+    """A mixture of experts [B, T, width] -> [B, T, width]: each position's likeliest, and a shared one.
 
-    The likeliest counts with its probability as it is; nothing is normalised. The published code runs each expert on
-    the positions routed to it. Here the experts lie side by side in three matrices (the shared one last), all of them
-    run on all positions, and those that are not chosen are multiplied by zero: no shape depends on the data.
+    The likeliest counts with its probability as it is, nothing is normalised. Here every expert runs on every position,
+    and where it was not chosen it counts zero, so that no shape depends on the data.
     """
 
     def __init__(self, sizes: UniCodecSizes) -> None:
         super().__init__()
-        self.routed, self.expert_width = sizes.experts, sizes.expert_width
-        inside = (sizes.experts + 1) * sizes.expert_width
-        self.router = nn.Linear(sizes.width, sizes.experts, bias=False)
-        self.gate = nn.Linear(sizes.width, inside, bias=False)
-        self.up = nn.Linear(sizes.width, inside, bias=False)
-        self.down = nn.Linear(inside, sizes.width, bias=False)
+        self.gate = nn.Linear(sizes.width, sizes.experts, bias=False)
+        self.experts = nn.ModuleList(Expert(sizes) for _ in range(sizes.experts))
+        self.shared_experts = Expert(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        probabilities = self.router(x).softmax(dim=-1)
-        chosen = torch.arange(self.routed) == probabilities.argmax(dim=-1, keepdim=True)
-        shares = functional.pad(probabilities * chosen, (0, 1), value=1.0)  # the shared expert's is 1
-        hidden = functional.silu(self.gate(x)) * self.up(x)
-        hidden = hidden.unflatten(-1, (-1, self.expert_width)) * shares.unsqueeze(-1)
-        return self.down(hidden.flatten(-2))
+        probabilities = self.gate(x).softmax(dim=-1)
+        likeliest = probabilities.argmax(dim=-1, keepdim=True)
+        y = self.shared_experts(x)
+        for i, expert in enumerate(self.experts):
+            y = y + probabilities[..., i : i + 1] * (likeliest == i) * expert(x)
+        return y
+
+
+class RoutedMixture(Mixture):
+    """The same function with half the arithmetic: an expert runs on the positions that chose it, however many they are.
+
+    For processors that take shapes as they come. The experts' outputs lie one behind the other and are then put back
+    into the order of their positions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = x.flatten(0, 1)
+        probability, likeliest = self.gate(positions).softmax(dim=-1).max(dim=-1)
+        rows = [torch.nonzero(likeliest == i).squeeze(-1) for i in range(len(self.experts))]
+        routed = torch.cat(
+            [expert(positions.index_select(0, chosen)) for expert, chosen in zip(self.experts, rows, strict=True)]
+        )
+        order = torch.arange(positions.shape[0])
+        places = order.scatter(0, torch.cat(rows), order)
+        y = self.shared_experts(positions) + probability.unsqueeze(-1) * routed.index_select(0, places)
+        return y.view_as(x)
+
+
+class Expert(nn.Module):
+    """A gated feed-forward network (SwiGLU, arXiv 2002.05202, eq. 6)."""
+
+    def __init__(self, sizes: UniCodecSizes) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(sizes.width, sizes.expert_width, bias=False)
+        self.w2 = nn.Linear(sizes.expert_width, sizes.width, bias=False)
+        self.w3 = nn.Linear(sizes.width, sizes.expert_width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(functional.silu(self.w1(x)) * self.w3(x))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sc_runtime.errors import SettingsError
+from sc_runtime.unicodec.config import TPS, UniCodecConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class UniCodecSizes:
     blocks: int = 12
 
     @property
+    def config(self) -> UniCodecConfig:
+        return UniCodecConfig(self.entries, self.width)
+
+    @property
     def hop(self) -> int:
         """Samples a position: 320."""
         return math.prod(self.strides)
@@ -55,8 +60,10 @@ TINY = UniCodecSizes(
 )
 
 
-def choose_sizes(size: str) -> UniCodecSizes:
+def choose_sizes(size: str, tps: int | None = None) -> UniCodecSizes:
     """The networks of `size`: "full" (as published) or "tiny" (tests; the same hop and codebook entries)."""
+    if tps not in (None, TPS):
+        raise SettingsError(f"{tps} tps for UniCodec", f"{TPS}, its only rate", "leave --tps out")
     sizes = {"full": UniCodecSizes(), "tiny": TINY}
     if size not in sizes:
         raise SettingsError(f"size {size!r}", '"full" or "tiny"')

@@ -1,0 +1,93 @@
+"""UniCodec's networks and what each exported graph takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from sc_runtime.bundle import TensorSpec
+from sc_runtime.unicodec.config import VOCABULARY
+from sc_runtime.unicodec.model import CODEBOOK
+
+from ..codecs import CodecExport, Graph, Tensors, Weights, read_tensors
+from . import checkpoint
+from .checkpoint import find_tensor, list_quantizer_shapes, list_sources, load_network, make_codebook
+from .published import FILE, CheckpointFile, fetch_published
+from .sizes import UniCodecSizes, choose_sizes
+
+
+@dataclass(frozen=True)
+class ComposedNetwork:
+    """One network whose tensors are made of the checkpoint's; see `checkpoint.list_sources`."""
+
+    name: str
+    sources: tuple[str, ...]
+    file: str = FILE
+
+    def list_shapes(self, sizes: UniCodecSizes) -> dict[str, tuple[int, ...]]:
+        return {
+            name: shape for source in list_sources(self.name, sizes).values() for name, shape in source.shapes.items()
+        }
+
+    def load(self, sizes: UniCodecSizes, tensors: Tensors) -> nn.Module:
+        return load_network(self.name, sizes, tensors)
+
+
+def find(network: ComposedNetwork, tensors: Tensors, sizes: UniCodecSizes, name: str) -> Tensor:
+    return find_tensor(list_sources(network.name, sizes), tensors, name)
+
+
+def keep(module: nn.Module, sizes: UniCodecSizes) -> nn.Module:
+    return module
+
+
+def float32(*shape: int | str) -> TensorSpec:
+    return TensorSpec("float32", ("batch", *shape))
+
+
+NETWORKS = {
+    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", name)))
+    for name in ("encoder", "decoder")
+}
+
+GRAPHS = {
+    "encoder": Graph(
+        "encoder",
+        lambda sizes: {"waveform": float32("samples")},
+        lambda sizes: {"features": float32("positions", sizes.width)},
+        checkpoint.NETWORKS["encoder"],
+        keep,
+        find,
+    ),
+    "decoder": Graph(
+        "decoder",
+        lambda sizes: {"vectors": float32("positions", sizes.width)},
+        lambda sizes: {"waveform": float32("samples")},
+        checkpoint.NETWORKS["decoder"],
+        keep,
+        find,
+    ),
+}
+
+
+def make_codebooks(
+    sizes: UniCodecSizes, vocabularies: tuple[int, ...], weights: Weights
+) -> Iterator[tuple[str, np.ndarray]]:
+    yield CODEBOOK, make_codebook(read_tensors(FILE, weights, sizes))
+
+
+UNICODEC = CodecExport(
+    NETWORKS,
+    GRAPHS,
+    (VOCABULARY,),
+    lambda config, vocabularies: config.codec,
+    lambda config, vocabularies: f"--codec {config.codec}",
+    lambda size, tps, vocab: choose_sizes(size, tps),
+    lambda file, sizes: list_quantizer_shapes(sizes),
+    make_codebooks,
+    lambda path, sizes: CheckpointFile(path),
+    lambda sizes, vocabularies: fetch_published(),
+)

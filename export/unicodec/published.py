@@ -1,0 +1,52 @@
+"""UniCodec's published checkpoint, from the hub or a local copy of its file."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from sc_runtime.bundle import hash_file
+from sc_runtime.errors import CheckpointError
+
+from ..checkpoint import download, explain, read_state
+from ..codecs import Shapes, Tensors
+from .checkpoint import select_tensors
+
+HUB_REPOSITORY, FILE = "Yidiii/UniCodec_ckpt", "unicode.ckpt"
+
+
+class CheckpointFile:
+    """One .ckpt file in the published layout. Raises CheckpointError where there is none."""
+
+    trained = True
+
+    def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            path = path / FILE
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file", f"UniCodec's checkpoint, published as {FILE}")
+        self.path = path
+        self.label = path.resolve().stem
+        self.description = f"checkpoint {path.name}"
+        self.arguments = f"--checkpoint {shlex.quote(str(path))}"
+        try:
+            self.identity = hash_file(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {explain(error)}", "a file that can be read") from error
+
+    @cached_property
+    def half(self) -> bool:
+        return all(tensor.dtype == torch.float16 for tensor in read_state(self.path).values())
+
+    def read(self, file: str, shapes: Shapes) -> Tensors:
+        return select_tensors(self.path, shapes)
+
+
+def fetch_published() -> CheckpointFile:
+    """The published checkpoint from the hub, kept in the hub's own cache and not fetched again."""
+    weights = CheckpointFile(download(HUB_REPOSITORY, FILE))
+    weights.label, weights.description, weights.arguments = "", f"{HUB_REPOSITORY}/{FILE}", ""
+    return weights
