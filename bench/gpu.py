@@ -58,6 +58,7 @@ from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle import Bundle, bundles_folder, list_bundles, locate_bundle
 from sc_runtime.commands.program import run_app
 from sc_runtime.cuda_centroids import CudaNearestCentroid
+from sc_runtime.cuda_source import check
 from sc_runtime.files import write_atomically
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 from sc_runtime.semanticodec.presets import Sampling
@@ -460,7 +461,7 @@ def describe_gpu() -> dict[str, Any] | None:
 def read_free_memory() -> int:
     from cuda.bindings import driver
 
-    return int(device.check(driver.cuMemGetInfo())[0])
+    return int(check(driver.cuMemGetInfo())[0])
 
 
 def find_bundle(size: str) -> Path:

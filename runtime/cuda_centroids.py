@@ -1,23 +1,19 @@
-"""Features → tokens on a CUDA GPU: kernels/nearest.cu, compiled at run time, and what prepares its arguments."""
+"""Features → tokens on a CUDA GPU: kernels/nearest.cu, and what prepares its arguments."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from .backends.base import first_line
 from .centroids import NORM_LIMIT, UNIT_ROUNDOFF
+from .cuda_source import check, find_source, import_core, load_cubin
 from .errors import BackendError, MissingExtraError, SettingsError
-from .files import write_atomically
 
 #: Sizes that kernels/nearest.cu is written for.
 THREADS, WARPS = 256, 8
@@ -255,13 +251,13 @@ class Gpu:
     def write(self, memory: Memory, array: npt.NDArray[Any]) -> None:
         """Copy the contiguous `array` to the beginning of `memory`; done when this returns, for every stream."""
         self._device.set_current()
-        _check(self._driver.cuMemcpyHtoD(memory.address, array.ctypes.data, array.nbytes))
+        check(self._driver.cuMemcpyHtoD(memory.address, array.ctypes.data, array.nbytes))
         self.sync()
 
     def read(self, memory: Memory, array: npt.NDArray[Any]) -> None:
         """Fill the contiguous `array` from the beginning of `memory`, after what the default stream has to do."""
         self.sync()
-        _check(self._driver.cuMemcpyDtoH(array.ctypes.data, memory.address, array.nbytes))
+        check(self._driver.cuMemcpyDtoH(array.ctypes.data, memory.address, array.nbytes))
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Argument], stream: int = 0) -> None:
         """Put the kernel `name` on `stream` (a cudaStream_t's address, 0 for the default stream) and return."""
@@ -273,12 +269,12 @@ class Gpu:
     def sync(self) -> None:
         """Wait for everything on the device."""
         self._device.set_current()
-        _check(self._driver.cuCtxSynchronize())
+        check(self._driver.cuCtxSynchronize())
 
     def _allow_shared(self, name: str, size: int) -> None:
         """A kernel gets more than 48 KiB of shared memory only when that was asked for."""
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(self._driver.cuKernelSetAttribute(attribute, size, self._kernels[name].handle, self._device.device_id))
+        check(self._driver.cuKernelSetAttribute(attribute, size, self._kernels[name].handle, self._device.device_id))
 
 
 def explain_absence() -> str | None:
@@ -291,37 +287,8 @@ def explain_absence() -> str | None:
 
 
 def load_kernels(arch: str) -> bytes:
-    """The cubin for `arch` ("sm_90"): from the user's cache folder, else compiled and kept there.
-
-    Its name carries a hash of the source; a folder that cannot be written is no error. Raises as `compile_kernel` does.
-    """
-    source = find_source().read_bytes() + f"STAGES={choose_stages(arch)}".encode()
-    digest = hashlib.sha256(source).hexdigest()[:16]
-    path = Path(platformdirs.user_cache_dir("sc-runtime")) / "kernels" / f"nearest-{arch}-{digest}.cubin"
-    with suppress(OSError):
-        kept = path.read_bytes()
-        if kept.startswith(b"\x7fELF"):
-            return kept
-    cubin = compile_kernel(arch)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, cubin)
-    return cubin
-
-
-def compile_kernel(arch: str) -> bytes:
-    """kernels/nearest.cu as a cubin for `arch`, such as "sm_90"; needs NVRTC, but no GPU and no driver.
-
-    Raises MissingExtraError without cuda-core, BackendError for a GPU older than Ampere and when NVRTC refuses.
-    """
-    core = import_core()
-    macro = ("STAGES", str(choose_stages(arch)))
-    try:
-        options = core.ProgramOptions(name="nearest.cu", arch=arch, std="c++17", define_macro=macro)
-        return bytes(core.Program(find_source().read_text(encoding="utf-8"), "c++", options).compile("cubin").code)
-    except Exception as error:
-        given = f"kernels/nearest.cu cannot be compiled for {arch} ({first_line(error)})"
-        raise BackendError(given, "NVRTC of CUDA 13", "pip install --upgrade 'sc-runtime[gpu]'") from error
+    """The cubin of kernels/nearest.cu for `arch`, as `load_cubin` has it; BackendError below sm_80 too."""
+    return load_cubin(find_source("nearest.cu"), arch, ("STAGES", str(choose_stages(arch))))
 
 
 def choose_stages(arch: str) -> int:
@@ -330,30 +297,6 @@ def choose_stages(arch: str) -> int:
     if number is None or int(number[1]) < 80:
         raise BackendError(f"GPU architecture {arch}", "sm_80 (Ampere) or newer", "use the CPU's search")
     return min(SHARED_KIB.get(number[1], 99) * 1024 // SLOT_BYTES, MOST_STAGES)
-
-
-def find_source() -> Path:
-    """kernels/nearest.cu, beside this package in a checkout and inside it when installed."""
-    package = Path(__file__).resolve().parent
-    inside = package / "kernels" / "nearest.cu"
-    return inside if inside.is_file() else package.parent / "kernels" / "nearest.cu"
-
-
-def import_core() -> Any:
-    """The module cuda.core, imported when it is first needed. Raises MissingExtraError."""
-    try:
-        import cuda.core as core
-        from cuda.core import Program  # noqa: F401  # lived elsewhere in its first versions
-    except ImportError as error:
-        given = f"cuda-core is not installed ({first_line(error)})"
-        raise MissingExtraError(given, "the extra `gpu`", "pip install 'sc-runtime[gpu]'") from error
-    return core
-
-
-def _check(result: tuple[Any, ...]) -> None:
-    """Raise BackendError for what a call of cuda.bindings.driver returned, unless it is success."""
-    if int(result[0]):
-        raise BackendError(f"the GPU failed: {result[0].name}", "a GPU in working order", "restart the program")
 
 
 def _fill_up(count: int, step: int) -> int:

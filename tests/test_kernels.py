@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc_runtime import cuda_centroids
+from sc_runtime import cuda_centroids, cuda_source
 from sc_runtime.centroids import UNIT_ROUNDOFF, NearestCentroid
 from sc_runtime.cuda_centroids import (
     GROUP,
@@ -35,20 +35,25 @@ from sc_runtime.cuda_centroids import (
     Memory,
     ScreenedCodebook,
     choose_stages,
-    compile_kernel,
     explain_absence,
-    find_source,
     load_kernels,
     screen_codebook,
 )
+from sc_runtime.cuda_source import compile_source, find_source
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError
 from tests.conftest import ROOT
 
+NEAREST = find_source("nearest.cu")
 ARCHITECTURES = {"sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_120": 99}  #: KiB of shared memory a block may have
 ABSENCE = explain_absence()
 needs_gpu = pytest.mark.skipif(ABSENCE is not None, reason=f"NOT RUN ON A GPU: {ABSENCE}")
 has_core = pytest.mark.skipif(ABSENCE is not None and "cuda-core" in ABSENCE, reason=f"not compiled: {ABSENCE}")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
+
+
+def compile_kernel(arch: str) -> bytes:
+    """kernels/nearest.cu as `load_kernels` has it compiled."""
+    return compile_source(NEAREST, arch, ("STAGES", str(choose_stages(arch))))
 
 
 # --- cases ---------------------------------------------------------------------------------------------------------
@@ -355,7 +360,7 @@ class EmulatedGpu:
 def build_emulation(folder: Path, stages: int) -> ctypes.CDLL:
     library = folder / f"emulated-{stages}.so"
     options = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    macros = [f"-DSTAGES={stages}", "-DLISTED=4", f'-DKERNELS="{find_source()}"']
+    macros = [f"-DSTAGES={stages}", "-DLISTED=4", f'-DKERNELS="{NEAREST}"']
     source = ROOT / "tests" / "emulated_gpu.cpp"
     subprocess.run(["g++", *options, *macros, str(source), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
@@ -539,12 +544,11 @@ def test_an_architecture_that_nvrtc_does_not_know() -> None:
 
 
 @has_core
-def test_source_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_that_does_not_compile(tmp_path: Path) -> None:
     source = tmp_path / "nearest.cu"
     source.write_text("garbage")
-    monkeypatch.setattr(cuda_centroids, "find_source", lambda: source)
     with pytest.raises(BackendError, match=r"cannot be compiled for sm_90") as error:
-        compile_kernel("sm_90")
+        compile_source(source, "sm_90")
     assert "\n" not in str(error.value)
 
 
@@ -570,12 +574,12 @@ def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Architectures that were compiled for; the cache is in `tmp_path`."""
     asked: list[str] = []
 
-    def compile_stub(arch: str) -> bytes:
+    def compile_stub(source: Path, arch: str, macro: object) -> bytes:
         asked.append(arch)
         return b"\x7fELF" + arch.encode()
 
-    monkeypatch.setattr(cuda_centroids, "compile_kernel", compile_stub)
-    monkeypatch.setattr(cuda_centroids.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(cuda_source, "compile_source", compile_stub)
+    monkeypatch.setattr(cuda_source.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     return asked
 
 
@@ -593,8 +597,8 @@ def test_another_source_is_compiled_anew(
 ) -> None:
     load_kernels("sm_90")
     changed = tmp_path / "changed.cu"
-    changed.write_bytes(find_source().read_bytes() + b"\n")
-    monkeypatch.setattr(cuda_centroids, "find_source", lambda: changed)
+    changed.write_bytes(NEAREST.read_bytes() + b"\n")
+    monkeypatch.setattr(cuda_centroids, "find_source", lambda name: changed)
     load_kernels("sm_90")
     assert compilations == ["sm_90", "sm_90"]
 
@@ -728,7 +732,7 @@ def test_gpu_search_in_a_captured_graph(gpu: Gpu) -> None:
 
 def test_tile_sizes_are_those_of_the_kernel() -> None:
     """The sizes that both sides of the launch must agree on."""
-    source = find_source().read_text(encoding="utf-8")
+    source = NEAREST.read_text(encoding="utf-8")
     names = {"TILE_QUERIES": TILE_QUERIES, "TILE_CENTROIDS": TILE_CENTROIDS, "SLICE": SLICE, "GROUP": GROUP}
     names |= {"THREADS": cuda_centroids.THREADS, "LARGEST_EXPONENT": LARGEST_EXPONENT}
     for name, value in names.items():

@@ -21,15 +21,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from sc_runtime import Codec
+from sc_runtime import Codec, cuda_source
 from sc_runtime.backends import device, onnxruntime_cuda, select, tensorrt
 from sc_runtime.backends.base import ResidentBackend
-from sc_runtime.backends.device import LANES, THREADS, Replay, compile_solver, keep_recent
+from sc_runtime.backends.device import LANES, THREADS, Replay, keep_recent, load_solver
 from sc_runtime.backends.resident import DEPTH, tabulate
 from sc_runtime.bundle import Bundle, hash_file
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.commands.doctor import examine
 from sc_runtime.cuda_centroids import Memory
+from sc_runtime.cuda_source import compile_source, find_source
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.plans import PlanEntry, Target, hash_source, list_shapes, locate_plan
 from sc_runtime.semanticodec.coefficients import find_recurrence
@@ -94,14 +95,31 @@ def test_recurrences_are_as_short_as_the_solvers(solver: str, depth: int) -> Non
 @has_core
 @pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90", "sm_120"])
 def test_the_solver_compiles(arch: str) -> None:
-    assert compile_solver(arch).startswith(b"\x7fELF")
+    assert compile_source(find_source("solver.cu"), arch).startswith(b"\x7fELF")
 
 
 def test_a_kernel_that_does_not_compile_is_one_line() -> None:
     if ABSENCE and "cuda-core" in ABSENCE:
         pytest.skip(ABSENCE)
     with pytest.raises(BackendError, match=r"kernels/solver.cu cannot be compiled for sm_7 .*NVRTC"):
-        compile_solver("sm_7")
+        compile_source(find_source("solver.cu"), "sm_7")
+
+
+def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations: list[tuple[str, str]] = []
+
+    def compile_stub(source: Path, arch: str, macro: object) -> bytes:
+        compilations.append((source.name, arch))
+        return b"\x7fELF" + arch.encode()
+
+    monkeypatch.setattr(cuda_source, "compile_source", compile_stub)
+    monkeypatch.setattr(cuda_source.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    for _ in range(2):
+        assert load_solver("sm_90") == b"\x7fELFsm_90"
+        assert load_solver("sm_80") == b"\x7fELFsm_80"
+    assert compilations == [("solver.cu", "sm_90"), ("solver.cu", "sm_80")]
+    kept = sorted(path.name for path in (tmp_path / "sc-runtime" / "kernels").iterdir())
+    assert [name.rsplit("-", 1)[0] for name in kept] == ["solver-sm_80", "solver-sm_90"]
 
 
 EMULATION = """

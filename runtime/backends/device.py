@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from ..bundle import GraphEntry, TensorSpec
-from ..cuda_centroids import Gpu, Memory, find_source, import_core
+from ..cuda_centroids import Gpu, Memory
+from ..cuda_source import check, find_source, import_core, load_cubin
 from ..errors import BackendError, MissingExtraError
 from ..plans import find_capability
 from ..semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES, WINDOW_SAMPLES
@@ -64,7 +65,7 @@ class Device:
         self._held = self._device.create_stream()
         self.stream = int(self._held.handle)  #: a cudaStream_t's address
         self._launch, self._config = core.launch, core.LaunchConfig
-        self._advance = core.ObjectCode.from_cubin(compile_solver(self.gpu.arch)).get_kernel("advance")
+        self._advance = core.ObjectCode.from_cubin(load_solver(self.gpu.arch)).get_kernel("advance")
 
     def allocate(self, size: int) -> Memory:
         """`size` bytes, given back with the last reference. Raises BackendError when there are not so many."""
@@ -191,6 +192,11 @@ def count_bytes(spec: TensorSpec, **axes: int) -> int:
     return int(np.prod(spec.resolve(**axes))) * np.dtype(spec.dtype).itemsize
 
 
+def load_solver(arch: str) -> bytes:
+    """The cubin of kernels/solver.cu for `arch`, as `load_cubin` has it."""
+    return load_cubin(find_source("solver.cu"), arch)
+
+
 def keep_recent(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
     """What `kept` holds under `key`, made where it is not there; of the others, the `RECENT` latest stay."""
     made = kept.pop(key) if key in kept else None
@@ -198,25 +204,3 @@ def keep_recent(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Ma
         del kept[next(iter(kept))]
     kept[key] = make() if made is None else made
     return kept[key]
-
-
-def compile_solver(arch: str) -> bytes:
-    """kernels/solver.cu as a cubin for `arch`, such as "sm_90"; needs NVRTC, but no GPU and no driver.
-
-    Raises MissingExtraError without cuda-core, BackendError when NVRTC refuses.
-    """
-    core = import_core()
-    source = find_source().with_name("solver.cu").read_text(encoding="utf-8")
-    try:
-        options = core.ProgramOptions(name="solver.cu", arch=arch, std="c++17")
-        return bytes(core.Program(source, "c++", options).compile("cubin").code)
-    except Exception as error:
-        given = f"kernels/solver.cu cannot be compiled for {arch} ({first_line(error)})"
-        raise BackendError(given, "NVRTC of CUDA 13", "pip install --upgrade 'sc-runtime[gpu]'") from error
-
-
-def check(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda.bindings.driver returned behind its status. Raises BackendError unless that is success."""
-    if int(result[0]):
-        raise BackendError(f"the GPU failed: {result[0].name}", "a GPU in working order", "restart the program")
-    return result[1:]
