@@ -82,7 +82,7 @@ class Audio:
         source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
         sample_rate: int | None = None,
         *,
-        rate: int = 16_000,  # until every caller names its codec's
+        rate: int,
         mono: Mono = "first",
     ) -> None:
         self.rate = rate
