@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: shapes made static, compiled graphs cached on disk, bfloat16 where the processor has it."""
+"""OpenVINO on the CPU: shapes made static where they are few, compiled graphs cached on disk, bfloat16 where the processor has it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .base import Arrays, Graph, first_line
 from .recurrence import RecurrentGraph, is_recurrent
 
 ONE_BY_ONE = ("audiomae",)  #: gains nothing from a batch, and each batch size would be compiled anew
+#: Axes that have another length for each recording: a graph with one is compiled once for all, measured as fast.
+FREE_AXES = {"samples", "positions"}
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
 
@@ -69,7 +71,9 @@ class OpenVinoBackend:
                     return RecurrentGraph(self.core, weights, settings)
             if bundle.count_bytes(graph) < CACHED_BYTES:
                 settings["CACHE_DIR"] = str(self.cache)
-            return OpenVinoGraph(self.core, path, settings, one_by_one=graph in ONE_BY_ONE)
+            axes = {axis for spec in bundle.manifest.graphs[graph].inputs.values() for axis in spec.shape}
+            free = not FREE_AXES.isdisjoint(axes)
+            return OpenVinoGraph(self.core, path, settings, one_by_one=graph in ONE_BY_ONE, free=free)
         except RuntimeError as error:
             raise BackendError(
                 f"{path}: OpenVINO refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
@@ -77,10 +81,15 @@ class OpenVinoBackend:
 
 
 class OpenVinoGraph:
-    """One graph, compiled for each set of shapes when that is first run; `one_by_one` runs a batch as batches of 1."""
+    """One graph, compiled for each set of shapes when that is first run, or once for all if `free`.
 
-    def __init__(self, core: Any, path: Path, settings: dict[str, Any], one_by_one: bool = False) -> None:
-        self.core, self.path, self.settings, self.one_by_one = core, path, settings, one_by_one
+    `one_by_one` runs a batch as batches of 1.
+    """
+
+    def __init__(
+        self, core: Any, path: Path, settings: dict[str, Any], one_by_one: bool = False, free: bool = False
+    ) -> None:
+        self.core, self.path, self.settings, self.one_by_one, self.free = core, path, settings, one_by_one, free
         self.outputs = [output.any_name for output in core.read_model(path).outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
@@ -91,9 +100,10 @@ class OpenVinoGraph:
             return {name: np.concatenate([result[name] for result in each]) for name in self.outputs}
         shapes = tuple(array.shape for array in feeds.values())
         try:
-            if shapes not in self.compiled:
-                self.compiled[shapes] = self.compile(feeds)
-            results = self.compiled[shapes].infer(dict(feeds))
+            key = () if self.free else shapes
+            if key not in self.compiled:
+                self.compiled[key] = self.compile(feeds)
+            results = self.compiled[key].infer(dict(feeds))
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO failed on shapes {shapes[0]} ({first_line(error)})",
@@ -103,7 +113,8 @@ class OpenVinoGraph:
         return {name: np.array(results[name]) for name in self.outputs}
 
     def compile(self, feeds: Arrays) -> Any:
-        """An inference request for exactly these shapes."""
+        """An inference request for exactly these shapes, or for all."""
         model = self.core.read_model(self.path)  # anew, so that only the compiled weights stay in memory
-        model.reshape({name: list(array.shape) for name, array in feeds.items()})
+        if not self.free:
+            model.reshape({name: list(array.shape) for name, array in feeds.items()})
         return self.core.compile_model(model, "CPU", self.settings).create_infer_request()
