@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: shapes made static where they are few, compiled graphs cached on disk, bfloat16 where the processor has it."""
+"""OpenVINO on the CPU: static shapes where they are few, compiled graphs cached on disk, bfloat16 where there is any."""
 
 from __future__ import annotations
 
