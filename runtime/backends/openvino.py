@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: static shapes where they are few, compiled graphs cached on disk, bfloat16 where there is any."""
+"""OpenVINO on the CPU: static shapes where they are few, compiled graphs cached on disk, bfloat16 where it is had."""
 
 from __future__ import annotations
 
