@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from bench import nearest
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.rtf import parse_seconds
+from bench.semanticodec import take_config, take_model
 from bench.sides import (
     GRAPH_STAGES,
     STAGES,
@@ -92,6 +93,7 @@ def main(
 ) -> None:
     """Run every part that can run here; print a summary and write the JSON."""
     loaded, gpu = Bundle.load(locate_bundle(bundle) if bundle else find_bundle(size)), describe_gpu()
+    take_config(loaded)  # raises for another codec
     label = re.sub(r"\W+", "-", gpu["name"].lower()) if gpu else "none"
     out = out or ROOT / "bench" / "results" / f"gpu-{label}.json"
     bench = Bench(loaded, Sampling(steps=steps), parse_seconds(seconds), time.perf_counter() + 60 * minutes, out, gpu)
@@ -246,7 +248,8 @@ def compare_graphs(codec: Codec) -> dict[str, Any]:
 
 def compare_whole(codec: Codec) -> dict[str, Any]:
     """Tokens and sound of 12 s beside those of ONNX Runtime on the CPU, from the same seed and bundle."""
-    reference, decoder, sound = Codec(codec.bundle, choose_backend("onnxruntime")), codec.model.decoder, make_sound(12)
+    reference, sound = Codec(codec.bundle, choose_backend("onnxruntime")), make_sound(12)
+    decoder = take_model(codec).decoder
     found, expected = codec.encode(sound).codes, reference.encode(sound)
     equal = (found == expected.codes).mean(axis=0)
     decoded, truth = (each.decode(expected, steps=COMPARED_STEPS, seed=1) for each in (codec, reference))
@@ -304,7 +307,7 @@ class TimedDecoder:
 
 def time_runtime(codec: Codec, bench: Bench) -> dict[str, Any]:
     """Medians of `REPEATS` runs of each row by stage, after one that is not counted; memory of the GPU."""
-    clock, config, decoder = StageClock(), codec.config, codec.model.decoder
+    clock, config, decoder = StageClock(), take_config(codec.bundle), take_model(codec).decoder
     clock.start()
     time_host_stages(clock)
     for name in ("audiomae", "acoustic_encoder"):
@@ -399,7 +402,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
 
     from sc_runtime.export.graphs import GRAPHS
 
-    config, sizes, work = bundle.choose_config(), find_sizes(bundle), {}
+    config, sizes, work = take_config(bundle), find_sizes(bundle), {}
     for name, graph in GRAPHS.items():
         work[name] = {"bytes": bundle.count_bytes(name)}
         if name == "acoustic_encoder":  # every weight is used at every position; R of the LSTM has to come anew
@@ -420,7 +423,7 @@ def find_floors(row: dict[str, Any], bench: Bench) -> dict[str, Any]:
     ceilings, work = bench.results.get("ceilings"), bench.results.get("work")
     if not ceilings or not work:
         return {}
-    config, steps, floors = bench.bundle.choose_config(), bench.sampling.steps, {}
+    config, steps, floors = take_config(bench.bundle), bench.sampling.steps, {}
     positions = config.count_positions(round(row["seconds"] * SAMPLE_RATE))
     windows = -(-positions // config.positions)
     #: graph -> windows that it does arithmetic for, times that its weights are read
@@ -468,8 +471,9 @@ def find_bundle(size: str) -> Path:
     """The newest FP16 bundle of `size`; one of stand-in weights is built first where there is none."""
     for path in list_bundles():
         with suppress(CodecError):
-            manifest = Bundle.load(path).manifest
-            if manifest.precision == "fp16" and (manifest.width == TINY_WIDTH) == (size == "tiny"):
+            bundle = Bundle.load(path)
+            is_tiny = take_config(bundle).width == TINY_WIDTH
+            if bundle.manifest.precision == "fp16" and is_tiny == (size == "tiny"):
                 return path
     out = bundles_folder() / f"gpu-bench-{size}"
     command = [sys.executable, "-m", "sc_runtime.export.build", "--tps", "50", "--seeded", "1", "--size", size]
@@ -481,7 +485,7 @@ def find_sizes(bundle: Bundle) -> Any:
     """`NetworkSizes` of the bundle's networks."""
     from sc_runtime.export.networks.sizes import choose_sizes
 
-    config = bundle.choose_config()
+    config = take_config(bundle)
     return choose_sizes("tiny" if config.width == TINY_WIDTH else "full", config.tps, config.vocab)
 
 

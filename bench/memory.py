@@ -25,10 +25,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
 
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
+from bench.sides import make_codes
 from sc_runtime.bundle import EMBEDDED, Bundle, locate_bundle
 from sc_runtime.commands.program import run_app
 from sc_runtime.files import write_atomically
-from sc_runtime.semanticodec.config import SAMPLE_RATE
 from sc_runtime.tokens import Tokens
 
 LIMIT_BYTES = 300e6  #: what hours may cost above one minute
@@ -80,20 +80,19 @@ def main(
 def measure(direction: str, minutes: int, bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Run the command line on `minutes` of made input; its seconds and peak resident memory."""
     config = bundle.choose_config()
-    samples = minutes * 60 * SAMPLE_RATE
+    rate = config.sample_rate
+    samples = minutes * 60 * rate
     if direction == "encode":
         source, target = folder / f"{minutes}.wav", folder / f"{minutes}.sct"
-        block = np.random.default_rng(0).uniform(-0.3, 0.3, 60 * SAMPLE_RATE).astype(np.float32)
-        with soundfile.SoundFile(source, "w", SAMPLE_RATE, 1, "PCM_16") as file:
+        block = np.random.default_rng(0).uniform(-0.3, 0.3, 60 * rate).astype(np.float32)
+        with soundfile.SoundFile(source, "w", rate, 1, "PCM_16") as file:
             for _ in range(minutes):
                 file.write(block)
         settings: list[str] = []
     else:
         source, target = folder / f"{minutes}-codes.sct", folder / f"{minutes}-codes.wav"
-        shape = config.count_positions(samples), 2
-        codes = np.random.default_rng(0).integers(0, [config.vocab, config.acoustic_vocab], shape)
-        Tokens.from_array(codes, config, samples).save(source)
-        settings = ["--steps", "1"]
+        Tokens.from_array(make_codes(60.0 * minutes, config), config, samples).save(source)
+        settings = ["--steps", "1"] if "steps" in bundle.manifest.model.decode_options else []
     command = [
         "-m",
         "sc_runtime.cli",

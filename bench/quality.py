@@ -50,6 +50,7 @@ from bench.quality_results import (
 )
 from bench.quality_tables import print_results
 from bench.rtf import RESULTS, require
+from bench.semanticodec import take_config
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import MANIFEST, Bundle, hash_file, locate_bundle
 from sc_runtime.codec import Codec
@@ -117,6 +118,7 @@ def main(
     plan = Plan(list_samplings(sampling, curve_steps, curve_guidance), precisions, curve_clips)
     domains = load_domains(held_out, ceiling, clips)
     loaded = Bundle.load(locate_bundle(bundle))
+    take_config(loaded)  # raises for another codec
     codec = Codec(loaded, choose_backend(backend, threads, precision, loaded))
     count_branches(sampling, codec)  # raises for steps that cannot work
     out = out or RESULTS / f"quality-{loaded.name}.json"
@@ -286,7 +288,7 @@ def describe_task(
     bundle: Bundle, domains: list[Domain], sampling: Sampling, backend: str, precision: str
 ) -> dict[str, Any]:
     """What results must agree in to stand in one file."""
-    config = bundle.choose_config()
+    config = take_config(bundle)
     return {
         "bundle": {
             "name": bundle.name,
@@ -395,9 +397,8 @@ def summarise(values: list[float | None]) -> dict[str, Any]:
 
 def measure_codebooks(sources: list[Source], results: Results) -> None:
     """How much of both codebooks the tokens use, of each domain and of all together."""
-    config = sources[0].codec.config
     domains = [*(source.domain.name for source in sources), ALL]
-    for column, (book, entries) in enumerate((("semantic", config.vocab), ("acoustic", config.acoustic_vocab))):
+    for column, (book, entries) in enumerate(sources[0].codec.config.books.items()):
         if all(results.find("codebooks", {"codebook": book, "domain": domain}) for domain in domains):
             continue
         codes = {
@@ -427,7 +428,7 @@ def list_samplings(reference: Sampling, steps: str, guidance: str) -> list[Sampl
 
 def count_branches(sampling: Sampling, codec: Codec) -> int:
     """T-UNet branches that one window costs. Raises SettingsError for steps that cannot work."""
-    nodes = choose_nodes(sampling.steps, codec.config.schedule, SOLVERS[sampling.solver].spacing)[:-1]
+    nodes = choose_nodes(sampling.steps, take_config(codec.bundle).schedule, SOLVERS[sampling.solver].spacing)[:-1]
     low, high = sampling.interval
     guided = 0 if sampling.guidance == 1 else sum(low <= node <= high for node in nodes.tolist())
     return len(nodes) + guided

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from bench.chart import draw_chart, format_ratio
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
+from bench.semanticodec import take_config
 from bench.sides import STAGES, Run, Settings, Worker, find_seed
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, list_bundles, locate_bundle
@@ -111,6 +112,7 @@ def main(
 
     path = locate_bundle(bundle) if bundle or os.environ.get(BUNDLE_VARIABLE) else find_newest()
     loaded = Bundle.load(path)
+    config = take_config(loaded)
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises where the weights are not to be had
     chosen = choose_backend(backend, threads, precision, loaded)
@@ -119,7 +121,7 @@ def main(
     out = out or RESULTS / f"{loaded.name}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     settings = Settings(path, sampling, published, backend, precision, threads, encode_batch, decode_batch, checkpoint)
-    plan = Plan(settings, loaded.choose_config(), repeats, row_seconds, measure_steps)
+    plan = Plan(settings, config, repeats, row_seconds, measure_steps)
 
     started = time.perf_counter()
     machine = describe_machine()
@@ -173,6 +175,7 @@ def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: floa
         "versions": list_versions(),
         "bundle": {
             "name": bundle.name,
+            "codec": plan.config.codec,
             "tps": plan.config.tps,
             "vocab": plan.config.vocab,
             "width": plan.config.width,

@@ -19,14 +19,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-import sc_runtime.codec as codec_module
+import sc_runtime.parts as parts_module
+import sc_runtime.semanticodec.model as model_module
 from sc_runtime import Codec, CodecError
 from sc_runtime.backends.base import Arrays, Backend, Graph
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import Bundle
 from sc_runtime.centroids import NearestCentroid
+from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import SAMPLE_RATE, SemantiCodecConfig
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 from sc_runtime.semanticodec.samplers import seeded_noise
 
@@ -133,8 +135,9 @@ def time_host_stages(clock: StageClock) -> None:
             yield segment
             clock.lap_host()
 
-    fbank_segments: Callable[..., Iterator[np.ndarray]] = codec_module.fbank_segments
-    patch.multiple(codec_module, NearestCentroid=TimedSearch, fbank_segments=time_segments).start()
+    fbank_segments: Callable[..., Iterator[np.ndarray]] = model_module.fbank_segments
+    patch.object(parts_module, "NearestCentroid", TimedSearch).start()
+    patch.object(model_module, "fbank_segments", time_segments).start()
 
 
 class Side(Protocol):
@@ -240,10 +243,11 @@ def make_sound(seconds: float) -> np.ndarray:
     return np.resize(sound.astype(np.float32), round(seconds * SAMPLE_RATE))
 
 
-def make_codes(seconds: float, config: SemantiCodecConfig) -> np.ndarray:
-    """Random codes int64 [T, 2] of that many seconds: what decoding costs does not depend on what they say."""
-    positions = config.count_positions(round(seconds * SAMPLE_RATE))
-    return np.random.default_rng(0).integers(0, [config.vocab, config.acoustic_vocab], (positions, 2))
+def make_codes(seconds: float, config: CodecConfig) -> np.ndarray:
+    """Random codes int64 [T, C] of that many seconds: what decoding costs does not depend on what they say."""
+    entries = list(config.books.values())
+    positions = config.count_positions(round(seconds * config.sample_rate))
+    return np.random.default_rng(0).integers(0, entries, (positions, len(entries)))
 
 
 def serve(connection: Connection, side_name: str, direction: str, settings: Settings) -> None:

@@ -46,6 +46,7 @@ def test_json_says_what_was_measured_on_what(result: tuple[dict[str, Any], Path,
     found = result[0]
     assert found["bundle"] == {
         "name": tiny_bundle.name,
+        "codec": "semanticodec",
         "tps": 50,
         "vocab": 32768,
         "width": 16,
