@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..checkpoint import check_state, read_state
 from ..codecs import Shapes
-from ..seeded import SeededTensors, choose_distribution, draw_uniform
 from .decoder import Decoder, make_basis
 from .encoder import Encoder, Mixture, RoutedMixture
 from .sizes import UniCodecSizes
@@ -148,38 +147,7 @@ def make_codebook(tensors: Mapping[str, Tensor]) -> np.ndarray:
     return (tensors[EMBEDDING].double() @ weight.double().T + bias.double()).float().numpy()
 
 
-def read_checkpoint(path: Path, sizes: UniCodecSizes) -> dict[str, Tensor]:
-    """The tensors of a .ckpt file in the published layout. Raises CheckpointError when they are not all there."""
-    return select_tensors(path, list_shapes(sizes))
-
-
 def select_tensors(path: Path, shapes: Shapes) -> dict[str, Tensor]:
-    """The tensors `shapes` of such a file. Raises CheckpointError when they are not all there."""
+    """The tensors `shapes` of a .ckpt file. Raises CheckpointError when they are not all there."""
     state = {name: tensor for name, tensor in read_state(path).items() if name.startswith(PREFIXES)}
     return check_state(path, state, shapes, UNUSED)
-
-
-class SeededUniCodec(SeededTensors):
-    """The stand-in tensors of UniCodec, each made when it is asked for: those of the golden outputs."""
-
-    def __init__(self, seed: int, sizes: UniCodecSizes) -> None:
-        super().__init__(seed, list_shapes(sizes))
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self.shapes[name]
-        if name == WINDOW:  # periodic Hann
-            angles = 2 * np.pi * np.arange(shape[0]) / shape[0]
-            return torch.from_numpy((0.5 - 0.5 * np.cos(angles)).astype(np.float32))
-        return torch.from_numpy(draw_uniform(self.seed, name, shape, *distribute(name, shape)))
-
-
-def distribute(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """(scale, offset) of a stand-in tensor's values."""
-    if name.endswith("weight_g"):
-        return 0.2, 1.3
-    if name.endswith("norm.scale.weight"):
-        return 0.1, 1.0
-    if name.endswith("norm.shift.weight"):
-        return 0.1, 0.0
-    scale, offset = choose_distribution(name, shape)
-    return (0.5 * scale, offset) if name == "head.out.weight" else (scale, offset)
