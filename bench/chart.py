@@ -15,6 +15,8 @@ COLOURS = {
     "tunet": "#0072B2",
     "vae_decoder": "#E69F00",
     "hifigan": "#D55E00",
+    "encoder": "#56B4E9",
+    "decoder": "#0072B2",
     "rest": "#999999",
 }
 LABELS = {
@@ -48,11 +50,11 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
     bundle, settings, machine = results["bundle"], results["settings"], results["machine"]
     threads = f"{settings['threads']} threads" if settings["threads"] else f"{machine['cores']} cores"
     device = results["rows"][0]["runtime"]["device"]
-    title = f"SemantiCodec at {bundle['tps']} tokens per second: processing time per second of audio"
-    subtitle = (
-        f"{bundle['name']} ({bundle['weights']}) · {settings['steps']} steps, guidance {settings['guidance']:g}, "
-        f"η {settings['eta']:g} · {device} · {machine['cpu']}, {threads} · {results['date'][:10]}"
-    )
+    title = f"{bundle['codec']} at {bundle['tps']} tokens per second: processing time per second of audio"
+    subtitle = f"{bundle['name']} ({bundle['weights']}) · "
+    if "steps" in settings:
+        subtitle += f"{settings['steps']} steps, guidance {settings['guidance']:g}, η {settings['eta']:g} · "
+    subtitle += f"{device} · {machine['cpu']}, {threads} · {results['date'][:10]}"
     notes = "Bars: medians. Whiskers: fastest and slowest run."
     if "published" in results["rows"][0]:
         notes += " ×: how many times faster than the published procedure in PyTorch eager."

@@ -41,16 +41,8 @@ from bench import nearest
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.rtf import parse_seconds
 from bench.semanticodec import take_config, take_model
-from bench.sides import (
-    GRAPH_STAGES,
-    STAGES,
-    StageClock,
-    TimedGraph,
-    find_seed,
-    make_codes,
-    make_sound,
-    time_host_stages,
-)
+from bench.sides import GRAPH_STAGES, StageClock, TimedGraph, make_codes, make_sound, time_host_stages
+from bench.subjects import SUBJECTS, find_seed
 from sc_runtime import Codec, CodecError
 from sc_runtime.backends import device, tensorrt
 from sc_runtime.backends.base import Search, first_line
@@ -73,6 +65,8 @@ CASES = 1000  #: of the centroid search
 REPEATS = 3  #: runs of a row; the published procedure does one
 COMPARED_STEPS = 4  #: of the decode that the CPU repeats
 RESERVED = 30.0  #: seconds that a part must have left to begin
+
+STAGES = SUBJECTS["semanticodec"].stages
 
 log = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

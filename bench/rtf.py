@@ -29,23 +29,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from bench.chart import draw_chart, format_ratio
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
-from bench.semanticodec import take_config
-from bench.sides import STAGES, Run, Settings, Worker, find_seed
+from bench.sides import DIRECTIONS, Run, Settings, Worker
+from bench.subjects import SUBJECTS, Subject, find_seed
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, list_bundles, locate_bundle
 from sc_runtime.commands.program import run_app
+from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
-from sc_runtime.semanticodec.config import SAMPLE_RATE, Schedule, SemantiCodecConfig
+from sc_runtime.parts import Parts
+from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.model import DECODE_BATCH
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
 from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
-from sc_runtime.semanticodec.windows import split_windows
 
 FORMAT = 1  #: of the JSON
 RESULTS = ROOT / "bench" / "results"
 SEEDED_BUILD = ("--tps", "50", "--seeded", "1")  #: the bundle to build where there is none
-HOP_SECONDS = 9.6  #: between two decoding windows; so many seconds a window fill a batch in either direction
 BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WIDTH = 140  #: columns of the table where there is no terminal to ask
 SIDES = ("runtime", "published")
@@ -103,6 +103,7 @@ def main(
     for each in (sampling, published):
         for count in (each.steps, measure_steps):
             count_steps(each, count)  # raises for one that cannot work
+    is_sampler_set = preset != "reference" or any(value is not None for value in (steps, guidance, eta, solver))
     if repeats < 1:
         raise SettingsError(f"--repeats {repeats}", "at least 1")
     if threads is not None:
@@ -112,7 +113,9 @@ def main(
 
     path = locate_bundle(bundle) if bundle or os.environ.get(BUNDLE_VARIABLE) else find_newest()
     loaded = Bundle.load(path)
-    config = take_config(loaded)
+    has_sampler = "steps" in loaded.manifest.model.decode_options
+    if is_sampler_set and not has_sampler:
+        raise SettingsError(f"settings of a sampler with {loaded.name}", f"none: {loaded.manifest.codec} has none")
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises where the weights are not to be had
     chosen = choose_backend(backend, threads, precision, loaded)
@@ -120,8 +123,11 @@ def main(
     suffix = "" if preset == "reference" else f"-{preset}"
     out = out or RESULTS / f"{loaded.name}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = Settings(path, sampling, published, backend, precision, threads, encode_batch, decode_batch, checkpoint)
-    plan = Plan(settings, config, repeats, row_seconds, measure_steps)
+    samplings = (sampling, published) if has_sampler else (None, None)
+    settings = Settings(
+        path, samplings[0], samplings[1], backend, precision, threads, encode_batch, decode_batch, checkpoint
+    )
+    plan = Plan(settings, loaded.choose_config(), SUBJECTS[loaded.manifest.codec], repeats, row_seconds, measure_steps)
 
     started = time.perf_counter()
     machine = describe_machine()
@@ -129,7 +135,7 @@ def main(
     if machine["load_before"] and machine["load_before"] > 0.3 * machine["cores"]:
         log.print(f"Something else keeps this machine busy (load {machine['load_before']}): the numbers will show it.")
     sides = ["runtime", "published"] if baseline else ["runtime"]
-    rows = [row for direction in STAGES for row in measure_direction(direction, durations, sides, plan)]
+    rows = [row for direction in DIRECTIONS for row in measure_direction(direction, durations, sides, plan)]
     took = time.perf_counter() - started
     results = describe_run(plan, loaded, machine, took) | {"rows": rows}
     print_results(results)
@@ -146,20 +152,22 @@ class Plan:
     """What is measured how often, and what may be extrapolated."""
 
     settings: Settings
-    config: SemantiCodecConfig
+    config: CodecConfig
+    subject: Subject
     repeats: int
     row_seconds: float
     measure_steps: int
 
-    def choose_sampling(self, side: str) -> Sampling:
+    def choose_sampling(self, side: str) -> Sampling | None:
         return self.settings.sampling if side == "runtime" else self.settings.published_sampling
 
     def count_windows(self, direction: str, seconds: float) -> int:
-        """Windows of 10.24 s that are run for a recording of that length."""
-        positions = self.config.count_positions(round(seconds * SAMPLE_RATE))
+        """Windows that are run for a recording of that length."""
+        positions = self.config.count_positions(round(seconds * self.config.sample_rate))
         if direction == "encode":
-            return -(-positions // self.config.positions)
-        return len(split_windows(positions, self.config))
+            return self.subject.count_encoded(positions, self.config)
+        bundle = Bundle.load(self.settings.bundle)
+        return bundle.manifest.model(Parts(bundle, choose_backend())).count_windows(positions, self.config)
 
 
 def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: float) -> dict[str, Any]:
@@ -178,12 +186,12 @@ def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: floa
             "codec": plan.config.codec,
             "tps": plan.config.tps,
             "vocab": plan.config.vocab,
-            "width": plan.config.width,
+            "settings": bundle.manifest.settings,
             "weights": bundle.manifest.weights,
         },
         "settings": {
-            **dataclasses.asdict(settings.sampling),
-            "published": dataclasses.asdict(settings.published_sampling),
+            **(dataclasses.asdict(settings.sampling) if settings.sampling else {}),
+            "published": dataclasses.asdict(settings.published_sampling) if settings.published_sampling else {},
             "backend": settings.backend,
             "precision": settings.precision,
             "threads": settings.threads,
@@ -201,7 +209,7 @@ class SideRow:
     def __init__(self, worker: Worker, seconds: float, plan: Plan) -> None:
         self.worker, self.seconds, self.plan = worker, seconds, plan
         self.sampling = plan.choose_sampling(worker.side)
-        self.steps = self.sampling.steps
+        self.steps = self.sampling.steps if self.sampling else 1
         self.runs: list[Run] = []
         self.estimate: float | None = None
         self.spent = 0.0
@@ -209,11 +217,13 @@ class SideRow:
     @property
     def factor(self) -> float:
         """How many times the loop that was timed goes into the whole loop."""
+        if self.sampling is None:
+            return 1.0
         return count_steps(self.sampling, self.sampling.steps) / count_steps(self.sampling, self.steps)
 
     def prepare(self) -> None:
         """Time a decode of few steps first. The row stays with it where the whole would take too long."""
-        if self.worker.direction == "encode" or self.plan.measure_steps >= self.sampling.steps:
+        if self.worker.direction == "encode" or not self.sampling or self.plan.measure_steps >= self.sampling.steps:
             return
         self.steps = self.plan.measure_steps
         run = self.run_once()
@@ -227,7 +237,7 @@ class SideRow:
         self.spent += run.total
         log.print(
             f"{self.worker.direction} {self.seconds:g} s, {self.worker.side}: {run.total:.2f} s"
-            + (f" for {self.steps} steps" if self.worker.direction == "decode" else "")
+            + (f" for {self.steps} steps" if self.worker.direction == "decode" and self.sampling else "")
         )
         return run
 
@@ -238,11 +248,12 @@ class SideRow:
 
     def summarise(self) -> dict[str, Any]:
         """The side's part of a row, for the JSON."""
-        names = dict.fromkeys([*STAGES[self.worker.direction], *(name for run in self.runs for name in run.stages)])
+        named = self.plan.subject.stages[self.worker.direction]
+        names = dict.fromkeys([*named, *(name for run in self.runs for name in run.stages)])
         stages = [extrapolate({name: run.stages.get(name, 0.0) for name in names}, self.factor) for run in self.runs]
         totals = [sum(run.values()) for run in stages]
         how = "measured"
-        if self.steps != self.sampling.steps:
+        if self.sampling and self.steps != self.sampling.steps:
             timed, whole = (count_steps(self.sampling, steps) for steps in (self.steps, self.sampling.steps))
             how = f"extrapolated from {timed} of {whole} steps"
         result: dict[str, Any] = {
@@ -267,17 +278,17 @@ def measure_direction(direction: str, durations: list[float], sides: list[str], 
     """The rows of encoding or decoding, shortest first: a process's peak memory never falls."""
     rows = []
     batches = {"encode": plan.settings.encode_batch, "decode": plan.settings.decode_batch}
-    warm: set[tuple[str, int]] = set()
+    warm: set[tuple[str, float]] = set()
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(side, direction, plan.settings)) for side in sides]
         for seconds in durations:
             for worker in workers:
-                few = min(seconds, HOP_SECONDS * (batches[direction] if worker.side == "runtime" else 1))
-                shape = worker.side, plan.count_windows(direction, few)
-                if shape not in warm:
+                batch = batches[direction] if worker.side == "runtime" else 1
+                few = min(seconds, plan.subject.window_seconds * batch)
+                if (worker.side, few) not in warm:
                     log.print(f"{direction} {few:g} s, {worker.side}: warming up")
                     worker.run(few, 1)
-                    warm.add(shape)
+                    warm.add((worker.side, few))
             entries = [SideRow(worker, seconds, plan) for worker in workers]
             for entry in entries:
                 entry.prepare()
@@ -338,7 +349,7 @@ def compare(runtime: Mapping[str, Any], published: Mapping[str, Any]) -> dict[st
 def print_results(results: Mapping[str, Any]) -> None:
     """One table a direction, on standard output, and what to know about the numbers."""
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
-    for direction in STAGES:
+    for direction in DIRECTIONS:
         rows = [row for row in results["rows"] if row["direction"] == direction]
         stages = [*rows[0]["runtime"]["stages_s"]]
         title = f"{direction}, seconds by stage ({results['bundle']['name']})"
@@ -431,7 +442,7 @@ def parse_seconds(text: str) -> list[float]:
         durations = sorted({float(part) for part in text.split(",")})
     except ValueError:
         durations = []
-    if not durations or not all(1 / SAMPLE_RATE <= seconds < 1e6 for seconds in durations):
+    if not durations or not all(1e-3 <= seconds < 1e6 for seconds in durations):
         raise SettingsError(f"--seconds {text}", "durations above 0, comma-separated, such as 5,10,30,60")
     return durations
 

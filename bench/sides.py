@@ -6,7 +6,6 @@ A process does one direction (encode or decode) on one side and nothing else, so
 from __future__ import annotations
 
 import multiprocessing
-import re
 import signal
 import sys
 import time
@@ -26,21 +25,17 @@ from sc_runtime.backends.base import Arrays, Backend, Graph
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import Bundle
 from sc_runtime.centroids import NearestCentroid
+from sc_runtime.codecs import DecodeOptions
 from sc_runtime.config import CodecConfig
-from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import SAMPLE_RATE
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
-from sc_runtime.semanticodec.samplers import seeded_noise
 
 from .machine import measure_peak_memory
+from .subjects import SUBJECTS
 
-ENCODE_STAGES = ("fbank", "audiomae", "centroids", "acoustic_encoder", "rest")
-DECODE_STAGES = ("conditioning", "tunet", "vae_decoder", "hifigan", "rest")
-STAGES = {"encode": ENCODE_STAGES, "decode": DECODE_STAGES}
+DIRECTIONS = ("encode", "decode")
 GRAPH_STAGES = {"tunet_step": "tunet"}  #: where a graph's name is not its stage's
 
-SEEDED = re.compile(r"stand-in weights, seed (\d+)")  #: as a manifest says it
-COMPARED = 60 * SAMPLE_RATE  #: values of an output that are handed back, to compare the sides by
+COMPARED = 60 * 24_000  #: values of an output that are handed back, to compare the sides by
 SETTLE_SECONDS = 0.3  #: before a run, for the other side's threads to stop waiting actively
 
 
@@ -49,8 +44,8 @@ class Settings:
     """What both sides are asked to do."""
 
     bundle: Path
-    sampling: Sampling = PRESETS["reference"]
-    published_sampling: Sampling = PRESETS["reference"]
+    sampling: Sampling | None = PRESETS["reference"]  #: None for a codec that has none
+    published_sampling: Sampling | None = PRESETS["reference"]
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -66,7 +61,7 @@ class Run:
     stages: dict[str, float]
     peak_bytes: int
     device: str
-    output: np.ndarray  #: codes [T, 2] or waveform [n], the first part of it
+    output: np.ndarray  #: codes [T, C] or waveform [n], the first part of it
 
     @property
     def total(self) -> float:
@@ -146,11 +141,11 @@ class Side(Protocol):
     device: str
 
     def encode(self, sound: np.ndarray) -> np.ndarray:
-        """Sound float32 [n] at 16 kHz -> codes [T, 2]."""
+        """Sound float32 [n] at the codec's rate -> codes [T, C]."""
         ...
 
     def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
-        """Codes [T, 2] -> sound float32 [n]."""
+        """Codes [T, C] -> sound float32 [n]."""
         ...
 
 
@@ -171,6 +166,8 @@ class RuntimeSide:
 
     def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
         sampling = self.settings.sampling
+        if sampling is None:
+            return self.codec.decode(codes, batch=self.settings.decode_batch)
         return self.codec.decode(
             codes,
             steps=steps,
@@ -189,58 +186,31 @@ class PublishedSide:
     def __init__(self, settings: Settings, clock: StageClock) -> None:
         import torch
 
-        from sc_runtime.export.checkpoint import Folder, SeededWeights, SemantiCodecWeights
-        from sc_runtime.export.networks.sizes import choose_sizes
-
-        from .published import PublishedCodec
-
-        self.settings = settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        self.settings = settings
         bundle = Bundle.load(settings.bundle)
-        config = bundle.choose_config()
-        known = [choose_sizes(size, config.tps, config.vocab) for size in ("full", "tiny")]
-        sizes = next((sizes for sizes in known if sizes.config == config), None)
-        if sizes is None:
-            raise SettingsError(f"--baseline with {bundle.name}, {config}", "networks of the full or the tiny size")
-        checkpoint = settings.checkpoint
-        weights: SemantiCodecWeights = (
-            Folder(checkpoint, config.tps) if checkpoint else SeededWeights(find_seed(bundle))
-        )
-        self.codec = PublishedCodec(sizes, weights, clock.lap)
+        self.codec = SUBJECTS[bundle.manifest.codec].open_published(bundle, settings.checkpoint, clock.lap)
 
     def encode(self, sound: np.ndarray) -> np.ndarray:
         return self.codec.encode(sound)
 
     def decode(self, codes: np.ndarray, steps: int) -> np.ndarray:
         sampling = self.settings.published_sampling
-        return self.codec.decode(
-            codes, steps=steps, guidance=sampling.guidance, eta=sampling.eta, noise=seeded_noise(0)
-        )
+        options = DecodeOptions(steps=steps, guidance=sampling.guidance, eta=sampling.eta) if sampling else None
+        return self.codec.decode(codes, options or DecodeOptions())
 
 
 SIDES: dict[str, Callable[[Settings, StageClock], Side]] = {"runtime": RuntimeSide, "published": PublishedSide}
 
 
-def find_seed(bundle: Bundle) -> int:
-    """The seed of the bundle's stand-in weights. Raises SettingsError when they are no stand-ins."""
-    match = SEEDED.fullmatch(bundle.manifest.weights)
-    if match is None:
-        raise SettingsError(
-            f"--baseline with {bundle.name}, whose weights are {bundle.manifest.weights!r}",
-            "the checkpoint that the bundle was made from",
-            "add --checkpoint DIR",
-        )
-    return int(match[1])
-
-
-def make_sound(seconds: float) -> np.ndarray:
-    """A gliding, swelling tone under noise, float32 [n] at 16 kHz, which repeats every 7 s; the same every time."""
-    moment = np.arange(7 * SAMPLE_RATE) / SAMPLE_RATE
+def make_sound(seconds: float, rate: int = 16_000) -> np.ndarray:
+    """A gliding, swelling tone under noise, float32 [n] at `rate` Hz, which repeats every 7 s; the same every time."""
+    moment = np.arange(7 * rate) / rate
     level = 0.3 + 0.2 * np.sin(1.7 * moment)
     noise = np.random.default_rng(0).standard_normal(len(moment))
     sound = level * (np.sin(2 * np.pi * (220 * moment + 60 * np.sin(3 * moment))) + 0.1 * noise)
-    return np.resize(sound.astype(np.float32), round(seconds * SAMPLE_RATE))
+    return np.resize(sound.astype(np.float32), round(seconds * rate))
 
 
 def make_codes(seconds: float, config: CodecConfig) -> np.ndarray:
@@ -261,7 +231,7 @@ def serve(connection: Connection, side_name: str, direction: str, settings: Sett
             if side is None:  # not before: the sides load one after the other
                 config = Bundle.load(settings.bundle).choose_config()
                 side = SIDES[side_name](settings, clock)
-            given = make_sound(seconds) if direction == "encode" else make_codes(seconds, config)
+            given = make_sound(seconds, config.sample_rate) if direction == "encode" else make_codes(seconds, config)
             time.sleep(SETTLE_SECONDS)
             clock.start()
             output = side.encode(given) if direction == "encode" else side.decode(given, steps)

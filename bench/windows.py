@@ -93,7 +93,7 @@ def main(
 
 def read_sound(seconds: int) -> np.ndarray:
     """float32 [24000 seconds], from `SOURCES` over and over."""
-    pieces = []
+    pieces: list[np.ndarray] = []
     for source in SOURCES:
         with Audio(source, rate=SAMPLE_RATE, mono="mean") as recording:
             pieces.extend(recording.blocks())

@@ -42,6 +42,26 @@ def result(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return json.loads(out.read_text()), out.with_suffix(".png"), done.stdout
 
 
+def test_unicodec_is_timed_beside_its_published_procedure(tiny_unicodec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    options = ("--seconds", "1,31", "--repeats", "1", "--threads", "1", "--baseline", "--backend", "onnxruntime")
+    done = run_bench("--bundle", tiny_unicodec, *options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert (found["bundle"]["codec"], found["bundle"]["tps"]) == ("unicodec", 75)
+    rows = {(row["direction"], row["seconds"]): row for row in found["rows"]}
+    assert [row["windows"] for row in rows.values()] == [1, 2, 1, 2]
+    for (direction, seconds), row in rows.items():
+        stages = {"encoder", "centroids", "rest"} if direction == "encode" else {"decoder", "rest"}
+        for side in (row["runtime"], row["published"]):
+            assert side["how"] == "measured"
+            assert set(side["stages_s"]) == stages
+        if seconds == 1:  # one window: what the published procedure does too
+            assert row["equal_tokens"] == 1 if direction == "encode" else row["relative_error"] < 1e-3
+    refused = run_bench("--bundle", tiny_unicodec, "--steps", "2")
+    assert refused.returncode == 1 and "unicodec has none" in refused.stderr
+
+
 def test_json_says_what_was_measured_on_what(result: tuple[dict[str, Any], Path, str], tiny_bundle: Path) -> None:
     found = result[0]
     assert found["bundle"] == {
@@ -49,7 +69,7 @@ def test_json_says_what_was_measured_on_what(result: tuple[dict[str, Any], Path,
         "codec": "semanticodec",
         "tps": 50,
         "vocab": 32768,
-        "width": 16,
+        "settings": Bundle.load(tiny_bundle).manifest.settings,
         "weights": "stand-in weights, seed 1",
     }
     assert found["settings"] == {
