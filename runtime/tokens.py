@@ -215,7 +215,11 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         if _read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
             raise TokensError("a file that is no .npy", "an array of integers", _DAMAGED)
         array = _read_npy(file)
-        return array.reshape(array.shape[-2:])
+        codes = array.reshape(array.shape[-2:])
+        if codes.min() < 0:
+            position, column = np.argwhere(codes < 0)[0]
+            raise TokensError(f"token {codes[position, column]} at position {position}", "0 or more")
+        return codes
 
 
 def count_bytes(positions: int, config: CodecConfig) -> int:
@@ -242,13 +246,13 @@ def _check_layout(shape: tuple[int, ...], dtype: np.dtype[Any], books: tuple[str
         raise TokensError("an array of Python objects", "integers", remedy)
     if dtype.kind not in "iu":
         raise TokensError(f"an array of dtype {dtype}", "integers", "convert it if its values are tokens")
-    fits = len(shape) in (2, 3) and 0 not in shape and (len(shape) == 2 or shape[0] == 1)
+    fits = len(shape) in (2, 3) and min(shape) >= 1 and (len(shape) == 2 or shape[0] == 1)
     if not fits or (books and shape[-1] != len(books)):
-        columns, names = (len(books), " and ".join(books)) if books else ("C", "C")
+        columns, names = (len(books), " and ".join(books) + " ") if books else ("C", "")
         raise TokensError(
             f"an array of shape {list(map(int, shape))}",
             f"[T, {columns}] or [1, T, {columns}] with T at least 1",
-            f"give the {names} tokens of one recording at a time",
+            f"give the {names}tokens of one recording at a time",
         )
 
 
@@ -304,12 +308,14 @@ def _pack_vocabularies(entries: tuple[int, ...]) -> bytes:
 
 def _pack(codes: NDArray[np.int32], bits: tuple[int, ...]) -> bytes:
     """Pack codes [T, C], column c at `bits[c]` bits, which add up to at least 1."""
-    places = [np.arange(count - 1, -1, -1, dtype=np.int32) for count in bits]
+    places = [(column, shift) for column, count in enumerate(bits) for shift in reversed(range(count))]
     chunks = []
     for start in range(0, len(codes), _PACK_POSITIONS):
         chunk = codes[start : start + _PACK_POSITIONS]
-        ones = [chunk[:, column, np.newaxis] >> shifts & 1 for column, shifts in enumerate(places)]
-        chunks.append(np.packbits(np.concatenate(ones, axis=1).astype(np.uint8)).tobytes())
+        ones = np.empty((len(chunk), len(places)), np.uint8)
+        for place, (column, shift) in enumerate(places):
+            ones[:, place] = chunk[:, column] >> shift & 1
+        chunks.append(np.packbits(ones).tobytes())
     return b"".join(chunks)
 
 

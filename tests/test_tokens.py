@@ -17,10 +17,10 @@ import tempfile
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -28,19 +28,87 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
-from sc_runtime import files
-from sc_runtime.errors import OutputError, TokensError
+from sc_runtime import codecs, files
+from sc_runtime import tokens as tokens_module
+from sc_runtime.codecs import MODELS
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import OutputError, SettingsError, TokensError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
-from sc_runtime.tokens import HEADER_BYTES, Tokens
+from sc_runtime.tokens import Tokens, count_bytes, read_array
+from sc_runtime.unicodec.config import UniCodecConfig
 
-SMALL = SemantiCodecConfig(25, 4096)
+SMALL, UNIFIED = SemantiCodecConfig(25, 4096), UniCodecConfig()
 #: (1, 2) and (4095, 8191) at 12 + 13 bits are 000000000001 0000000000010 111111111111 1111111111111, and six
 #: zeros to fill seven bytes; 1000 samples are 2 positions at 25 tps, and 0x03E8.
 GOLDEN_CODES = [[1, 2], [4095, 8191]]
 GOLDEN_SAMPLES = 1000
-GOLDEN_HEADER = bytes.fromhex("5343544b 01 19 ff0f ff1f 02000000 e803000000000000")
-GOLDEN_CHECKSUM = bytes.fromhex("0c3cc85b")
+GOLDEN_HEADER = bytes.fromhex("5343544b 02 00 19 02 02000000 e803000000000000")
+GOLDEN_CHECKSUM = bytes.fromhex("d1727094")
+GOLDEN_VOCABULARIES = bytes.fromhex("ff0f ff1f")
 GOLDEN_CODE_BYTES = bytes.fromhex("0010017fffffc0")
+#: Of UniCodec 1 and 16383, at 14 bits 00000000000001 11111111111111, and four zeros; 0x0280 samples are 2 positions.
+UNIFIED_CODES = [[1], [16383]]
+UNIFIED_SAMPLES = 640
+UNIFIED_HEADER = bytes.fromhex("5343544b 02 01 4b 01 02000000 8002000000000000")
+UNIFIED_CHECKSUM = bytes.fromhex("b567ae95")
+UNIFIED_VOCABULARIES = bytes.fromhex("ff3f")
+UNIFIED_CODE_BYTES = bytes.fromhex("0007fff0")
+
+NUMBERS = {"semanticodec": 0, "unicodec": 1, "many": 200}  #: of the codecs, in files
+CRC = slice(20, 24)  #: where the checksum stands
+
+
+@dataclasses.dataclass(frozen=True)
+class ManyConfig(CodecConfig):
+    """A codec of as many codebooks as it is told, 8 kHz, 100 samples a position."""
+
+    codec: ClassVar[str] = "many"
+    sample_rate: ClassVar[int] = 8000
+    tps: int
+    entries: tuple[int, ...]
+
+    @property
+    def vocab(self) -> int:  # type: ignore[override]
+        return self.entries[0]
+
+    @classmethod
+    def from_settings(cls, vocab: int, settings: Mapping[str, Any]) -> ManyConfig:
+        return cls(settings["tps"], (vocab, *settings["others"]))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"tps": self.tps, "others": self.entries[1:]}
+
+    @classmethod
+    def from_books(cls, tps: int, entries: tuple[int, ...]) -> ManyConfig:
+        if not entries:
+            raise SettingsError("no codebooks", "one at least")
+        return cls(tps, entries)
+
+    @property
+    def books(self) -> dict[str, int]:
+        return {f"book {number}": entries for number, entries in enumerate(self.entries)}
+
+    def count_positions(self, samples: int) -> int:
+        return -(-samples // 100)
+
+    def count_samples(self, positions: int) -> int:
+        return 100 * positions
+
+
+class ManyModel:
+    """As far as tokens ask for it."""
+
+    number, config = NUMBERS["many"], ManyConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many() -> Iterator[None]:
+    """`ManyConfig` among the codecs there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (codecs, tokens_module):
+            patch.setattr(module, "MODELS", (*MODELS, ManyModel))
+        yield
 
 
 def crc_by_bits(data: bytes) -> int:
@@ -53,40 +121,56 @@ def crc_by_bits(data: bytes) -> int:
     return register ^ 0xFFFFFFFF
 
 
-def pack_by_strings(codes: Any, vocab: int, acoustic_vocab: int) -> bytes:
-    """The packed codes of a container, by strings of '0' and '1'."""
+def pack_by_strings(codes: Any, *sizes: int) -> bytes:
+    """The packed codes of a container, by strings of '0' and '1'; `sizes` are those of the codebooks."""
 
     def spell(token: int, size: int) -> str:
         bits = len(bin(size - 1)) - 2 if size > 1 else 0
         return bin(token)[2:].rjust(bits, "0") if bits else ""
 
-    text = "".join(spell(int(s), vocab) + spell(int(a), acoustic_vocab) for s, a in codes)
+    text = "".join(spell(int(token), size) for row in codes for token, size in zip(row, sizes, strict=True))
     text += "0" * (-len(text) % 8)
     return int("1" + text, 2).to_bytes(len(text) // 8 + 1, "big")[1:]
 
 
-def assemble(config: SemantiCodecConfig, positions: int, samples: int, payload: bytes, version: int = 1) -> bytes:
-    """A container of any header, with its checksum right."""
-    header = b"SCTK" + bytes([version, config.tps])
-    for value, size in ((config.vocab - 1, 2), (config.acoustic_vocab - 1, 2), (positions, 4), (samples, 8)):
-        header += value.to_bytes(size, "little")
-    return header + zlib.crc32(header + payload).to_bytes(4, "little") + payload
+def list_sizes(config: CodecConfig) -> tuple[int, ...]:
+    """Entries of the codebooks, whose number and order a reader of the codecs' own fields expects."""
+    if isinstance(config, SemantiCodecConfig):
+        return config.vocab, config.acoustic_vocab
+    return config.entries if isinstance(config, ManyConfig) else (config.vocab,)
+
+
+def assemble(
+    config: CodecConfig, positions: int, samples: int, payload: bytes, version: int = 2, number: int | None = None
+) -> bytes:
+    """A container of any header, with its checksum right. `number` of the codec, if not that of `config`."""
+    sizes = list_sizes(config)
+    header = b"SCTK" + bytes([version, NUMBERS[config.codec] if number is None else number, config.tps, len(sizes)])
+    header += positions.to_bytes(4, "little") + samples.to_bytes(8, "little")
+    rest = b"".join((size - 1).to_bytes(2, "little") for size in sizes) + payload
+    return header + zlib.crc32(header + rest).to_bytes(4, "little") + rest
 
 
 def correct_checksum(data: bytes) -> bytes:
-    return data[:22] + zlib.crc32(data[:22] + data[26:]).to_bytes(4, "little") + data[26:]
+    fields, rest = data[: CRC.start], data[CRC.stop :]
+    return fields + zlib.crc32(fields + rest).to_bytes(4, "little") + rest
 
 
-def draw_codes(config: SemantiCodecConfig, positions: int, seed: int = 0) -> np.ndarray:
-    """Random codes [T, 2], with the largest and the smallest of either vocabulary among them."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, (config.vocab, config.acoustic_vocab), (positions, 2))
-    codes[rng.integers(positions)] = config.vocab - 1, config.acoustic_vocab - 1
-    codes[rng.integers(positions), rng.integers(2)] = 0
+def count_header(config: CodecConfig) -> int:
+    """Bytes before the codes."""
+    return CRC.stop + 2 * len(list_sizes(config))
+
+
+def draw_codes(config: CodecConfig, positions: int, seed: int = 0) -> np.ndarray:
+    """Random codes [T, C], with the largest and the smallest of the vocabularies among them."""
+    rng, sizes = np.random.default_rng(seed), list_sizes(config)
+    codes = rng.integers(0, sizes, (positions, len(sizes)))
+    codes[rng.integers(positions)] = np.array(sizes) - 1
+    codes[rng.integers(positions), rng.integers(len(sizes))] = 0
     return codes
 
 
-def make_tokens(config: SemantiCodecConfig = SMALL, positions: int = 20, samples: int | None = None) -> Tokens:
+def make_tokens(config: CodecConfig = SMALL, positions: int = 20, samples: int | None = None) -> Tokens:
     return Tokens.from_array(draw_codes(config, positions), config, samples)
 
 
@@ -154,6 +238,16 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     assert str(list(shape)) in str(caught.value)
 
 
+@pytest.mark.parametrize(("columns", "names"), [(1, "unified"), (8, "book 0 and book 1 and")])
+def test_shapes_are_those_of_the_codec(columns: int, names: str) -> None:
+    config = UNIFIED if columns == 1 else ManyConfig(75, (16,) * 8)
+    for shape in ((3, columns), (1, 3, columns)):
+        assert Tokens.from_array(np.zeros(shape, int), config).codes.shape == (3, columns)
+    for shape in ((3,), (3, 2), (3, columns + 1), (2, 3, columns)):
+        with pytest.raises(TokensError, match=rf"expected \[T, {columns}\] or \[1, T, {columns}\] .* give the {names}"):
+            Tokens.from_array(np.zeros(shape, int), config)
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "?", "m8[s]", "S2", "U2"])
 def test_other_dtypes_are_refused(dtype: str) -> None:
     with pytest.raises(TokensError, match=r"dtype .*expected integers"):
@@ -167,7 +261,7 @@ def test_objects_are_refused(array: Any) -> None:
 
 
 def test_ragged_list_is_refused() -> None:
-    with pytest.raises(TokensError, match=r"list that makes no array.*expected integers \[T, 2\]"):
+    with pytest.raises(TokensError, match=r"list that makes no array.*expected integers \[T, C\]"):
         Tokens.from_array([[1, 2], [3]], SMALL)
 
 
@@ -197,6 +291,10 @@ def test_first_of_several_wrong_tokens_is_named() -> None:
     array[4:, 0], array[2:, 1] = 5000, 9000
     with pytest.raises(TokensError, match="semantic token 5000 at position 4;"):
         Tokens.from_array(array, SMALL)
+    with pytest.raises(TokensError, match="unified token 16384 at position 1; expected 0 to 16383"):
+        Tokens.from_array([[16383], [16384]], UNIFIED)
+    with pytest.raises(TokensError, match="book 7 token 8 at position 0; expected 0 to 7"):
+        Tokens.from_array([[7, 7, 7, 7, 7, 7, 7, 8]], ManyConfig(75, (8,) * 8))
 
 
 @pytest.mark.parametrize("tps", [25, 50, 100])
@@ -234,6 +332,9 @@ def test_properties() -> None:
     assert tokens.seconds == 10.24
     assert tokens.bitrate == 12.5 * 25
     assert make_tokens(positions=2, samples=1000).seconds == 0.0625
+    unified = make_tokens(UNIFIED, 75, 24_000 - 319)
+    assert (len(unified), unified.seconds, unified.bitrate) == (75, (24_000 - 319) / 24_000, 75 * 14)
+    assert make_tokens(ManyConfig(80, (2, 4, 8, 16)), 80).bitrate == 80 / 4 * (1 + 2 + 3 + 4)
 
 
 def test_equality() -> None:
@@ -255,22 +356,64 @@ def test_equality() -> None:
         hash(tokens)
 
 
+def test_tokens_of_another_codec_are_not_equal() -> None:
+    """Though their codes, rates and vocabularies be the same."""
+    mine, other = (Tokens.from_array([[1]], config) for config in (UNIFIED, ManyConfig(75, (16384,))))
+    assert mine != other and mine.codes.tolist() == other.codes.tolist()
+
+
 # ----- the packed file
 
 
 def test_golden_bytes() -> None:
     assert crc_by_bits(b"123456789") == 0xCBF43926  # the published check value
     assert pack_by_strings(GOLDEN_CODES, 4096, 8192) == GOLDEN_CODE_BYTES
-    checksum = crc_by_bits(GOLDEN_HEADER + GOLDEN_CODE_BYTES).to_bytes(4, "little")
+    checksum = crc_by_bits(GOLDEN_HEADER + GOLDEN_VOCABULARIES + GOLDEN_CODE_BYTES).to_bytes(4, "little")
     assert checksum == GOLDEN_CHECKSUM
-    data = GOLDEN_HEADER + checksum + GOLDEN_CODE_BYTES
+    data = GOLDEN_HEADER + checksum + GOLDEN_VOCABULARIES + GOLDEN_CODE_BYTES
     tokens = Tokens.from_array(GOLDEN_CODES, SMALL, GOLDEN_SAMPLES)
     assert tokens.to_bytes() == data
     assert Tokens.from_bytes(data) == tokens
 
 
+def test_golden_bytes_of_one_codebook() -> None:
+    assert pack_by_strings(UNIFIED_CODES, 16384) == UNIFIED_CODE_BYTES
+    checksum = crc_by_bits(UNIFIED_HEADER + UNIFIED_VOCABULARIES + UNIFIED_CODE_BYTES).to_bytes(4, "little")
+    assert checksum == UNIFIED_CHECKSUM
+    data = UNIFIED_HEADER + checksum + UNIFIED_VOCABULARIES + UNIFIED_CODE_BYTES
+    tokens = Tokens.from_array(UNIFIED_CODES, UNIFIED, UNIFIED_SAMPLES)
+    assert tokens.to_bytes() == data
+    assert Tokens.from_bytes(data) == tokens and Tokens.from_bytes(data).config == UNIFIED
+
+
 def test_header_is_small() -> None:
-    assert HEADER_BYTES == 26 <= 32
+    assert [count_header(config) for config in (UNIFIED, SMALL)] == [26, 28]
+    for config in (UNIFIED, SMALL):
+        assert len(make_tokens(config, 1).to_bytes()) == count_header(config) + -(-sum(config.bits) // 8)
+
+
+@pytest.mark.parametrize("codebooks", [1, 2, 3, 8, 255])
+def test_any_number_of_codebooks(codebooks: int) -> None:
+    sizes = tuple([16384, 2, 1, 3000, 65536, 17, 256, 257][i % 8] for i in range(codebooks))
+    tokens = make_tokens(ManyConfig(75, sizes), 100, 9901)
+    data = tokens.to_bytes()
+    assert data == assemble(tokens.config, 100, 9901, pack_by_strings(tokens.codes, *sizes))
+    assert data[7] == codebooks and len(data) == count_bytes(100, tokens.config)
+    back = Tokens.from_bytes(data)
+    assert back == tokens and back.config == tokens.config and back.codes.shape == (100, codebooks)
+
+
+def test_more_codebooks_than_a_byte_counts_are_not_stored(tmp_path: Path) -> None:
+    tokens = make_tokens(ManyConfig(75, (2,) * 256), 3)
+    with pytest.raises(TokensError, match=r"number of codebooks 256; expected at most 255 .*save it as \.npy"):
+        tokens.to_bytes()
+    tokens.save(tmp_path / "many.npy")
+    assert Tokens.load(tmp_path / "many.npy", tokens.config) == tokens
+
+
+def test_more_tokens_a_second_than_a_byte_counts_are_not_stored() -> None:
+    with pytest.raises(TokensError, match="tokens per second 256; expected at most 255 "):
+        make_tokens(ManyConfig(256, (2,)), 3).to_bytes()
 
 
 @pytest.mark.parametrize("bits", [12, 13, 14, 15])
@@ -279,21 +422,41 @@ def test_ten_seconds_cost_what_table_one_says(tps: int, positions: int, bits: in
     config = SemantiCodecConfig(tps, 2**bits)
     assert positions == tps / 2 * 10.24
     data = make_tokens(config, positions).to_bytes()
-    assert len(data) - HEADER_BYTES == positions * (bits + 13) / 8
-    assert (len(data) - HEADER_BYTES) * 8 / 10.24 == pytest.approx(config.bitrate)
+    assert len(data) - count_header(config) == positions * (bits + 13) / 8
+    assert (len(data) - count_header(config)) * 8 / 10.24 == pytest.approx(config.bitrate)
 
 
 def test_smallest_setting_costs_400_bytes() -> None:
-    assert len(make_tokens(SemantiCodecConfig(25, 4096), 128).to_bytes()) == 400 + HEADER_BYTES
+    assert len(make_tokens(SemantiCodecConfig(25, 4096), 128).to_bytes()) == 400 + count_header(SMALL)
+
+
+def test_a_token_of_unicodec_costs_fourteen_bits() -> None:
+    assert len(make_tokens(UNIFIED, 750, 240_000).to_bytes()) == 750 * 14 / 8 + 0.5 + count_header(UNIFIED)
+
+
+@st.composite
+def draw_config(draw: st.DrawFn) -> CodecConfig:
+    """Any codec of which a file may hold tokens: vocabularies from 1 to 65536."""
+    edges = st.sampled_from([1, 2, 3, 255, 256, 257, 32767, 32768, 65535, 65536])
+    size = edges | st.integers(1, 65536)
+    kind = draw(st.sampled_from(["semanticodec", "unicodec", "many"]))
+    if kind == "unicodec":
+        return UniCodecConfig(4 * draw(st.integers(1, 16384)))
+    count = st.just(2) if kind == "semanticodec" else st.integers(1, 8)
+    sizes = tuple(draw(count.flatmap(lambda count: st.lists(size, min_size=count, max_size=count).filter(max_above_1))))
+    if kind == "many":
+        return ManyConfig(draw(st.integers(0, 255)), sizes)
+    return SemantiCodecConfig(draw(st.sampled_from([25, 50, 100])), *sizes)
+
+
+def max_above_1(sizes: list[int]) -> bool:
+    return max(sizes) > 1
 
 
 @st.composite
 def draw_tokens(draw: st.DrawFn) -> Tokens:
-    """Tokens of any storable kind: T from 1, vocabularies from 1 to 65536, samples known or not."""
-    edges = st.sampled_from([1, 2, 3, 255, 256, 257, 32767, 32768, 65535, 65536])
-    sizes = edges | st.integers(1, 65536)
-    vocab, acoustic_vocab = draw(st.tuples(sizes, sizes).filter(lambda pair: pair != (1, 1)))
-    config = SemantiCodecConfig(draw(st.sampled_from([25, 50, 100])), vocab, acoustic_vocab)
+    """Tokens of any storable kind: T from 1, samples known or not."""
+    config = draw(draw_config())
     samples = draw(st.none() | st.integers(1, 300_000))
     positions = draw(st.integers(1, 100)) if samples is None else config.count_positions(samples)
     codes = draw_codes(config, positions, draw(st.integers(0, 2**32)))
@@ -304,9 +467,10 @@ def draw_tokens(draw: st.DrawFn) -> Tokens:
 @given(draw_tokens())
 def test_container_round_trip_and_the_slow_packer(tokens: Tokens) -> None:
     config = tokens.config
-    payload = pack_by_strings(tokens.codes, config.vocab, config.acoustic_vocab)
+    payload = pack_by_strings(tokens.codes, *list_sizes(config))
     data = tokens.to_bytes()
     assert data == assemble(config, len(tokens), tokens.samples or 0, payload)
+    assert len(data) == count_bytes(len(tokens), config)
     back = Tokens.from_bytes(data)
     assert back == tokens and back.samples == tokens.samples and back.config == config
     assert back.codes.tolist() == tokens.codes.tolist()
@@ -314,11 +478,13 @@ def test_container_round_trip_and_the_slow_packer(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("positions", [65535, 65536, 65537, 2 * 65536, 2 * 65536 + 13])
-@pytest.mark.parametrize("vocab", [5000, 16384])
-def test_packing_in_chunks(positions: int, vocab: int) -> None:
-    tokens = make_tokens(SemantiCodecConfig(50, vocab), positions)
+@pytest.mark.parametrize(
+    "config", [SemantiCodecConfig(50, 5000), UNIFIED, ManyConfig(75, (2, 3, 5, 9, 17, 33, 65, 129))], ids=str
+)
+def test_packing_in_chunks(positions: int, config: CodecConfig) -> None:
+    tokens = make_tokens(config, positions)
     data = tokens.to_bytes()
-    assert data[HEADER_BYTES:] == pack_by_strings(tokens.codes, vocab, 8192)
+    assert data[count_header(config) :] == pack_by_strings(tokens.codes, *list_sizes(config))
     assert Tokens.from_bytes(data) == tokens
 
 
@@ -340,18 +506,24 @@ def test_vocabularies_too_large_for_the_container(vocab: int, acoustic_vocab: in
     assert Tokens.load(tmp_path / "large.npy", config) == tokens
 
 
-def test_tokens_of_no_bits_are_not_stored() -> None:
+@pytest.mark.parametrize("config", [SemantiCodecConfig(25, 1, 1), ManyConfig(75, (1,)), ManyConfig(75, (1,) * 8)])
+def test_tokens_of_no_bits_are_not_stored(config: CodecConfig) -> None:
     with pytest.raises(TokensError, match="one token each"):
-        Tokens.from_array([[0, 0]], SemantiCodecConfig(25, 1, 1)).to_bytes()
+        Tokens.from_array(np.zeros((1, len(config.books)), int), config).to_bytes()
     with expect_little(), pytest.raises(TokensError, match="one token each"):
-        Tokens.from_bytes(assemble(SemantiCodecConfig(25, 1, 1), 4_000_000_000, 0, b""))
+        Tokens.from_bytes(assemble(config, 4_000_000_000, 0, b""))
 
 
 # ----- damaged files
 
 
-def test_every_flipped_bit_is_noticed() -> None:
-    data = make_tokens(SemantiCodecConfig(50, 5000), 24, 15_000).to_bytes()
+@pytest.mark.parametrize(
+    ("config", "positions", "samples"),
+    [(SemantiCodecConfig(50, 5000), 24, 15_000), (UNIFIED, 9, 2561), (ManyConfig(75, (5000,) * 8), 8, 701)],
+    ids=str,
+)
+def test_every_flipped_bit_is_noticed(config: CodecConfig, positions: int, samples: int) -> None:
+    data = make_tokens(config, positions, samples).to_bytes()
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -359,12 +531,16 @@ def test_every_flipped_bit_is_noticed() -> None:
             Tokens.from_bytes(bytes(flipped))
 
 
-def test_every_length_but_the_whole_is_cut_short() -> None:
-    data = make_tokens().to_bytes()
+@pytest.mark.parametrize("config", [SMALL, UNIFIED, ManyConfig(75, (5000,) * 8)], ids=str)
+def test_every_length_but_the_whole_is_cut_short(config: CodecConfig) -> None:
+    data, header = make_tokens(config).to_bytes(), count_header(config)
     for length in range(len(data)):
-        with pytest.raises(TokensError, match=f"cut short: {length if length < 26 else length - 26} bytes"):
+        message = f": {length} bytes; expected a whole header" if length < 24 else f": {length - header} bytes of codes"
+        if 24 <= length < header:
+            message = f" in its header; expected {len(config.books)} vocabularies"
+        with pytest.raises(TokensError, match=f"cut short{message}"):
             Tokens.from_bytes(data[:length])
-    assert Tokens.from_bytes(data) == make_tokens()
+    assert Tokens.from_bytes(data) == make_tokens(config)
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\n", bytes(1000), b"SCTK"])
@@ -376,12 +552,47 @@ def test_trailing_bytes_are_refused(tail: bytes) -> None:
 
 
 def test_future_version_asks_for_an_upgrade() -> None:
-    for version in (2, 255):
+    for version in (3, 255):
         data = assemble(SMALL, 2, 0, GOLDEN_CODE_BYTES, version)
-        with pytest.raises(TokensError, match=f"version {version}; .* version 1.*newer version: upgrade"):
+        with pytest.raises(TokensError, match=f"version {version}; .* version 2.*newer version: upgrade"):
             Tokens.from_bytes(data)
-    with pytest.raises(TokensError, match="version 0; expected version 1: the file is damaged"):
-        Tokens.from_bytes(assemble(SMALL, 2, 0, GOLDEN_CODE_BYTES, 0))
+
+
+def test_past_versions_are_to_be_encoded_again() -> None:
+    for version in (0, 1):
+        with pytest.raises(TokensError, match=f"version {version}; expected version 2: encode the audio again"):
+            Tokens.from_bytes(assemble(SMALL, 2, 0, GOLDEN_CODE_BYTES, version))
+    first = "5343544b 01 19 ff0f ff1f 02000000 e803000000000000 0c3cc85b 0010017fffffc0"  # as version 1 wrote it
+    with pytest.raises(TokensError, match="version 1; expected version 2: encode the audio again"):
+        Tokens.from_bytes(bytes.fromhex(first))
+
+
+@pytest.mark.parametrize("number", [2, 3, 199, 255])
+def test_unknown_codec_in_the_header(number: int) -> None:
+    data = assemble(SMALL, 2, 0, GOLDEN_CODE_BYTES, number=number)
+    expected = rf"^a token file of codec {number}; expected one of 0 semanticodec, 1 unicodec.*: upgrade sc-runtime"
+    with pytest.raises(TokensError, match=expected):
+        Tokens.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("number", "config", "message"),
+    [
+        (0, UNIFIED, "a token file of 1 codebooks; expected a semantic and an acoustic one"),
+        (0, ManyConfig(50, (16,) * 8), "a token file of 8 codebooks; expected a semantic and an acoustic one"),
+        (0, ManyConfig(50, ()), "a token file of 0 codebooks; expected a semantic and an acoustic one"),
+        (1, SMALL, "a token file of 25 tps and 2 codebooks; expected 75 tps and one codebook"),
+        (1, ManyConfig(75, (16,) * 2), "a token file of 75 tps and 2 codebooks; expected 75 tps and one codebook"),
+        (1, ManyConfig(75, ()), "a token file of 75 tps and 0 codebooks; expected 75 tps and one codebook"),
+        (1, ManyConfig(50, (16384,)), "a token file of 50 tps and 1 codebooks; expected 75 tps and one codebook"),
+        (1, ManyConfig(75, (16383,)), "a token file of vocab 16383; expected a multiple of 4"),
+        (200, ManyConfig(75, ()), "a token file of no codebooks; expected one at least"),
+    ],
+)
+def test_other_codebooks_than_the_codec_has(number: int, config: CodecConfig, message: str) -> None:
+    with expect_little(), pytest.raises(TokensError) as caught:
+        Tokens.from_bytes(assemble(config, 4_000_000_000, 0, bytes(4), number=number))
+    assert str(caught.value).startswith(f"{message}: the file is damaged")
 
 
 @pytest.mark.parametrize("data", [b"RIFF" + bytes(60), b"SCTX" + bytes(60), b"hello\n", b"\x93NUMPX"])
@@ -398,8 +609,8 @@ def test_empty_file() -> None:
 @pytest.mark.parametrize("tps", [0, 24, 26, 75, 200, 255])
 def test_unknown_rate_in_the_header(tps: int) -> None:
     data = bytearray(assemble(SMALL, 2, 0, GOLDEN_CODE_BYTES))
-    data[5] = tps
-    with pytest.raises(TokensError, match=f"{tps} tps; expected 25, 50 or 100 tps"):
+    data[6] = tps
+    with pytest.raises(TokensError, match=f"of tps {tps}; expected 25, 50 or 100 tokens per second"):
         Tokens.from_bytes(correct_checksum(bytes(data)))
 
 
@@ -451,8 +662,8 @@ def test_padding_must_be_zero(bit: int) -> None:
 
 def test_wrong_checksum_names_both() -> None:
     data = make_tokens().to_bytes()
-    damaged = data[:22] + bytes(4) + data[26:]
-    with pytest.raises(TokensError, match=f"checksum 00000000; expected {data[22:26].hex()}"):
+    damaged = data[: CRC.start] + bytes(4) + data[CRC.stop :]
+    with pytest.raises(TokensError, match=f"checksum 00000000; expected {data[CRC].hex()}"):
         Tokens.from_bytes(damaged)
 
 
@@ -500,9 +711,9 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
         at = rng.randint(0, min(len(damaged), len(other)))
         damaged[at:] = other[at:]
     else:
-        start, end = rng.choice([(4, 5), (5, 6), (6, 8), (8, 10), (10, 14), (14, 22)])
+        start, end = rng.choice([(4, 5), (5, 6), (6, 7), (7, 8), (8, 12), (12, 20), (24, 26), (26, 28)])
         value = int.from_bytes(damaged[start:end], "little")
-        value = rng.choice([value + rng.randint(-3, 3), rng.getrandbits(8 * (end - start)), 0, 25, 50, 100])
+        value = rng.choice([value + rng.randint(-3, 3), rng.getrandbits(8 * (end - start)), 0, 25, 50, 75, 100, 200])
         damaged[start:end] = (value % 256 ** (end - start)).to_bytes(end - start, "little")
     return bytes(damaged)
 
@@ -516,13 +727,15 @@ def test_damaged_containers_are_refused_or_are_what_they_say() -> None:
             originals.append(make_tokens(config, rng.randint(1, 9)).to_bytes())
             samples = rng.randint(1, 5000)
             originals.append(make_tokens(config, config.count_positions(samples), samples).to_bytes())
+    for other in (UNIFIED, UniCodecConfig(4), *(ManyConfig(75, (300,) * count) for count in (1, 2, 8))):
+        originals.append(make_tokens(other, 5, other.count_samples(5)).to_bytes())
     known = set(originals)
 
     refused = decoded = 0
     for _ in range(FUZZED):
         data, other = rng.choice(originals), rng.choice(originals)
         mutant = mutate(data, other, rng)
-        corrected = len(mutant) >= HEADER_BYTES and rng.random() < 0.5
+        corrected = len(mutant) >= CRC.stop and rng.random() < 0.5
         if corrected:
             mutant = correct_checksum(mutant)
         try:
@@ -533,7 +746,7 @@ def test_damaged_containers_are_refused_or_are_what_they_say() -> None:
             continue
         assert tokens.to_bytes() == mutant
         assert tokens.codes.min() >= 0
-        assert (tokens.codes < (tokens.config.vocab, tokens.config.acoustic_vocab)).all()
+        assert (tokens.codes < list_sizes(tokens.config)).all()
         assert corrected or mutant in known, mutant.hex()
         decoded += mutant not in known
     assert refused > 50_000 and decoded > 3_000, "both ways out must be taken, or nothing was tried"
@@ -572,9 +785,10 @@ def test_npy_round_trip(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("npy") / "tokens.npy"
     tokens.save(path)
     array = np.load(path, allow_pickle=False)
-    assert array.dtype == np.int64 and array.shape == (1, len(tokens), 2)
+    assert array.dtype == np.int64 and array.shape == (1, *tokens.codes.shape)
     assert np.array_equal(array[0], tokens.codes)
     assert Tokens.load(path, tokens.config) == dataclasses.replace(tokens, samples=None)
+    assert np.array_equal(read_array(path), tokens.codes)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
@@ -590,6 +804,35 @@ def test_npy_needs_a_config(tmp_path: Path) -> None:
     make_tokens().save(tmp_path / "a.npy")
     with pytest.raises(TokensError, match=r"a\.npy: tokens in an \.npy file; expected to be told their rate"):
         Tokens.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (1, 5, 2), (5, 8)])
+def test_an_npy_is_read_without_knowing_its_codec(shape: tuple[int, ...], tmp_path: Path) -> None:
+    codes = np.arange(np.prod(shape)).reshape(shape)
+    np.save(tmp_path / "a.npy", codes)
+    assert np.array_equal(read_array(tmp_path / "a.npy"), codes.reshape(shape[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            np.zeros(5, int),
+            r"an array of shape \[5\]; expected \[T, C\] or \[1, T, C\] with T at least 1: give the tokens",
+        ),
+        (np.zeros((2, 5, 1), int), r"an array of shape \[2, 5, 1\]; expected"),
+        (np.zeros((0, 2), int), r"an array of shape \[0, 2\]; expected"),
+        (np.zeros((5, 2)), "an array of dtype float64; expected integers"),
+        (np.array([[1, 2], [3, -4]]), "token -4 at position 1; expected 0 or more"),
+    ],
+)
+def test_an_npy_of_no_codec_is_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(TokensError, match=rf"a\.npy: {message}"):
+        read_array(tmp_path / "a.npy")
+    make_tokens().save(tmp_path / "b.sct")
+    with pytest.raises(TokensError, match=r"b\.sct: a file that is no \.npy"):
+        read_array(tmp_path / "b.sct")
 
 
 class Trap:
@@ -698,6 +941,12 @@ def test_load_says_what_the_file_says(suffix: str, tmp_path: Path) -> None:
     assert path.read_bytes() == tokens.to_bytes()
 
 
+def test_load_says_which_codec_it_is(tmp_path: Path) -> None:
+    for config in (SMALL, UNIFIED, ManyConfig(75, (16, 17, 18))):
+        make_tokens(config).save(tmp_path / "a.sct")
+        assert Tokens.load(tmp_path / "a.sct").config == config
+
+
 def test_load_takes_the_config_it_is_given(tmp_path: Path) -> None:
     make_tokens().save(tmp_path / "a.sct")
     narrow = SemantiCodecConfig(25, 4096, width=16)
@@ -711,6 +960,7 @@ def test_load_takes_the_config_it_is_given(tmp_path: Path) -> None:
         (SemantiCodecConfig(50, 4096), "tokens at 25 tps; expected 50 tps, the rate of the bundle: "),
         (SemantiCodecConfig(25, 8192), "tokens whose semantic vocabulary is 4096; expected 8192, the semantic "),
         (SemantiCodecConfig(25, 4096, 16), "tokens whose acoustic vocabulary is 8192; expected 16, the acoustic "),
+        (UNIFIED, "tokens of semanticodec; expected tokens of unicodec, the codec of the bundle: decode them with "),
     ],
 )
 def test_tokens_of_another_bundle(config: SemantiCodecConfig, message: str, tmp_path: Path) -> None:
