@@ -16,6 +16,7 @@ from rich.progress import Progress
 from sc_runtime.commands.program import run_command
 from sc_runtime.errors import MissingExtraError, SettingsError
 from sc_runtime.export.embedded import corpus, environment, music, signals, speech, splits, words
+from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
 RATE = 16_000
 needs_espeak = pytest.mark.skipif(shutil.which(speech.PROGRAM) is None, reason="espeak-ng is not installed")
@@ -118,7 +119,7 @@ def test_silence_comes_before_and_after() -> None:
     padded = [pair for pair in silences if any(pair)]
     assert 0.08 < len(padded) / len(silences) < 0.23
     assert {(lead > 0, tail > 0) for lead, tail in padded} == {(True, False), (False, True), (True, True)}
-    assert max(lead + tail for lead, tail in silences) < corpus.CLIP * 0.6
+    assert max(lead + tail for lead, tail in silences) < SEGMENT_SAMPLES * 0.6
 
 
 def test_reverberation_decays_evenly_and_keeps_the_direct_sound() -> None:
@@ -414,7 +415,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def make_clip(domain: str, split: str, index: int) -> np.ndarray:
         numbers.append(index)
-        return corpus.set_level(signals.white(corpus.seed_generator(domain, split, index), corpus.CLIP), -20.0)
+        return corpus.set_level(signals.white(corpus.seed_generator(domain, split, index), SEGMENT_SAMPLES), -20.0)
 
     monkeypatch.setattr(corpus, "make_clip", make_clip)
     monkeypatch.setattr(corpus, "check_program", lambda: None)
@@ -427,7 +428,7 @@ def test_arrays_hold_the_clips(tmp_path: Path, made: list[int]) -> None:
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".corpus")} == names
     clips = np.load(tmp_path / "train-music.npy")
     assert clips.dtype == np.int16
-    assert clips.shape == (3, corpus.CLIP)
+    assert clips.shape == (3, SEGMENT_SAMPLES)
     expected = np.round(corpus.make_clip("music", "train", 2).astype(np.float64) * 32767)
     assert np.abs(clips[2] - expected).max() <= 1
     made.clear()
@@ -466,7 +467,7 @@ def test_a_damaged_or_other_beginning_is_begun_anew(tmp_path: Path, made: list[i
     np.save(tmp_path / ".train-music.done.npy", np.ones(2, np.uint8))
     (tmp_path / ".train-music.partial.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "train-sound.npy").write_bytes(b"")
-    np.save(tmp_path / "train-speech.npy", np.zeros((1, corpus.CLIP), np.int16))
+    np.save(tmp_path / "train-speech.npy", np.zeros((1, SEGMENT_SAMPLES), np.int16))
     write(tmp_path, 2)
     assert made == [0, 1] * 3
     assert all(np.load(tmp_path / f"train-{domain}.npy").any(axis=1).all() for domain in splits.DOMAINS)

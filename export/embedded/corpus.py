@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sc_runtime.commands.program import run_app
 from sc_runtime.errors import OutputError, SettingsError
-from sc_runtime.semanticodec.config import SAMPLE_RATE
+from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES
 
 from .environment import make_sound
 from .music import make_music
@@ -34,7 +34,6 @@ from .signals import Signal, band_noise, convolve, filter_curve, seconds, unit, 
 from .speech import check_program, make_speech
 from .splits import DOMAINS, SPLITS, Domain, Split, check_split, pick
 
-CLIP = 163_840  #: samples: 10.24 s, the codec's window
 LOUDEST, QUIETEST = -14.0, -35.0  #: RMS of a clip, dB below full scale
 PEAK = 0.98
 MIXED, REVERBERANT, PADDED, NOISY, COLOURED = 0.25, 0.33, 0.15, 0.3, 0.3  #: shares of the clips
@@ -75,7 +74,7 @@ def make_clip(domain: Domain, split: Split, index: int) -> Signal:
         raise SettingsError(f"domain {domain!r}", " or ".join(DOMAINS))
     rng = seed_generator(domain, check_split(split), index)
     lead, tail = draw_silence(rng)
-    sound = unit(GENERATORS[domain](rng, split, CLIP - lead - tail))
+    sound = unit(GENERATORS[domain](rng, split, SEGMENT_SAMPLES - lead - tail))
     if split == "train" and rng.random() < MIXED:
         other = pick(rng, [name for name in DOMAINS if name != domain])
         behind = unit(GENERATORS[other](rng, split, len(sound)))
@@ -179,14 +178,17 @@ def write_clips(folder: Path, domain: Domain, split: Split, count: int, workers:
     """Write one array; the clips that an interrupted run has made are kept."""
     path = folder / f"{split}-{domain}.npy"
     task = progress.add_task(path.name, total=count)
-    if has_shape(path, (count, CLIP)):
+    if has_shape(path, (count, SEGMENT_SAMPLES)):
         progress.update(task, completed=count)
         return
     check_program()  # also music and sound are mixed with speech
     partial_path, done_path = (folder / f".{path.stem}.{role}.npy" for role in ("partial", "done"))
-    if not has_shape(partial_path, (count, CLIP)):
+    if not has_shape(partial_path, (count, SEGMENT_SAMPLES)):
         done_path.unlink(missing_ok=True)
-    clips, done = open_array(partial_path, (count, CLIP), np.int16), open_array(done_path, (count,), np.uint8)
+    clips, done = (
+        open_array(partial_path, (count, SEGMENT_SAMPLES), np.int16),
+        open_array(done_path, (count,), np.uint8),
+    )
     progress.update(task, completed=int(done.sum()))
     missing = np.flatnonzero(done == 0).tolist()
     for index, clip in zip(missing, make_clips(domain, split, missing, workers), strict=True):

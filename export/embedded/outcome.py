@@ -12,10 +12,10 @@ from sc_runtime.files import replacing
 from ..networks.hifigan import HifiGan
 from ..networks.sizes import EMBEDDED
 from ..networks.vae_decoder import VaeDecoder
-from .clusters import SHARES
 from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
+from .splits import DOMAINS
 from .training import choose_device, load_average, read_curves
 
 SKIPPED = ("step", "seconds")  #: of a curve's columns: where a point lies, not what was measured
@@ -51,7 +51,7 @@ def write_ceilings(folder: Path, corpus: Path) -> None:
     encoder = load_weights(VaeEncoder(EMBEDDED), load_average(folder, "mel_vae", "encoder"), device)
     decoder = load_weights(VaeDecoder(EMBEDDED), load_average(folder, "mel_vae", "decoder"), device)
     hifigan = load_weights(HifiGan(EMBEDDED), load_average(folder, "vocoder", "hifigan"), device)
-    for domain in SHARES:
+    for domain in DOMAINS:
         clips = np.load(corpus / f"held-out-{domain}.npy")
         made = np.empty_like(clips)
         for row, clip in enumerate(clips):

@@ -17,9 +17,10 @@ from sc_runtime.semanticodec.acoustic import join_features
 from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, SemantiCodecConfig
 from sc_runtime.semanticodec.fbank import count_frames, fbank_segments
 
-from .clusters import SHARES, cluster_domains
+from .clusters import cluster_domains
 from .diffusion import Latents
 from .mel import LogMel
+from .splits import DOMAINS
 
 SHORT_EVERY = 6  #: one clip of so many is cut short, so that padding is met in training
 BATCH = 16
@@ -28,7 +29,7 @@ SCALE_FACTOR = "scale_factor.json"
 
 def load_clips(corpus: Path) -> np.ndarray:
     """Training clips int16 [N, 163840], the domains one after another, of equal counts."""
-    return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in SHARES])
+    return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in DOMAINS])
 
 
 def choose_lengths(clips: int) -> np.ndarray:
@@ -90,7 +91,7 @@ def batches(count: int) -> Iterator[slice]:
 
 def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, path: Path) -> None:
     """Cluster the features of positions that hold tokens; clips lie domain after domain, in equal parts."""
-    domains = dict(zip(SHARES, np.array_split(np.arange(len(features)), len(SHARES)), strict=True))
+    domains = dict(zip(DOMAINS, np.array_split(np.arange(len(features)), len(DOMAINS)), strict=True))
     rows = {
         domain: np.concatenate([features[clip, : positions[clip]] for clip in clips])
         for domain, clips in domains.items()
