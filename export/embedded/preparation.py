@@ -99,6 +99,13 @@ def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: Seman
     np.save(path, cluster_domains(rows, config.vocab))
 
 
+def compute_semantic(features: np.ndarray, centroids: np.ndarray, path: Path) -> None:
+    """Features -> semantic tokens, int64 [N, L]."""
+    search = NearestCentroid(np.asarray(centroids))
+    rows = (np.asarray(features[rows], np.float32) for rows in batches(len(features)))
+    np.save(path, np.concatenate([search.search(x.reshape(-1, x.shape[2])).reshape(x.shape[:2]) for x in rows]))
+
+
 def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
     """Positions that hold tokens in each clip, int64 [N]."""
     return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
@@ -112,19 +119,16 @@ def prepare_latents(
     features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
     positions = count_all_positions(len(clips), config)
     centroids = cached(folder / "centroids.npy", lambda path: prepare_centroids(features, positions, config, path))
-    search = NearestCentroid(np.asarray(centroids))
+    semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, path))
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
-    semantic = np.empty(features.shape[:2], np.int64)
     for rows in batches(len(features)):
-        group = np.asarray(features[rows], np.float32)
-        semantic[rows] = search.search(group.reshape(-1, group.shape[2])).reshape(group.shape[:2])
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
-        joined[rows] = join_features(group, centroids[semantic[rows]], frames)
+        joined[rows] = join_features(np.asarray(features[rows], np.float32), centroids[semantic[rows]], frames)
     raw = cached(folder / "latents.npy", lambda path: compute_latents(clips, encoder, path))
     scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
     write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
-    return Latents(scaled, joined, semantic, positions, np.asarray(centroids))
+    return Latents(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:

@@ -154,7 +154,7 @@ def restore(path: Path, stage: Stage, averages: Mapping[str, Average]) -> tuple[
 
 def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
     """The averaged weights of `network` after the training of `stage`."""
-    return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True)["averages"][network]
+    return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)["averages"][network]
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
