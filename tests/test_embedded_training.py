@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from sc_runtime.bundle import Bundle
 from sc_runtime.codec import Codec
+from sc_runtime.errors import BundleError
 from sc_runtime.export.build import build_bundle
 from sc_runtime.export.checkpoint import Folder
 from sc_runtime.export.embedded import assembly, training
@@ -26,9 +29,16 @@ from sc_runtime.export.embedded.diffusion import (
 )
 from sc_runtime.export.embedded.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
 from sc_runtime.export.embedded.mel import LogMel
-from sc_runtime.export.embedded.mel_vae import MelVaeStage, VaeEncoder
-from sc_runtime.export.embedded.preparation import choose_lengths, compute_fbanks, load_weights, prepare_latents
-from sc_runtime.export.embedded.training import Stage, fit, load_average, read_curves, schedule_rate
+from sc_runtime.export.embedded.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.preparation import (
+    SCALE_FACTOR,
+    choose_lengths,
+    compute_fbanks,
+    load_weights,
+    prepare_latents,
+)
+from sc_runtime.export.embedded.restoring import restore_bundle
+from sc_runtime.export.embedded.training import Stage, fit, load_average, load_encoder, read_curves, schedule_rate
 from sc_runtime.export.embedded.vocoder import VocoderStage
 from sc_runtime.export.networks.audiomae import AudioMAE
 from sc_runtime.export.networks.sizes import EMBEDDED, choose_sizes
@@ -40,6 +50,14 @@ pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 
 SIZES = choose_sizes("tiny", 50, 4096)
 CPU = torch.device("cpu")
+TRAINED = [  #: (stage, network) of all that a bundle keeps
+    ("audiomae", "autoencoder"),
+    ("mel_vae", "decoder"),
+    ("vocoder", "hifigan"),
+    ("diffusion", "tunet"),
+    ("diffusion", "acoustic_encoder"),
+    ("diffusion", "quantizer"),
+]
 STEPS = 3  #: of one piece, on a clock that a step moves by a second
 
 
@@ -90,15 +108,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray) -> Path:
     return folder
 
 
-def test_the_trained_networks_become_a_bundle_that_codes_sound(
-    folder: Path, clips: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assembly, "EMBEDDED", SIZES)
-    checkpoint = assemble(folder)
-    with torch.no_grad():
-        weights = Folder(checkpoint, 50)
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(assembly, "EMBEDDED", SIZES)
+        weights = Folder(assemble(folder), 50)
         assert weights.half
-        bundle = build_bundle(tmp_path / "bundle", SIZES, (4096,), weights, size="tiny")
+        return build_bundle(tmp_path_factory.mktemp("built") / "bundle", SIZES, (4096,), weights, size="tiny")
+
+
+def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, clips: np.ndarray) -> None:
     assert bundle.manifest.trained
     assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
     float16 = np.load(bundle.path / "semantic-4096.npy").dtype
@@ -109,6 +128,40 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(
     decoded = codec.decode(tokens, steps=2)
     assert decoded.shape == (40_000,)
     assert np.isfinite(decoded).all() and np.abs(decoded).max() > 0
+
+
+def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
+    """Every weight is back where it was, rounded as it was stored; then each stage that goes on has a piece."""
+    restore_bundle(bundle, SIZES, tmp_path)
+    for stage, name in TRAINED:
+        before, after = (load_average(where, stage, name) for where in (folder, tmp_path))
+        kept = [key for key in before if stage != "audiomae" or key.startswith("encoder.")]
+        if name == "quantizer":
+            kept = ["embed"]
+        for key in kept:
+            assert torch.equal(before[key].half().float(), after[key]), f"{stage} {name} {key}"
+    centroids = np.load(folder / "centroids.npy")
+    assert np.array_equal(centroids.astype(np.float16), np.load(tmp_path / "centroids.npy"))
+    scales = [json.loads((where / SCALE_FACTOR).read_text()) for where in (folder, tmp_path)]
+    assert scales[1] == pytest.approx(scales[0], rel=1e-3)
+
+    piece = STEPS / 60
+    decoder = load_average(tmp_path, "mel_vae", "decoder")
+    fit(VaeEncoderStage(SIZES, clips, decoder, CPU), tmp_path, piece, piece)
+    encoder = load_encoder(tmp_path)
+    audiomae = load_weights(AudioMAE(SIZES), load_audiomae(tmp_path), CPU)
+    data = prepare_latents(tmp_path, clips, audiomae, load_weights(VaeEncoder(SIZES), encoder, CPU), SIZES.config)
+    assert json.loads((tmp_path / SCALE_FACTOR).read_text()) == scales[1]
+    for resumed in (DiffusionStage(SIZES, data, CPU), VocoderStage(SIZES, clips, encoder, decoder, CPU)):
+        assert fit(resumed, tmp_path, piece, piece)
+
+    with pytest.raises(BundleError, match=r"holds a training already"):
+        restore_bundle(bundle, SIZES, tmp_path)
+
+
+def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="expected a float32 bundle of"):
+        restore_bundle(bundle, EMBEDDED, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])

@@ -14,7 +14,7 @@ from sc_runtime.files import replacing
 from ..checkpoint import ACOUSTIC_CODEBOOK, DECODER, ENCODER, name_codebook
 from ..graphs import NETWORKS
 from ..networks.sizes import EMBEDDED
-from .preparation import SCALE_FACTOR
+from .preparation import CENTROIDS, SCALE_FACTOR
 from .training import load_average
 
 CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it
@@ -49,7 +49,7 @@ def assemble(folder: Path) -> Path:
         with replacing(path) as temporary:
             torch.save(files[name], temporary)
     with replacing(centroids) as temporary:
-        np.save(temporary, np.load(folder / "centroids.npy").astype(np.float16))
+        np.save(temporary, np.load(folder / CENTROIDS).astype(np.float16))
     return checkpoint
 
 

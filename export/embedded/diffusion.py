@@ -77,6 +77,14 @@ class VectorQuantizer(nn.Module):
         chosen = self.embed[codes]
         return x + (chosen - x).detach(), (x - chosen).square().mean()
 
+    @torch.no_grad()
+    def begin_with(self, entries: Tensor) -> None:
+        """Go on with `entries` [C, D] that were learnt before, each as if it had lately been used once a batch."""
+        self.embed.copy_(entries)
+        self.embed_avg.copy_(entries)
+        self.cluster_size.fill_(1.0)
+        self.steps.fill_(1)
+
     def follow(self, x: Tensor, codes: Tensor) -> None:
         counts = torch.bincount(codes, minlength=len(self.embed)).float()
         sums = torch.zeros_like(self.embed_avg).index_add_(0, codes, x)

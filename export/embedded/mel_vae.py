@@ -87,14 +87,10 @@ class MelVaeStage:
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
-        with half_precision(self.device):
-            mean, log_variance = self.encoder(mel)
-            noise = torch.randn(mean.shape, generator=generator).to(self.device)
-            drawn = self.decoder(mean + noise * (0.5 * log_variance).exp()).float()
-        difference = drawn - mel
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = difference.abs().mean() + 0.25 * difference.square().mean() + KL_WEIGHT * kl
-        losses = {"l1": float(difference.detach().abs().mean()), "kl": float(kl.detach())}
+        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        loss, l1 = compare(drawn, mel)
+        loss = loss + KL_WEIGHT * kl
+        losses = {"l1": l1, "kl": float(kl.detach())}
         if progress > ADVERSARIAL_FROM:
             with half_precision(self.device):
                 loss = loss - ADVERSARIAL_WEIGHT * self.discriminator(drawn).mean()
@@ -117,6 +113,56 @@ class MelVaeStage:
         loss.backward()
         optimizer.step()
         return float(loss.detach())
+
+
+class VaeEncoderStage:
+    """Fits an encoder to a trained `decoder` that stays as it is, for one that was restored from a bundle."""
+
+    name = "vae_encoder"
+    averaged = ("encoder",)
+
+    def __init__(
+        self, sizes: NetworkSizes, clips: np.ndarray, decoder: dict[str, Tensor], device: torch.device
+    ) -> None:
+        self.clips, self.device = clips, device
+        self.log_mel = LogMel().to(device)
+        self.encoder = VaeEncoder(sizes).to(device)
+        self.decoder = VaeDecoder(sizes).to(device)
+        self.decoder.load_state_dict(decoder)
+        self.decoder.requires_grad_(False)
+        self.networks = {"encoder": self.encoder}
+        self.optimizers: dict[str, Any] = {
+            "encoder": torch.optim.AdamW(self.encoder.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
+        }
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
+        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        loss, l1 = compare(drawn, mel)
+        optimizer = self.optimizers["encoder"]
+        optimizer.zero_grad(set_to_none=True)
+        (loss + KL_WEIGHT * kl).backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        optimizer.step()
+        return {"l1": l1, "kl": float(kl.detach())}
+
+
+def draw_again(
+    encoder: nn.Module, decoder: nn.Module, mel: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """`mel` through the autoencoder, a latent drawn from what the encoder says of it, and the KL divergence."""
+    with half_precision(mel.device):
+        mean, log_variance = encoder(mel)
+        noise = torch.randn(mean.shape, generator=generator).to(mel.device)
+        drawn = decoder(mean + noise * (0.5 * log_variance).exp()).float()
+    return drawn, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def compare(drawn: Tensor, mel: Tensor) -> tuple[Tensor, float]:
+    """The reconstruction loss, and its L1 part for the curves."""
+    difference = drawn - mel
+    l1 = difference.abs().mean()
+    return l1 + 0.25 * difference.square().mean(), float(l1.detach())
 
 
 def crop_clips(clips: np.ndarray, count: int, samples: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
 from .splits import DOMAINS
-from .training import choose_device, load_average, read_curves
+from .training import choose_device, load_average, load_encoder, read_curves
 
 SKIPPED = ("step", "seconds")  #: of a curve's columns: where a point lies, not what was measured
 
@@ -48,7 +48,7 @@ def write_ceilings(folder: Path, corpus: Path) -> None:
     """Write CORPUS/ceiling-DOMAIN.npy, int16 [M, 163840]: held-out clips through VAE and vocoder alone, no codec."""
     device = choose_device()
     log_mel = LogMel().to(device)
-    encoder = load_weights(VaeEncoder(EMBEDDED), load_average(folder, "mel_vae", "encoder"), device)
+    encoder = load_weights(VaeEncoder(EMBEDDED), load_encoder(folder), device)
     decoder = load_weights(VaeDecoder(EMBEDDED), load_average(folder, "mel_vae", "decoder"), device)
     hifigan = load_weights(HifiGan(EMBEDDED), load_average(folder, "vocoder", "hifigan"), device)
     for domain in DOMAINS:

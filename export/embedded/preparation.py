@@ -24,7 +24,7 @@ from .splits import DOMAINS
 
 SHORT_EVERY = 6  #: one clip of so many is cut short, so that padding is met in training
 BATCH = 16
-SCALE_FACTOR = "scale_factor.json"
+SCALE_FACTOR, CENTROIDS = "scale_factor.json", "centroids.npy"
 
 
 def load_clips(corpus: Path) -> np.ndarray:
@@ -118,16 +118,18 @@ def prepare_latents(
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
     features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
     positions = count_all_positions(len(clips), config)
-    centroids = cached(folder / "centroids.npy", lambda path: prepare_centroids(features, positions, config, path))
+    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, path))
     semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, path))
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
     for rows in batches(len(features)):
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
         joined[rows] = join_features(np.asarray(features[rows], np.float32), centroids[semantic[rows]], frames)
     raw = cached(folder / "latents.npy", lambda path: compute_latents(clips, encoder, path))
-    scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
+    if not (folder / SCALE_FACTOR).exists():
+        scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
+        write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
+    scale = json.loads((folder / SCALE_FACTOR).read_text())
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
-    write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
     return Latents(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
 
 

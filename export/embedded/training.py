@@ -140,21 +140,29 @@ def save(
 
 
 def restore(path: Path, stage: Stage, averages: Mapping[str, Average]) -> tuple[int, float]:
-    """Put the state in `path` into `stage`; returns the steps and seconds it has had."""
+    """Put the state in `path` into `stage`; returns the steps and seconds it has had.
+
+    What begins with a bundle's weights (`restoring.py`) has some of its networks there and no optimiser.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for name, network in stage.networks.items():
-        network.load_state_dict(state["networks"][name])
-    for name, optimizer in stage.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
-    for name, average in averages.items():
-        for key, tensor in state["averages"][name].items():
-            average.state[key].copy_(tensor)
+    for name, weights in state["networks"].items():
+        stage.networks[name].load_state_dict(weights)
+    for name, optimizer in state["optimizers"].items():
+        stage.optimizers[name].load_state_dict(optimizer)
+    for name, weights in state["averages"].items():
+        for key, tensor in weights.items():
+            averages[name].state[key].copy_(tensor)
     return state["steps"], state["seconds"]
 
 
 def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
     """The averaged weights of `network` after the training of `stage`."""
     return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)["averages"][network]
+
+
+def load_encoder(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of the VAE's encoder: the one fitted to a restored decoder, where there is one."""
+    return load_average(folder, "vae_encoder" if (folder / "vae_encoder.pt").exists() else "mel_vae", "encoder")
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
