@@ -30,6 +30,7 @@ COMMITMENT = 0.02  #: weight of eq. 4 beside the reconstruction; with more of it
 CODEBOOK_DECAY = 0.98  #: of the codebook's moving averages
 OUTPUT_GAIN = 10.0  #: of the BiLSTM's last matrix, over PyTorch's initial one
 PEAK = 12.0  #: of a place's attention to its own token before training
+FIXED_FROM = 0.5  #: of the stage: what a clip's tokens are is settled, and only the T-UNet goes on learning
 RARE = 0.1  #: an entry used less than this many times a batch, on average, is drawn anew
 REVIVE_EVERY = 25  #: steps
 
@@ -70,10 +71,11 @@ class VectorQuantizer(nn.Module):
             if self.steps == 0:
                 self.revive(torch.ones_like(self.cluster_size, dtype=torch.bool), x, generator)
             codes = torch.cdist(x, self.embed).argmin(dim=1)
-            self.follow(x, codes)
-            self.steps += 1
-            if self.steps % REVIVE_EVERY == 0:
-                self.revive(self.cluster_size < RARE, x, generator)
+            if self.training:
+                self.follow(x, codes)
+                self.steps += 1
+                if self.steps % REVIVE_EVERY == 0:
+                    self.revive(self.cluster_size < RARE, x, generator)
         chosen = self.embed[codes]
         return x + (chosen - x).detach(), (x - chosen).square().mean()
 
@@ -168,14 +170,17 @@ class DiffusionStage:
         }
         parameters = [*self.tunet.parameters(), *self.acoustic_encoder.parameters()]
         self.optimizers: dict[str, Any] = {
-            "all": torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+            "all": torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         }
         self.alphas = torch.from_numpy(compute_alphas(Schedule())).float().to(device)
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         rows = pick(len(self.data.latents), BATCH, generator).numpy()
         clean = torch.from_numpy(self.data.latents[rows]).float().to(self.device)
-        context, commitment = self.encode(rows, generator)
+        learning = progress < FIXED_FROM
+        self.quantizer.train(learning)
+        with torch.set_grad_enabled(learning):
+            context, commitment = self.encode(rows, generator)
         n = draw_steps(len(self.alphas), BATCH, generator).to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         signal = self.alphas[n].sqrt()[:, None, None, None]

@@ -110,10 +110,10 @@ class Average:
     @torch.no_grad()
     def update(self, steps: int) -> None:
         decay = min(AVERAGE_DECAY, (1 + steps) / (10 + steps))
+        followed = {name: tensor for name, tensor in self.network.state_dict().items() if tensor.is_floating_point()}
+        torch._foreach_lerp_([self.state[name] for name in followed], list(followed.values()), 1 - decay)
         for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - decay)
-            else:
+            if name not in followed:
                 self.state[name].copy_(tensor)
 
 
