@@ -22,20 +22,21 @@ SKIPPED = ("step", "seconds")  #: of a curve's columns: where a point lies, not 
 
 
 def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
-    """Write a PNG of every stage's losses against its minutes of training."""
+    """Write a PNG of the losses of every stage that was trained in `folder`, against its minutes of training."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(stages), figsize=(4.2 * len(stages), 3.8), layout="constrained")
-    for axes, stage in zip(panels, stages, strict=True):
-        points = read_curves(folder, stage)
+    curves = {stage: points for stage in stages if (points := read_curves(folder, stage))}
+    figure, panels = pyplot.subplots(
+        1, len(curves), figsize=(4.2 * len(curves), 3.8), layout="constrained", squeeze=False
+    )
+    for axes, (stage, points) in zip(panels[0], curves.items(), strict=True):
         for name in dict.fromkeys(key for point in points for key in point if key not in SKIPPED):
             known = [(point["seconds"] / 60, point[name]) for point in points if name in point]
             axes.plot(*zip(*known, strict=True), label=name, linewidth=1.2)
-        steps = points[-1]["step"] if points else 0
-        axes.set(title=f"{stage}, {steps} steps", xlabel="minutes", yscale="log")
+        axes.set(title=f"{stage}, {points[-1]['step']} steps", xlabel="minutes", yscale="log")
         axes.grid(True, which="both", linewidth=0.3)
         axes.legend(fontsize=8)
     with replacing(path) as temporary:
