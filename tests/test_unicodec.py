@@ -65,7 +65,7 @@ def test_features_and_waveform_are_the_published_ones(full: Codec, truth: dict[s
 
 
 @pytest.mark.full_size
-@pytest.mark.parametrize(("seed", "samples"), [(2, 1), (2, 319), (3, 24_001), (4, 20 * SAMPLE_RATE)])
+@pytest.mark.parametrize(("seed", "samples"), [(2, 1), (2, 319), (2, 24_001), (1, 20 * SAMPLE_RATE)])
 def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, samples: int) -> None:
     """Beyond the recorded case: against the procedure in PyTorch, which the recorded case has proved."""
     pytest.importorskip("torch")
