@@ -133,6 +133,7 @@ def encode(
     with Report(as_json) as report:
         codec = open_codec(report, bundle, backend, threads, precision)
         codec.bundle.choose_config(vocab)
+        tell_rounding(report, codec, precision)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             with muted_libraries():
@@ -240,6 +241,7 @@ def roundtrip(
     jobs, problems = plan_jobs([source], output, find_nothing, OUTPUT_FORMATS, ".roundtrip.wav")
     with Report(as_json) as report:
         codec = open_codec(report, bundle, backend, threads, precision)
+        tell_rounding(report, codec, precision)
         settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
@@ -325,6 +327,14 @@ def open_codec(report: Report, name: str | None, backend: str, threads: int | No
         choice = "no published one is built" if path == EMBEDDED else "the newest built; choose with --bundle"
         report.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
     return codec
+
+
+def tell_rounding(report: Report, codec: Codec, precision: str) -> None:
+    """Say how many tokens encoding in bfloat16 changes, where that was asked for."""
+    if precision == "bfloat16":
+        equal = codec.bundle.manifest.equal_in_bfloat16
+        share = "how many, this bundle does not know" if equal is None else f"{1 - equal:.2%} in the bundle's self-test"
+        report.note(f"bfloat16 changes tokens: {share}")
 
 
 def run_jobs(

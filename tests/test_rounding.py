@@ -1,0 +1,63 @@
+"""What bfloat16 does to tokens: measured when a bundle is built, told when it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime import Codec
+from sc_runtime.bundle import MANIFEST, Bundle
+from sc_runtime.cli import app
+from sc_runtime.commands.demo import SAMPLE
+from sc_runtime.commands.program import run_command
+from sc_runtime.errors import BackendError
+from tests.conftest import GOLDEN
+
+
+def has_bfloat16() -> bool:
+    openvino = pytest.importorskip("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def test_the_share_is_that_of_the_demos_tokens(tiny_bundle: Path) -> None:
+    build = pytest.importorskip("sc_runtime.export.build")
+    if not has_bfloat16():
+        pytest.skip("no bfloat16 here")
+    exact, rounded = (
+        Codec.load(tiny_bundle, backend="openvino", precision=precision).encode(SAMPLE).codes
+        for precision in ("float32", "bfloat16")
+    )
+    share = build.compare_bfloat16(Bundle.load(tiny_bundle))
+    assert share == np.mean(exact == rounded)
+    assert 0 < share < 1
+
+
+def test_it_is_not_known_where_nothing_computes_in_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = pytest.importorskip("sc_runtime.export.build")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendError("bfloat16", "float32")
+
+    monkeypatch.setattr(build, "choose_backend", refuse)
+    assert build.compare_bfloat16(Bundle.load(tiny_bundle)) is None
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.9875, "1.25% in the bundle's self-test"), (None, "does not know")])
+def test_encoding_in_bfloat16_says_what_it_costs(
+    share: float | None, told: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not has_bfloat16():
+        pytest.skip("no bfloat16 here")
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    manifest = dataclasses.replace(Bundle.load(copy).manifest, equal_in_bfloat16=share)
+    (copy / MANIFEST).write_text(manifest.to_json())
+    arguments = ["encode", str(GOLDEN / "mixed_4s.wav"), "-o", str(tmp_path / "a.sct"), "--bundle", str(copy)]
+    assert run_command(app, [*arguments, "--precision", "bfloat16"]) == 0
+    assert told in capsys.readouterr().err
+    assert run_command(app, [*arguments, "--force", "--backend", "openvino"]) == 0
+    assert "bfloat16 changes" not in capsys.readouterr().err
