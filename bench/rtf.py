@@ -123,10 +123,8 @@ def main(
     suffix = "" if preset == "reference" else f"-{preset}"
     out = out or RESULTS / f"{loaded.name}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    samplings = (sampling, published) if has_sampler else (None, None)
-    settings = Settings(
-        path, samplings[0], samplings[1], backend, precision, threads, encode_batch, decode_batch, checkpoint
-    )
+    ours, theirs = (sampling, published) if has_sampler else (None, None)
+    settings = Settings(path, ours, theirs, backend, precision, threads, encode_batch, decode_batch, checkpoint)
     plan = Plan(settings, loaded.choose_config(), SUBJECTS[loaded.manifest.codec], repeats, row_seconds, measure_steps)
 
     started = time.perf_counter()

@@ -196,7 +196,7 @@ def test_baseline_needs_weights(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
     assert rtf.find_seed(bundle) == 1
     object.__setattr__(bundle.manifest, "weights", "checkpoint some-folder")
-    with pytest.raises(SettingsError, match="--checkpoint DIR"):
+    with pytest.raises(SettingsError, match="add --checkpoint"):
         rtf.find_seed(bundle)
 
 
