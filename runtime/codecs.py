@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -57,6 +57,16 @@ class Model(Protocol):
     decode_options: ClassVar[frozenset[str]]  #: fields of `DecodeOptions` that it takes
 
     def __init__(self, parts: Parts) -> None: ...
+
+    @staticmethod
+    def profile(graph: str) -> dict[str, tuple[int, int, int]]:
+        """The dynamic axes of the inputs of `graph` -> least, typical and most, which plans for GPUs are made for."""
+        ...
+
+    @staticmethod
+    def measure_axes(graph: str, given: Mapping[str, int]) -> dict[str, int]:
+        """All dynamic axes of `graph`, those of its outputs too, from what is `given` of its inputs'."""
+        ...
 
     def encode(
         self,

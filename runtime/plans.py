@@ -16,15 +16,10 @@ from types import ModuleType
 
 from .bundle import Bundle
 from .errors import BundleError, MissingExtraError
-from .semanticodec.config import SEGMENT_FRAMES
-from .semanticodec.vocode import FRAME_STEP
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  #: library, as `--engines` and extras name it -> its module
 FOLDER = "plans"
 BUILDER = 1  #: version of how `export.plans` builds: plans of another one are stale
-BATCH = (1, 4, 16)  #: windows in one call: fewest, typical (what a plan is tuned for) and most
-GUIDED_BATCH = (1, 8, 32)  #: of `tunet_step`, which takes both guidance branches of a window at once
-FRAMES = (FRAME_STEP, SEGMENT_FRAMES, SEGMENT_FRAMES)
 
 Shape = tuple[int, ...]
 
@@ -52,9 +47,9 @@ class PlanEntry:
 
 
 def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Input -> its smallest, typical and largest shape in a plan of `graph`."""
-    batches = GUIDED_BATCH if graph == "tunet_step" else BATCH
-    sizes = [{"batch": batch, "frames": frames} for batch, frames in zip(batches, FRAMES, strict=True)]
+    """Input -> its smallest, typical (what a plan is tuned for) and largest shape in a plan of `graph`."""
+    profile = bundle.manifest.model.profile(graph)
+    sizes = [{axis: sizes[i] for axis, sizes in profile.items()} for i in range(3)]
     inputs = bundle.manifest.graphs[graph].inputs
     return {name: tuple(spec.resolve(**axes) for axes in sizes) for name, spec in inputs.items()}  # type: ignore[misc]
 

@@ -48,6 +48,12 @@ def tiny_unicodec() -> Path:
     return build_test_bundle(None, (16384,), "tiny", codec="unicodec")
 
 
+@pytest.fixture(scope="session")
+def tiny_fp16_unicodec() -> Path:
+    """UniCodec, tiny networks in FP16."""
+    return build_test_bundle(None, (16384,), "tiny", precision="fp16", codec="unicodec")
+
+
 def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
     """Have bundles of SemantiCodec hold the graphs `names` alone, until `patch` is undone."""
     from sc_runtime.export.graphs import GRAPHS

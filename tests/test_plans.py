@@ -24,7 +24,11 @@ from sc_runtime.errors import BackendError, BundleError, MissingExtraError, Sett
 from sc_runtime.export import build, plans
 from sc_runtime.export.graphs import GRAPHS
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
+from sc_runtime.export.unicodec.graphs import UNICODEC
 from sc_runtime.plans import Target, find_plan, hash_source, list_shapes, locate_plan, read_entry
+from sc_runtime.semanticodec.model import SemantiCodecModel
+from sc_runtime.unicodec.config import HOP
+from sc_runtime.unicodec.windows import LENGTH
 from tests.conftest import ROOT, build_test_bundle, keep_graphs
 
 QUICK = "conditioning"  #: the graph that compiles quickest
@@ -76,6 +80,18 @@ def uncompilable(monkeypatch: pytest.MonkeyPatch) -> None:
 # Real plans
 
 
+#: Codec's bundle -> its graphs.
+CODECS = {"tiny_fp16_bundle": GRAPHS, "tiny_fp16_unicodec": UNICODEC.graphs}
+every_graph = pytest.mark.parametrize(
+    ("source", "name"), [(source, name) for source, graphs in CODECS.items() for name in graphs], indirect=["source"]
+)
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> Path:
+    return Path(request.getfixturevalue(request.param))
+
+
 def diagnose(plan: bytes) -> int:
     """What TensorRT-RTX finds wrong with a plan but for the GPU: it judges all that, too, where there is none."""
     module = find_library()
@@ -83,30 +99,30 @@ def diagnose(plan: bytes) -> int:
     return int(runtime.get_engine_validity(plan)[1])
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_rtx_compiles_every_graph(tiny_fp16_bundle: Path, target: Target, tmp_path: Path, name: str) -> None:
-    bundle = copy_bundle(tiny_fp16_bundle, tmp_path / "bundle", (name,))
+@every_graph
+def test_rtx_compiles_every_graph(source: Path, target: Target, tmp_path: Path, name: str) -> None:
+    bundle = copy_bundle(source, tmp_path / "bundle", (name,))
     plan = build_plan(bundle, name, target)
     assert find_plan(bundle, name, target) == plan == tmp_path / "bundle" / "plans" / str(target) / f"{name}.plan"
     entry = read_entry(plan)
     assert entry is not None
     assert (entry.bytes, entry.sha256) == (plan.stat().st_size, hash_file(plan))
-    weights = (tiny_fp16_bundle / f"{name}.onnx.data").stat().st_size
+    weights = (source / f"{name}.onnx.data").stat().st_size
     assert entry.bytes > weights
     assert diagnose(plan.read_bytes()) == 0
     assert diagnose(b"no plan" * 1000) != 0
     assert sorted(path.name for path in plan.parent.iterdir()) == [f"{name}.json", f"{name}.plan"]
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_tensorrt_reads_a_graph_as_it_is_meant(tiny_fp16_bundle: Path, name: str) -> None:
+@every_graph
+def test_tensorrt_reads_a_graph_as_it_is_meant(source: Path, name: str) -> None:
     """The parsed network, strongly typed: its tensors have the manifest's names and types, dynamic axes are free."""
     trt = find_library()
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(tiny_fp16_bundle / f"{name}.onnx"))
-    entry = Bundle.load(tiny_fp16_bundle).manifest.graphs[name]
+    assert parser.parse_from_file(str(source / f"{name}.onnx"))
+    entry = Bundle.load(source).manifest.graphs[name]
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     for tensors, specs in ((inputs, entry.inputs), (outputs, entry.outputs)):
@@ -130,6 +146,12 @@ def test_every_size_the_runtime_asks_for_is_in_the_profile(tiny_fp16_bundle: Pat
                 assert low <= middle <= high
                 assert isinstance(axis, str) or low == high == axis
     assert list_shapes(bundle, "hifigan")["mel"] == ((1, 64, 64), (4, 64, 1024), (16, 64, 1024))
+
+
+def test_unicodecs_plans_are_for_up_to_a_whole_window(tiny_fp16_unicodec: Path) -> None:
+    bundle = Bundle.load(tiny_fp16_unicodec)
+    assert list_shapes(bundle, "encoder") == {"waveform": ((1, 1), (1, 240_000), (4, HOP * LENGTH))}
+    assert list_shapes(bundle, "decoder") == {"vectors": ((1, 1, 16), (1, 750, 16), (4, LENGTH, 16))}
 
 
 def test_a_refused_graph_is_named_with_the_reason(tiny_fp16_bundle: Path, target: Target, tmp_path: Path) -> None:
@@ -254,9 +276,10 @@ def test_a_plan_of_another_graph_is_named(bundle: Bundle, target: Target, comman
 def test_plans_of_another_builder_or_other_sizes_are_stale(
     bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("BUILDER", 0), ("BATCH", (1, 2, 3))):
+    profile = staticmethod(lambda graph: {"batch": (1, 2, 3)})
+    for holder, name, value in ((runtime_plans, "BUILDER", 0), (SemantiCodecModel, "profile", profile)):
         with monkeypatch.context() as patch:
-            patch.setattr(runtime_plans, name, value)
+            patch.setattr(holder, name, value)
             with pytest.raises(BundleError, match="was built from another graph"):
                 find_plan(bundle, QUICK, target)
     assert find_plan(bundle, QUICK, target)
@@ -396,10 +419,18 @@ def test_the_command_builds_plans_and_keeps_them(
 
 @pytest.mark.full_size
 @pytest.mark.skipif(not os.environ.get(FULL_PLANS), reason=f"{FULL_PLANS} is not set: an hour of two cores")
-@pytest.mark.parametrize(("tps", "vocab"), [(100, 16384), (50, 32768), (25, 4096)])
-def test_full_size_graphs_are_near_float32_and_compile(target: Target, tps: int, vocab: int) -> None:
+@pytest.mark.parametrize(
+    ("codec", "tps", "vocab"),
+    [
+        ("semanticodec", 100, 16384),
+        ("semanticodec", 50, 32768),
+        ("semanticodec", 25, 4096),
+        ("unicodec", None, 16384),
+    ],
+)
+def test_full_size_graphs_are_near_float32_and_compile(target: Target, codec: str, tps: int | None, vocab: int) -> None:
     """Every graph of a rate: verified as it is built, then compiled. Minutes, and gigabytes of disk and memory."""
-    bundle = Bundle.load(build_test_bundle(tps, (vocab,), "full", precision="fp16"))
+    bundle = Bundle.load(build_test_bundle(tps, (vocab,), "full", precision="fp16", codec=codec))
     for name, entry in bundle.manifest.graphs.items():
         assert 1e-5 < entry.error <= 1e-2, name
     for built in build_plans(bundle, target):

@@ -25,6 +25,7 @@ from sc_runtime import Codec, cuda_source
 from sc_runtime.backends import device, onnxruntime_cuda, select, tensorrt
 from sc_runtime.backends.base import ResidentBackend
 from sc_runtime.backends.device import LANES, THREADS, Replay, keep_recent, load_solver
+from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.resident import DEPTH, tabulate
 from sc_runtime.bundle import Bundle, hash_file
 from sc_runtime.centroids import NearestCentroid
@@ -226,7 +227,11 @@ class Engine:
         return "INPUT" if name in self.inputs else "OUTPUT"
 
     def create_execution_context(self, given: Any) -> Context:
-        assert given in ("USER_MANAGED", "configured")
+        if isinstance(given, Config):
+            lengths = any(least[1:] != most[1:] for least, _, most in self.shapes.values())
+            assert given.dynamic_shapes_kernel_specialization_strategy == ("LAZY" if lengths else "EAGER")
+        else:
+            assert given == "USER_MANAGED"
         return Context(self)
 
     def create_runtime_config(self) -> Config:
@@ -277,10 +282,7 @@ class Context:
 class Config:
     """Of TensorRT-RTX."""
 
-    dynamic_shapes_kernel_specialization_strategy = "LAZY"
-
-    def __eq__(self, other: object) -> bool:
-        return other == "configured" and self.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+    dynamic_shapes_kernel_specialization_strategy = "undecided"
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         assert strategy == "USER_MANAGED"
@@ -327,7 +329,7 @@ LIBRARY = {
 }
 RTX = {
     "ComputeCapability": SimpleNamespace(SM89="SM89"),
-    "DynamicShapesKernelSpecializationStrategy": SimpleNamespace(EAGER="EAGER"),
+    "DynamicShapesKernelSpecializationStrategy": SimpleNamespace(EAGER="EAGER", LAZY="LAZY"),
 }
 
 
@@ -363,10 +365,18 @@ def save_plans(bundle: Bundle, target: Target) -> None:
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
 
 
+BUNDLES = {
+    "float32": "tiny_bundle",
+    "fp16": "tiny_fp16_bundle",
+    "unicodec": "tiny_unicodec",
+    "unicodec fp16": "tiny_fp16_unicodec",
+}
+
+
 @pytest.fixture
 def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
-    """A bundle of its own, to put plans into: float32, or "fp16" where the test asks for it."""
-    built = request.getfixturevalue("tiny_fp16_bundle" if getattr(request, "param", None) == "fp16" else "tiny_bundle")
+    """A bundle of its own, to put plans into: one of BUNDLES where the test asks for it, else the first."""
+    built = request.getfixturevalue(BUNDLES[getattr(request, "param", "float32")])
     return Bundle.load(Path(shutil.copytree(built, tmp_path / "bundle", copy_function=shutil.copy)))
 
 
@@ -449,6 +459,59 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
     assert relative_error(first, everywhere) > 1e-3
     decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), SeededNoise(1), range(5, 6), 1000)
     assert backend._device.captured == 4
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "bundle", "tolerance"),
+    [("tensorrt", "unicodec", 1e-4), ("rtx", "unicodec fp16", 0.02), ("onnxruntime-cuda", "unicodec fp16", 0.02)],
+    indirect=["bundle"],
+)
+def test_a_codec_of_free_lengths_on_the_device(
+    name: str, bundle: Bundle, tolerance: float, library: dict[str, Any], emulated: None
+) -> None:
+    """Lengths that are no multiple of a position, windows, domains: as on the CPU."""
+    library |= RTX if name == "rtx" else {}
+    save_plans(bundle, Target("rtx" if name == "rtx" else "tensorrt", "1.2.3", (8, 9)))
+    codec = Codec(bundle, select.choose_backend("onnxruntime-cuda" if "onnx" in name else "tensorrt"))
+    reference = Codec.load(bundle.path, backend="onnxruntime")
+    for samples in (1, 320, 7777, 7777, 24_000 * 31):
+        sound = np.random.default_rng(samples).standard_normal(samples, np.float32)
+        tokens = codec.encode(sound, domain="music")
+        assert tokens == reference.encode(sound, domain="music")
+        expected = reference.decode(tokens)
+        assert np.linalg.norm(codec.decode(tokens) - expected) < tolerance * np.linalg.norm(expected)
+    assert len(codec.parts.graphs["encoder"]._calls) == 4  # type: ignore[attr-defined]
+
+
+@needs_compiler
+@pytest.mark.parametrize("bundle", ["unicodec"], indirect=True)
+def test_longer_sound_than_a_plan_is_for_is_one_line(bundle: Bundle, library: dict[str, Any], emulated: None) -> None:
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    graph = tensorrt.TensorRtBackend().open(bundle, "encoder")
+    with pytest.raises(BackendError, match=r"is not for waveform \[1, 720001\] .*samples of at most 720000"):
+        graph.run({"waveform": np.zeros((1, 720_001), np.float32)})
+
+
+@pytest.mark.parametrize("bundle", ["float32", "unicodec"], indirect=True)
+def test_the_sizes_of_outputs_follow_from_those_of_inputs(bundle: Bundle) -> None:
+    """As the graphs give them, at the least and at other sizes of every profile."""
+    backend = OnnxRuntimeBackend()
+    for name, entry in bundle.manifest.graphs.items():
+        graph, model = backend.open(bundle, name), bundle.manifest.model
+        profile = model.profile(name)
+        named = {axis for spec in entry.inputs.values() for axis in spec.shape if isinstance(axis, str)}
+        assert profile.keys() == named
+        for extra in (0, 1, 77):
+            given = {axis: 2 if axis == "batch" else least + extra for axis, (least, _, _) in profile.items()}
+            axes = model.measure_axes(name, given)
+            feeds = {key: np.zeros(spec.resolve(**axes), spec.dtype) for key, spec in entry.inputs.items()}
+            found = graph.run(feeds)
+            assert {key: found[key].shape for key in found} == {
+                key: spec.resolve(**axes) for key, spec in entry.outputs.items()
+            }
+            if len(profile) == 1:
+                break
 
 
 @needs_compiler

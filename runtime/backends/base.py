@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, np.ndarray]
 
+GPU_WINDOWS = 16  #: run together on a GPU: one after the other from here on costs no more
+
 
 class Graph(Protocol):
     """One network, ready to run."""

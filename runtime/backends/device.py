@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ..bundle import GraphEntry, TensorSpec
+from ..bundle import Bundle
 from ..cuda_centroids import Gpu, Memory
 from ..cuda_source import check, find_source, import_core, load_cubin
 from ..errors import BackendError, MissingExtraError
 from ..plans import find_capability
-from ..semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_SAMPLES, WINDOW_SAMPLES
+from ..semanticodec.config import LATENT_SHAPE
 from ..semanticodec.samplers import PHILOX_DOMAIN
 from .base import Arrays, first_line
 
@@ -140,38 +142,45 @@ class Device:
 class ResidentGraph:
     """One graph on a GPU: `run` takes and gives arrays of the host, `bind` works on addresses and copies nothing."""
 
-    def __init__(self, device: Device, entry: GraphEntry, prepare: Prepare) -> None:
-        self.device, self.entry, self._prepare = device, entry, prepare
-        self._calls: dict[tuple[int, int], tuple[dict[str, Memory], Call]] = {}
+    def __init__(self, device: Device, bundle: Bundle, graph: str, prepare: Prepare) -> None:
+        self.device, self.entry, self._prepare = device, bundle.manifest.graphs[graph], prepare
+        self._measure_axes = partial(bundle.manifest.model.measure_axes, graph)
+        self._calls: dict[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = {}
 
-    def bind(self, addresses: Addresses, batch: int, frames: int = 0) -> Call:
-        """The graph for `batch` windows (of `frames` mel frames), reading and writing at `addresses`."""
-        axes = name_axes(batch, frames)
-        specs = {**self.entry.inputs, **self.entry.outputs}
-        return self._prepare({name: spec.resolve(**axes) for name, spec in specs.items()}, addresses)
+    def resolve(self, **axes: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of all inputs and outputs, from the sizes of the inputs' dynamic axes."""
+        axes = self._measure_axes(axes)
+        return {name: spec.resolve(**axes) for name, spec in {**self.entry.inputs, **self.entry.outputs}.items()}
+
+    def count_bytes(self, **axes: int) -> dict[str, int]:
+        """What each of them takes."""
+        dtypes = {name: np.dtype(spec.dtype) for name, spec in {**self.entry.inputs, **self.entry.outputs}.items()}
+        return {name: math.prod(shape) * dtypes[name].itemsize for name, shape in self.resolve(**axes).items()}
+
+    def bind(self, addresses: Addresses, **axes: int) -> Call:
+        """The graph for inputs of these sizes, reading and writing at `addresses`."""
+        return self._prepare(self.resolve(**axes), addresses)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        batch, frames = len(next(iter(feeds.values()))), 0
-        for name, spec in self.entry.inputs.items():
-            if "frames" in spec.shape:
-                frames = feeds[name].shape[spec.shape.index("frames")]
-        memories, call = keep_recent(self._calls, (batch, frames), lambda: self._open(batch, frames))
+        axes = {
+            axis: size
+            for name, spec in self.entry.inputs.items()
+            for axis, size in zip(spec.shape, feeds[name].shape, strict=True)
+            if isinstance(axis, str)
+        }
+        memories, call = keep_recent(self._calls, tuple(axes.items()), lambda: self._open(**axes))
         for name, spec in self.entry.inputs.items():
             self.device.write(memories[name].address, feeds[name].astype(spec.dtype, copy=False))
         call.enqueue()
-        results = {
-            name: np.empty(spec.resolve(**name_axes(batch, frames)), spec.dtype)
-            for name, spec in self.entry.outputs.items()
-        }
+        shapes = self.resolve(**axes)
+        results = {name: np.empty(shapes[name], spec.dtype) for name, spec in self.entry.outputs.items()}
         for name, array in results.items():
             self.device.read(memories[name].address, array)
         return results
 
-    def _open(self, batch: int, frames: int) -> tuple[dict[str, Memory], Call]:
-        specs = {**self.entry.inputs, **self.entry.outputs}
-        axes = name_axes(batch, frames)
-        memories = {name: self.device.allocate(count_bytes(spec, **axes)) for name, spec in specs.items()}
-        return memories, self.bind({name: memory.address for name, memory in memories.items()}, batch, frames)
+    def _open(self, **axes: int) -> tuple[dict[str, Memory], Call]:
+        memories = {name: self.device.allocate(size) for name, size in self.count_bytes(**axes).items()}
+        return memories, self.bind({name: memory.address for name, memory in memories.items()}, **axes)
 
 
 def explain_absence() -> str | None:
@@ -181,15 +190,6 @@ def explain_absence() -> str | None:
     except MissingExtraError as error:
         return f"{error.given}: {error.remedy}"
     return None if find_capability() else "no NVIDIA GPU with a driver of CUDA 13 or newer is found"
-
-
-def name_axes(batch: int, frames: int) -> dict[str, int]:
-    """The dynamic axes of every graph; a vocoder of n frames gives 160 n samples and a little more."""
-    return {"batch": batch, "frames": frames, "samples": FRAME_SHIFT * frames + WINDOW_SAMPLES - SEGMENT_SAMPLES}
-
-
-def count_bytes(spec: TensorSpec, **axes: int) -> int:
-    return int(np.prod(spec.resolve(**axes))) * np.dtype(spec.dtype).itemsize
 
 
 def load_solver(arch: str) -> bytes:

@@ -15,7 +15,7 @@ from ..bundle import Bundle, GraphEntry
 from ..cuda_centroids import CudaNearestCentroid
 from ..errors import BackendError, MissingExtraError
 from . import device
-from .base import first_line
+from .base import GPU_WINDOWS, first_line
 from .device import Addresses, Device, ResidentGraph, Shapes
 from .onnxruntime import FP16_UNSOUND
 from .resident import ResidentDecoder
@@ -23,7 +23,6 @@ from .resident import ResidentDecoder
 PROVIDER, KIND = "CUDAExecutionProvider", "cuda"
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: what the CPU's package lacks
 NOT_INSTALLED, INSTALL = "onnxruntime-gpu is not installed", "pip install 'sc-runtime[gpu]'"
-WINDOWS = 16  #: run together: one after the other from here on costs no more
 
 
 def explain_absence() -> str | None:
@@ -43,7 +42,7 @@ class OnnxRuntimeCudaBackend:
     """Raises MissingExtraError without onnxruntime-gpu or cuda-core, BackendError without a GPU."""
 
     name = "onnxruntime-cuda"
-    encode_batch = WINDOWS
+    encode_batch = GPU_WINDOWS
 
     def __init__(self) -> None:
         if not is_installed():
@@ -79,10 +78,10 @@ class OnnxRuntimeCudaBackend:
             raise BackendError(
                 f"ONNX Runtime took {used[0]} for {graph}", f"{PROVIDER}, with CUDA and cuDNN of its version", INSTALL
             )
-        return ResidentGraph(self._device, entry, partial(OnnxRuntimeCall, session, graph, entry))
+        return ResidentGraph(self._device, bundle, graph, partial(OnnxRuntimeCall, session, graph, entry))
 
     def open_decoder(self, bundle: Bundle) -> ResidentDecoder:
-        return ResidentDecoder(self._device, bundle, partial(self.open, bundle), WINDOWS)
+        return ResidentDecoder(self._device, bundle, partial(self.open, bundle), GPU_WINDOWS)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self._device.gpu)

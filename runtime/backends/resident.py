@@ -14,7 +14,7 @@ from ..semanticodec.config import LATENT_SHAPE, Schedule
 from ..semanticodec.presets import Sampling
 from ..semanticodec.samplers import Noise, SeededNoise
 from ..semanticodec.vocode import choose_frames
-from .device import Call, Device, Replay, ResidentGraph, count_bytes, keep_recent, name_axes
+from .device import Call, Device, Replay, ResidentGraph, keep_recent
 
 LATENT_BYTES = 4 * int(np.prod(LATENT_SHAPE))
 
@@ -63,8 +63,8 @@ class Group:
 
         self._held: list[Memory] = []
         conditioning, tunet = graphs["conditioning"].entry, graphs["tunet_step"].entry
-        sizes = {name: count_bytes(spec, batch=batch) for name, spec in conditioning.outputs.items()}
-        self._features = allocate(count_bytes(conditioning.inputs["features"], batch=batch))
+        sizes = graphs["conditioning"].count_bytes(batch=batch)
+        self._features = allocate(sizes.pop("features"))
         context = {name: allocate(branches * size) for name, size in sizes.items()}
         given = {name: context[name] + (branches - 1) * size for name, size in sizes.items()}
         self._latent, v = allocate(2 * batch * LATENT_BYTES), allocate(2 * batch * LATENT_BYTES)
@@ -78,17 +78,17 @@ class Group:
         inner = {"latent": self._latent, "step": steps, "v": v}
         assert inner.keys() | context.keys() == tunet.inputs.keys() | tunet.outputs.keys()
         self._calls = {
-            True: graphs["tunet_step"].bind(inner | context, 2 * batch) if True in guided else None,
-            False: graphs["tunet_step"].bind(inner | given, batch) if False in guided else None,
+            True: graphs["tunet_step"].bind(inner | context, batch=2 * batch) if True in guided else None,
+            False: graphs["tunet_step"].bind(inner | given, batch=batch) if False in guided else None,
         }
-        self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch)
+        self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch=batch)
         if branches == 2:  # what stands for no conditioning, once and for all
-            nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch)
+            nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch=batch)
             self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
             device.sync()  # before `nothing` goes
         self._vocoders: dict[int, tuple[Call, int, int]] = {}
-        self._mel = allocate(count_bytes(graphs["vae_decoder"].entry.outputs["mel"], batch=batch))
-        self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch)
+        self._mel = allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
+        self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch=batch)
         self.loop = self._capture()
 
     def condition(self, features: np.ndarray, call: Call | None = None) -> None:
@@ -126,21 +126,21 @@ class Group:
             bins, whole = self._graphs["vae_decoder"].entry.outputs["mel"].resolve(batch=self._batch)[1:]
             self._device.copy_rows(self._mel, mel, self._batch * bins, 4 * whole, 4 * frames)
         vocoder.enqueue()
-        shape = self._graphs["hifigan"].entry.outputs["waveform"].resolve(**name_axes(self._batch, frames))
-        waveforms = np.empty(shape, np.float32)
+        waveforms = np.empty(self._graphs["hifigan"].resolve(batch=self._batch, frames=frames)["waveform"], np.float32)
         self._device.read(waveform, waveforms)
         return waveforms
 
     def _open_vocoder(self, frames: int) -> tuple[Call, int, int]:
         """HiFi-GAN for so many frames, and where its mel and its waveforms are."""
-        entry, axes = self._graphs["hifigan"].entry, name_axes(self._batch, frames)
+        hifigan = self._graphs["hifigan"]
+        sizes = hifigan.count_bytes(batch=self._batch, frames=frames)
         whole = frames == self._graphs["vae_decoder"].entry.outputs["mel"].shape[2]
-        memories = [self._device.allocate(count_bytes(entry.outputs["waveform"], **axes))]
+        memories = [self._device.allocate(sizes["waveform"])]
         if not whole:
-            memories.append(self._device.allocate(count_bytes(entry.inputs["mel"], **axes)))
+            memories.append(self._device.allocate(sizes["mel"]))
         self._held += memories
         waveform, mel = memories[0].address, self._mel if whole else memories[1].address
-        call = self._graphs["hifigan"].bind({"mel": mel, "waveform": waveform}, self._batch, frames)
+        call = hifigan.bind({"mel": mel, "waveform": waveform}, batch=self._batch, frames=frames)
         return call, mel, waveform
 
     def _capture(self) -> Replay:

@@ -20,9 +20,9 @@ from ..bundle import Bundle
 from ..cuda_centroids import CudaNearestCentroid
 from ..errors import BackendError, CodecError, MissingExtraError
 from ..files import write_atomically
-from ..plans import BATCH, FOLDER, MODULES, Target, find_capability, find_plan, import_library, locate_plan
+from ..plans import FOLDER, MODULES, Target, find_capability, find_plan, import_library, locate_plan
 from . import device
-from .base import first_line
+from .base import GPU_WINDOWS, first_line
 from .device import Addresses, Device, ResidentGraph, Shapes
 from .resident import ResidentDecoder
 
@@ -73,7 +73,7 @@ class TensorRtBackend:
     """Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU."""
 
     name = "tensorrt"
-    encode_batch = BATCH[-1]  #: the BiLSTM reads its weights once for all of them
+    encode_batch = GPU_WINDOWS  #: the BiLSTM reads its weights once for all of them
 
     def __init__(self) -> None:
         if not list_libraries():
@@ -97,11 +97,14 @@ class TensorRtBackend:
                 f"delete {plan} and build it again",
             )
         kernels = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt" / f"{target}-{graph}.kernels"
-        prepare = partial(TensorRtCall, self._device, plan, loaded, Contexts(loaded.module, engine, kernels))
-        return ResidentGraph(self._device, bundle.manifest.graphs[graph], prepare)
+        profile = bundle.manifest.model.profile(graph)
+        most = {axis: sizes[-1] for axis, sizes in profile.items()}
+        contexts = Contexts(loaded.module, engine, kernels, profile.keys() > {"batch"})
+        prepare = partial(TensorRtCall, self._device, plan, loaded, contexts, most)
+        return ResidentGraph(self._device, bundle, graph, prepare)
 
     def open_decoder(self, bundle: Bundle) -> ResidentDecoder:
-        return ResidentDecoder(self._device, bundle, partial(self.open, bundle), BATCH[-1])
+        return ResidentDecoder(self._device, bundle, partial(self.open, bundle), GPU_WINDOWS)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self._device.gpu)
@@ -140,19 +143,20 @@ def load(library: str) -> Loaded:
 class Contexts:
     """Opens execution contexts of one engine, and keeps the kernels that TensorRT-RTX compiles for them in `kernels`.
 
-    The caller gives a context its memory: that is what CUDA graphs ask for, and as much as the shapes need.
+    The caller gives a context its memory: that is what CUDA graphs ask for, and as much as the shapes need. `lengths`
+    says that not only the batch varies.
     """
 
-    def __init__(self, module: Any, engine: Any, kernels: Path) -> None:
+    def __init__(self, module: Any, engine: Any, kernels: Path, lengths: bool) -> None:
         self.engine, self._kernels, self._cache = engine, kernels, None
         self._given = module.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._given)
-            # Kernels for the very shapes, before they run: a captured loop would repeat a stopgap for ever.
-            config.dynamic_shapes_kernel_specialization_strategy = (
-                module.DynamicShapesKernelSpecializationStrategy.EAGER
-            )
+            # Kernels for the very shapes, before they run: a captured loop would repeat a stopgap for ever. Lengths are
+            # too many to wait for: a stopgap runs until they are compiled.
+            strategies = module.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
             with suppress(OSError):
                 self._cache.deserialize(kernels.read_bytes())  # that of another driver or GPU it leaves alone
@@ -172,9 +176,16 @@ class TensorRtCall:
     """One execution context with its shapes, its addresses and the memory that it works in."""
 
     def __init__(
-        self, device: Device, plan: Path, loaded: Loaded, contexts: Contexts, shapes: Shapes, addresses: Addresses
+        self,
+        device: Device,
+        plan: Path,
+        loaded: Loaded,
+        contexts: Contexts,
+        most: dict[str, int],
+        shapes: Shapes,
+        addresses: Addresses,
     ) -> None:
-        self._device, self._plan, self._loaded, self._contexts = device, plan, loaded, contexts
+        self._device, self._plan, self._loaded, self._contexts, self._most = device, plan, loaded, contexts, most
         loaded.said.clear()
         self._context = context = contexts.open()
         if context is None:
@@ -199,5 +210,7 @@ class TensorRtCall:
             self._contexts.keep()
 
     def _refuse(self, what: str) -> BackendError:
-        most = f"at most {BATCH[-1]} windows at once, and memory for them"
-        return BackendError(f"{self._plan} {what} ({self._loaded.reason})", most, "use a smaller batch")
+        most = ", ".join(f"{axis} of at most {size}" for axis, size in self._most.items())
+        return BackendError(
+            f"{self._plan} {what} ({self._loaded.reason})", f"{most}, and memory for it", "use a smaller batch"
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,18 +15,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..audio import Audio, measure
-from ..backends.base import Arrays, Decoder, ResidentBackend
+from ..backends.base import GPU_WINDOWS, Arrays, Decoder, ResidentBackend
 from ..config import CodecConfig
 from ..errors import SettingsError
 from ..overlap_add import overlap_add
 from .acoustic import join_features
 from .conditioning import Codebooks
-from .config import LATENT_SHAPE, OVERLAP_SAMPLES, TOKEN_RATES, WINDOW_STRIDE, SemantiCodecConfig
+from .config import (
+    FRAME_SHIFT,
+    LATENT_SHAPE,
+    OVERLAP_SAMPLES,
+    SEGMENT_FRAMES,
+    SEGMENT_SAMPLES,
+    TOKEN_RATES,
+    WINDOW_SAMPLES,
+    WINDOW_STRIDE,
+    SemantiCodecConfig,
+)
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .presets import Sampling, choose_sampling
 from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
-from .vocode import vocode
+from .vocode import FRAME_STEP, vocode
 from .windows import split_windows
 
 if TYPE_CHECKING:
@@ -55,6 +65,19 @@ class SemantiCodecModel:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+
+    @staticmethod
+    def profile(graph: str) -> dict[str, tuple[int, int, int]]:
+        branches = 2 if graph == "tunet_step" else 1  # of guidance, both of which it takes at once
+        sizes = {"batch": (1, 4 * branches, GPU_WINDOWS * branches)}
+        return {**sizes, "frames": (FRAME_STEP, SEGMENT_FRAMES, SEGMENT_FRAMES)} if graph == "hifigan" else sizes
+
+    @staticmethod
+    def measure_axes(graph: str, given: Mapping[str, int]) -> dict[str, int]:
+        """A vocoder of n frames gives 160 n samples and a little more."""
+        if "frames" not in given:
+            return dict(given)
+        return {**given, "samples": FRAME_SHIFT * given["frames"] + WINDOW_SAMPLES - SEGMENT_SAMPLES}
 
     def encode(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,14 +10,15 @@ import numpy as np
 from ..audio import Audio, measure
 from ..config import CodecConfig
 from ..overlap_add import overlap_add
-from .config import HOP, UniCodecConfig
-from .windows import OVERLAP, join_codes, split_positions, split_samples, trim_overlap
+from .config import HOP, TPS, UniCodecConfig
+from .windows import LENGTH, OVERLAP, join_codes, split_positions, split_samples, trim_overlap
 
 if TYPE_CHECKING:
     from ..codecs import DecodeOptions, EncodeOptions, Progress
     from ..parts import Parts
 
 CODEBOOK = "unified"
+TYPICAL = 10 * TPS  #: positions of what is most often encoded and decoded: what the network was trained on
 
 
 class UniCodecModel:
@@ -37,6 +38,18 @@ class UniCodecModel:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+
+    @staticmethod
+    def profile(graph: str) -> dict[str, tuple[int, int, int]]:
+        if graph == "encoder":
+            return {"batch": (1, 1, 4), "samples": (1, HOP * TYPICAL, HOP * LENGTH)}
+        return {"batch": (1, 1, 4), "positions": (1, TYPICAL, LENGTH)}
+
+    @staticmethod
+    def measure_axes(graph: str, given: Mapping[str, int]) -> dict[str, int]:
+        if graph == "encoder":
+            return {**given, "positions": -(-given["samples"] // HOP)}
+        return {**given, "samples": HOP * given["positions"]}
 
     def encode(
         self,
