@@ -14,7 +14,7 @@ pytest.importorskip("filelock", reason="the export extra is not installed")
 from rich.progress import Progress
 
 from sc_runtime.commands.program import run_command
-from sc_runtime.errors import MissingExtraError, SettingsError
+from sc_runtime.errors import BackendError, MissingExtraError, SettingsError
 from sc_runtime.export.embedded import corpus, environment, music, signals, speech, splits, words
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
@@ -495,6 +495,16 @@ def test_without_espeak_the_command_says_so_in_one_line(
     assert len(errors) == 1
     assert "espeak-ng-that-is-not-there is not installed" in errors[0]
     assert not list(tmp_path.glob("*.npy"))
+
+
+@pytest.mark.parametrize("size", [0, 44, 51])
+def test_speech_that_is_cut_off_is_said_in_one_line(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "espeak"
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\nhead -c {size} /dev/zero\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(speech, "PROGRAM", str(program))
+    with pytest.raises(BackendError, match=f"exit code 0, {size} bytes; expected speech: run it again"):
+        speech.speak(speech.Speaker("en-us", "en-us", "m1", 50, 170, 0, 1.0), "word")
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(

@@ -140,9 +140,10 @@ def speak(speaker: Speaker, text: str) -> npt.NDArray[np.float32]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{PROGRAM}: {error}", "speech", f"try {PROGRAM} by hand") from error
     complaint = result.stderr.decode(errors="replace").strip().splitlines()
-    if result.returncode or len(result.stdout) <= HEADER:
-        line = complaint[-1] if complaint else f"exit code {result.returncode}, no sound"
-        raise BackendError(f"{PROGRAM} with voice {speaker.voice}: {line}", "speech", "install espeak-ng 1.51 or newer")
+    if result.returncode or len(result.stdout) <= HEADER or len(result.stdout) % 2:  # of 16 bits, half a sample
+        line = complaint[-1] if complaint else f"exit code {result.returncode}, {len(result.stdout)} bytes"
+        remedy = "run it again; if it stays so, install espeak-ng 1.51 or newer"
+        raise BackendError(f"{PROGRAM} with voice {speaker.voice}: {line}", "speech", remedy)
     samples = np.frombuffer(result.stdout, "<i2", offset=HEADER).astype(np.float32) / 32768
     # Played slower or faster, a voice belongs to a longer or shorter body.
     return np.asarray(soxr.resample(samples, ESPEAK_RATE, SAMPLE_RATE * speaker.tract, quality="HQ"), np.float32)
