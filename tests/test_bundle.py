@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from sc_runtime import bundle as bundle_module
-from sc_runtime.bundle import EMBEDDED, MANIFEST, VERIFIED, Bundle, Manifest, list_bundles, locate_bundle
+from sc_runtime.bundle import (
+    BUILD_AGAIN,
+    EMBEDDED,
+    MANIFEST,
+    VERIFIED,
+    Bundle,
+    Manifest,
+    is_trained,
+    list_bundles,
+    locate_bundle,
+)
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 
@@ -87,11 +97,20 @@ def test_swapped_files_are_found(copy: Path) -> None:
     "damage",
     [
         lambda raw: raw.update(format=99),
+        lambda raw: raw.update(format=1),
         lambda raw: raw.pop("graphs"),
         lambda raw: raw.update(graphs=[]),
         lambda raw: raw.update(surprise=1),
         lambda raw: raw["files"].update({"x": {"bytes": 1}}),
-        lambda raw: raw.update(schedule=None),
+        lambda raw: raw["settings"].update(schedule=None),
+        lambda raw: raw["settings"].update(surprise=1),
+        lambda raw: raw["settings"].pop("tps"),
+        lambda raw: raw.update(settings=[]),
+        lambda raw: raw.pop("settings"),
+        lambda raw: raw.update(vocabularies=[]),
+        lambda raw: raw.update(vocabularies=["4096"]),
+        lambda raw: raw.update(vocabularies=4096),
+        lambda raw: raw.pop("codec"),
         lambda raw: raw["files"].pop("hifigan.onnx"),
     ],
 )
@@ -99,9 +118,48 @@ def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
     raw = json.loads((copy / MANIFEST).read_text())
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw))
-    with pytest.raises(BundleError, match=r"manifest\.json: .*expected a manifest of format 1") as error:
+    with pytest.raises(BundleError, match=r"manifest\.json: .*expected a manifest of format 2") as error:
         Bundle.load(copy)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw.update(codec="abacus"), "codec 'abacus'; expected one of semanticodec, unicodec"),
+        (lambda raw: raw.update(codec=None), "codec None; expected one of semanticodec, unicodec"),
+        (lambda raw: raw["settings"].update(tps=75), "tps 75; expected 25, 50 or 100 tokens per second"),
+        (lambda raw: raw.update(vocabularies=[4096, 0]), "vocab 0; expected a positive number"),
+    ],
+)
+def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message: str) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    damage(raw)
+    (copy / MANIFEST).write_text(json.dumps(raw | {"trained": True}))
+    with pytest.raises(BundleError) as error:
+        Bundle.load(copy)
+    assert str(error.value) == f"{copy / MANIFEST}: {message}: {BUILD_AGAIN}"
+    assert not is_trained(copy)
+
+
+def test_a_manifest_of_the_other_codec_does_not_fit_these_settings(copy: Path) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(raw | {"codec": "unicodec"}))
+    with pytest.raises(BundleError, match="expected a manifest"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_unicodec"])
+def test_settings_come_back_from_a_manifest(bundle: str, request: pytest.FixtureRequest) -> None:
+    """Of either codec and every vocabulary: what the file holds gives the configuration it was made from."""
+    manifest = Bundle.load(request.getfixturevalue(bundle)).manifest
+    assert manifest.vocabularies
+    for vocab in manifest.vocabularies:
+        config = manifest.configure(vocab)
+        assert config.vocab == vocab
+        assert (config.codec, json.loads(json.dumps(config.settings))) == (manifest.codec, manifest.settings)
+        assert type(config) is manifest.model.config
+    assert manifest.configure().vocab == manifest.vocabularies[-1]
 
 
 def test_a_manifest_that_is_not_json(copy: Path) -> None:

@@ -12,7 +12,11 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
+from sc_runtime.codecs import DecodeOptions
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError, TokensError
+from sc_runtime.semanticodec.config import SemantiCodecConfig
+from sc_runtime.semanticodec.presets import PRESETS
+from sc_runtime.unicodec.config import UniCodecConfig
 
 SPEECH = "speech_12s.wav"
 
@@ -166,14 +170,44 @@ def test_other_settings_are_refused(codec: Codec, tokens: Tokens, settings: dict
 
 
 def test_tokens_of_another_rate_or_vocabulary_are_refused(codec: Codec, tokens: Tokens) -> None:
-    from sc_runtime import SemantiCodecConfig
-
     with pytest.raises(TokensError, match="tokens at 25 tps; expected 50"):
         codec.decode(Tokens.from_array(tokens.codes, SemantiCodecConfig(25, 32768)), steps=1)
     with pytest.raises(TokensError, match="vocabulary"):
         codec.decode(Tokens.from_array(tokens.codes % 8000, SemantiCodecConfig(50, 8192)), steps=1)
     with pytest.raises(TokensError, match="semantic token 40000 at position 0"):
         codec.decode(np.array([[40000, 0]]), steps=1)
+
+
+def test_tokens_of_another_codec_are_refused_by_name(codec: Codec, tmp_path: Path) -> None:
+    tokens = Tokens.from_array(np.zeros((8, 1), int), UniCodecConfig())
+    tokens.save(tmp_path / "a.sct")
+    tokens.save(tmp_path / "a.npy")
+    message = (
+        r"tokens of unicodec; expected tokens of semanticodec, the codec of the bundle: decode them with a bundle of"
+    )
+    for given in (tokens, tmp_path / "a.sct"):
+        for take in (codec.decode_stream, codec.embed):
+            with pytest.raises(TokensError, match=message):
+                take(given)
+    with pytest.raises(TokensError, match=r"an array of shape \[1, 8, 1\]; expected \[T, 2\] or \[1, T, 2\]"):
+        codec.decode(tmp_path / "a.npy")
+
+
+def test_options_of_another_codec_are_refused(codec: Codec, golden: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        codec.encode(golden / SPEECH, domain="speech")
+    expected = "domain speech; expected an option of semanticodec (it has none): leave it out"
+    assert str(caught.value) == expected
+
+
+def test_settings_that_are_left_out_are_the_published_ones(codec: Codec, tokens: Tokens) -> None:
+    reference = {"solver": "ddim", "steps": 50, "guidance": 2.0, "eta": 1.0, "interval": (0, 1000)}
+    assert codec.settle(DecodeOptions()) == {"preset": "reference", "seed": 0, **reference}
+    changed = codec.settle(DecodeOptions(preset="fast", steps=4, seed=7))
+    assert (changed["preset"], changed["steps"], changed["seed"]) == ("fast", 4, 7)
+    assert changed["solver"] == PRESETS["fast"].solver
+    seeded = codec.decode(tokens, preset="reference", steps=2, seed=0)
+    np.testing.assert_array_equal(codec.decode(tokens, steps=2), seeded)
 
 
 def test_backends_are_chosen_by_name(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import SemantiCodecConfig
+from sc_runtime.semanticodec.config import Schedule, SemantiCodecConfig
 
 RATES = (25, 50, 100)
 
@@ -66,6 +67,29 @@ def test_exact_multiples_gain_a_patch_or_not_by_float64_luck() -> None:
         assert SemantiCodecConfig(100, 4096).count_positions(patches * 2560) == expected
         gains.add(expected > 8 * patches)
     assert gains == {True, False}
+
+
+def test_settings_and_codebooks_tell_it_again() -> None:
+    config = SemantiCodecConfig(25, 8192, 1024, width=96, schedule=Schedule(steps=500))
+    assert SemantiCodecConfig.from_settings(8192, json.loads(json.dumps(config.settings))) == config
+    assert "vocab" not in config.settings
+    assert config.books == {"semantic": 8192, "acoustic": 1024}
+    assert config.bits == (13, 10)
+    assert SemantiCodecConfig.from_books(25, (8192, 1024)) == SemantiCodecConfig(25, 8192, 1024)
+
+
+@pytest.mark.parametrize("entries", [(), (4096,), (4096, 8192, 8192)])
+def test_other_numbers_of_codebooks_make_none(entries: tuple[int, ...]) -> None:
+    with pytest.raises(SettingsError, match=f"{len(entries)} codebooks; expected a semantic and an acoustic one"):
+        SemantiCodecConfig.from_books(25, entries)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"tps": 25}, {"tps": 25, "schedule": {"steps": "x", "none": 1}}, {"schedule": 5}]
+)
+def test_settings_that_are_none(settings: dict) -> None:
+    with pytest.raises((KeyError, TypeError, SettingsError)):
+        SemantiCodecConfig.from_settings(4096, settings)
 
 
 def test_impossible_settings_are_refused() -> None:

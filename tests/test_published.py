@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sc_runtime import Codec, SemantiCodec, published
+from sc_runtime import Codec, SemantiCodec
 from sc_runtime.errors import BundleError
+from sc_runtime.semanticodec import published
 
 
 def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monke
     monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
     monkeypatch.setattr(published.subprocess, "run", build)
     for _ in range(2):
-        assert SemantiCodec(50, 4096).codec.bundle.manifest.tps == 50
+        assert SemantiCodec(50, 4096).codec.config.tps == 50
     assert len(commands) == 1
     assert commands[0][1:] == ["-m", "sc_runtime.export.build", "--tps", "50", "--vocab", "4096"]
 

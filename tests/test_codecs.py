@@ -1,0 +1,126 @@
+"""What every codec must supply: each of `MODELS` does, and what is told to the wrong one is refused by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pytest
+
+from sc_runtime.bundle import Bundle
+from sc_runtime.codecs import MODELS, DecodeOptions, EncodeOptions, Model, find_model, refuse_others
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import SettingsError
+from sc_runtime.tokens import Tokens, count_bytes
+
+BUNDLES = {"semanticodec": "tiny_bundle", "unicodec": "tiny_unicodec"}  #: fixtures
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.config.codec)
+
+
+def list_methods(owner: type) -> Iterator[tuple[str, object]]:
+    for name, method in inspect.getmembers(owner, inspect.isfunction):
+        if not name.startswith("_") or name == "__init__":
+            yield name, method
+
+
+def test_numbers_and_names_are_distinct() -> None:
+    """A number stands in every token file, a name in every manifest."""
+    numbers, names = [model.number for model in MODELS], [model.config.codec for model in MODELS]
+    assert sorted(set(numbers)) == sorted(numbers) and all(0 <= number < 256 for number in numbers)
+    assert sorted(set(names)) == sorted(names)
+    assert dict(zip(names, numbers, strict=True)) == {"semanticodec": 0, "unicodec": 1}, "files that exist hold these"
+    for model in MODELS:
+        assert find_model(model.config.codec) is model
+
+
+@each_model
+def test_it_supplies_what_the_protocol_names(model: type[Model]) -> None:
+    for name in inspect.get_annotations(Model):
+        assert hasattr(model, name), name
+    supplied = dict(list_methods(model))
+    for name, method in list_methods(Model):
+        assert name in supplied, name
+        wanted, given = (inspect.signature(each).parameters for each in (method, supplied[name]))  # type: ignore[arg-type]
+        assert [(each.name, each.kind) for each in given.values()] == [
+            (each.name, each.kind) for each in wanted.values()
+        ]
+    assert issubclass(model.config, CodecConfig) and not inspect.isabstract(model.config)
+    assert model.mono in ("first", "mean")
+
+
+@each_model
+def test_its_options_are_some_that_there_are(model: type[Model]) -> None:
+    assert model.encode_options <= {field.name for field in fields(EncodeOptions)}
+    assert model.decode_options <= {field.name for field in fields(DecodeOptions)}
+
+
+@each_model
+def test_its_published_settings_survive_manifests_and_token_files(model: type[Model]) -> None:
+    assert len(set(model.published)) == len(model.published) >= 1
+    for config in model.published:
+        assert type(config) is model.config
+        settings = json.loads(json.dumps(config.settings))
+        assert model.config.from_settings(config.vocab, settings) == config
+        assert model.config.from_books(config.tps, tuple(config.books.values())) == config
+        assert next(iter(config.books.values())) == config.vocab
+        codes = [[entries - 1 for entries in config.books.values()]]
+        data = Tokens.from_array(codes, config).to_bytes()
+        assert len(data) == count_bytes(1, config)
+        assert Tokens.from_bytes(data).config == config
+
+
+@each_model
+def test_positions_are_of_its_rate(model: type[Model]) -> None:
+    """And decode to at least the samples they stand for, but for less than one position."""
+    for config in model.published:
+        seconds = 3600
+        positions = config.count_positions(seconds * config.sample_rate)
+        assert positions * len(config.books) / seconds == pytest.approx(config.tps, rel=1e-3)
+        assert config.count_samples(positions) == pytest.approx(seconds * config.sample_rate, rel=1e-3)
+        assert config.bitrate == pytest.approx(positions * sum(config.bits) / seconds, rel=1e-3)
+        assert config.count_positions(1) >= 1
+        assert config.count_samples(config.count_positions(1)) >= 1
+
+
+@each_model
+def test_its_bundle_names_it(model: type[Model], request: pytest.FixtureRequest) -> None:
+    manifest = Bundle.load(request.getfixturevalue(BUNDLES[model.config.codec])).manifest
+    assert manifest.model is model
+    assert model.exact and model.exact < manifest.graphs.keys()
+
+
+def test_an_unknown_codec_is_one_clear_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_model("abacus")
+    assert str(caught.value) == "codec 'abacus'; expected one of semanticodec, unicodec"
+
+
+def test_a_domain_is_no_option_of_semanticodec() -> None:
+    with pytest.raises(SettingsError) as caught:
+        refuse_others(EncodeOptions("music"), find_model("semanticodec").encode_options, "semanticodec")
+    expected = "domain music; expected an option of semanticodec (it has none): leave it out"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(DecodeOptions)])
+@pytest.mark.parametrize("value", [0, 0.0, "", 7])
+def test_an_option_is_told_whatever_its_value(name: str, value: object) -> None:
+    """0 steps are no absent steps. Of the codecs that take it, all is well."""
+    options = DecodeOptions(**{name: value})  # type: ignore[arg-type]
+    refuse_others(options, frozenset({name}), "this")
+    with pytest.raises(
+        SettingsError, match=rf"^{name} {value}; expected an option of that \(it has none\): leave it out$"
+    ):
+        refuse_others(options, frozenset(), "that")
+    with pytest.raises(
+        SettingsError, match=rf"^{name} {value}; expected an option of that \(it has a, z\): leave it out$"
+    ):
+        refuse_others(options, frozenset({"z", "a"}), "that")
+
+
+@each_model
+def test_what_is_not_told_is_not_refused(model: type[Model]) -> None:
+    refuse_others(EncodeOptions(), model.encode_options, model.config.codec)
+    refuse_others(DecodeOptions(), model.decode_options, model.config.codec)
