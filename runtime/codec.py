@@ -165,8 +165,9 @@ class Codec:
         return self.model.settle(options)
 
     def count_windows(self, tokens: Tokens) -> int:
-        """Windows that `tokens` are decoded in."""
-        return self.model.count_windows(len(tokens), tokens.config)
+        """Windows that `tokens` are decoded in. Raises TokensError where they are of another codec or bundle."""
+        config = self._take_tokens(tokens, None).config
+        return self.model.count_windows(len(tokens), config)
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
         """The quantised features, float32 [T, D], for models on top: of SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D]."""

@@ -21,7 +21,8 @@ import soundfile
 from sc_runtime.cli import app
 from sc_runtime.commands.program import run_command
 from sc_runtime.semanticodec.config import SemantiCodecConfig
-from sc_runtime.tokens import HEADER_BYTES, Tokens
+from sc_runtime.tokens import Tokens
+from sc_runtime.unicodec.config import UniCodecConfig
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
 SECOND = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000).astype(np.float32)
@@ -196,7 +197,7 @@ def test_settings_reach_the_decoder(call, tokens, monkeypatch):
     settings = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63, "--preset", "fast", "--solver", "unipc")
     assert call("decode", tokens, "--force", *settings)[0] == 0
     assert taken == [
-        {"preset": "reference", "steps": None, "guidance": None, "eta": None, "solver": None, "seed": 0},
+        {"preset": None, "steps": None, "guidance": None, "eta": None, "solver": None, "seed": None},
         {"preset": "fast", "steps": 20, "guidance": 1.5, "eta": 0, "solver": "unipc", "seed": 2**63},
     ]
 
@@ -338,11 +339,13 @@ def test_json_of_encode_and_decode(call, speech, tmp_path, tiny_bundle):
     code, out, _ = call("encode", "speech.wav", "kept.wav", "gone.wav", "--json")
     document = json.loads(out)
     assert code == 1
-    assert document["bundle"] == str(tiny_bundle)
+    assert (document["bundle"], document["codec"]) == (str(tiny_bundle), "semanticodec")
     assert [file["status"] for file in document["files"]] == ["written", "kept", "failed"]
     written = document["files"][0]
     assert (written["input"], written["output"]) == ("speech.wav", "speech.sct")
-    assert (written["tps"], written["vocab"], written["positions"], written["samples"]) == (50, 32768, 29, 16_000)
+    assert (written["codec"], written["tps"], written["sample_rate"]) == ("semanticodec", 50, 16_000)
+    assert (written["positions"], written["tokens"], written["samples"]) == (29, 58, 16_000)
+    assert written["vocabularies"] == {"semantic": 32768, "acoustic": 8192}
     assert written["bytes"] == (tmp_path / "speech.sct").stat().st_size
     assert "gone.wav" in document["files"][2]["error"]
 
@@ -350,6 +353,19 @@ def test_json_of_encode_and_decode(call, speech, tmp_path, tiny_bundle):
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert (document["steps"], document["seed"], document["files"][0]["output"]) == (1, 5, "new.wav")
+    assert (document["codec"], document["preset"], document["solver"]) == ("semanticodec", "reference", "ddim")
+
+    code, out, err = call("decode", "speech.sct", "-o", "new.wav", "--json")  # kept: nothing is decoded
+    document = json.loads(out)
+    assert (code, document["files"][0]["status"]) == (0, "kept")
+    assert {name: document[name] for name in ("preset", "steps", "guidance", "eta", "solver", "seed")} == {
+        "preset": "reference",
+        "steps": 50,
+        "guidance": 2.0,
+        "eta": 1.0,
+        "solver": "ddim",
+        "seed": 0,
+    }
 
 
 def test_json_and_sound_do_not_share_a_stream(fails, speech):
@@ -388,9 +404,15 @@ def test_info(call, speech, tokens, tmp_path, tiny_bundle):
     np.save(tmp_path / "codes.npy", CODES)
     for name, words in {
         "speech.wav": ["16000 Hz", "1.000 s", "58", "0.31 kbps", "1.40 kbps"],
-        "tokens.sct": ["4096 semantic", "29 (58 tokens)", "725 bits", "117 bytes", "0.62 kbps"],
-        "codes.npy": ["29 (58 tokens)", "2.320 s", "0.580 s", f"semantic {CODES[:, 0].max()}"],
-        str(tiny_bundle): ["4096, 32768 semantic", "stand-in weights", "tunet_step", "hifigan"],
+        "tokens.sct": ["semanticodec", "4096 semantic", "29 (58 tokens)", "725 bits", "119 bytes", "0.62 kbps"],
+        "codes.npy": [
+            "29 (58 tokens)",
+            "2.320 s",
+            "0.580 s",
+            f"semantic {CODES[:, 0].max()}",
+            "semanticodec at 25 tps",
+        ],
+        str(tiny_bundle): ["semanticodec", "4096 or 32768 semantic", "stand-in weights", "tunet_step", "hifigan"],
     }.items():
         code, out, err = call("info", name)
         assert (code, err) == (0, "")
@@ -399,17 +421,51 @@ def test_info(call, speech, tokens, tmp_path, tiny_bundle):
     read = {name: json.loads(call("info", name, "--json")[1]) for name in ("speech.wav", "tokens.sct", "codes.npy")}
     assert [read[name]["kind"] for name in read] == ["audio", "tokens", "array"]
     assert read["tokens.sct"]["bitrate"] == 625
-    assert json.loads(call("info", tiny_bundle, "--json")[1])["vocabularies"] == [4096, 32768]
+    bundle = json.loads(call("info", tiny_bundle, "--json")[1])
+    assert bundle["vocabularies"] == {"semantic": 32768, "acoustic": 8192}
+    assert (bundle["choices"], bundle["codec"], bundle["sample_rate"]) == ([4096, 32768], "semanticodec", 16_000)
+    assert (bundle["precision"], bundle["settings"]["tps"]) == ("float32", 50)
 
 
-def test_info_says_what_encoding_makes(call, speech, tmp_path):
+def test_info_of_tokens_of_either_codec(call, tokens, tmp_path):
+    """A .sct says whose it is; of an .npy it can be seen by the number of columns, or that it is of none."""
+    unified = Tokens.from_array(np.arange(75)[:, np.newaxis], UniCodecConfig(), samples=24_000)
+    unified.save(tmp_path / "unified.sct")
+    unified.save(tmp_path / "unified.npy")
+    code, out, _ = call("info", "unified.sct")
+    assert code == 0
+    for word in ("unicodec", "75 tokens a second, of sound at 24000 Hz", "16384 unified", "1.000 s", "1.05 kbps"):
+        assert word in out
+    said = json.loads(call("info", "unified.sct", "--json")[1])
+    assert (said["codec"], said["sample_rate"], said["vocabularies"]) == ("unicodec", 24_000, {"unified": 16384})
+    assert (said["positions"], said["tokens"], said["bits"], said["samples"]) == (75, 75, 14 * 75, 24_000)
+    assert said["bytes"] == (tmp_path / "unified.sct").stat().st_size
+    assert json.loads(call("info", tokens, "--json")[1])["codec"] == "semanticodec"
+    said = json.loads(call("info", "unified.npy", "--json")[1])
+    assert (said["largest"], said["seconds"]) == ({"unified": 74}, {"unicodec at 75 tps": 1.0})
+    np.save(tmp_path / "eight.npy", np.zeros((9, 8), int))
+    code, out, err = call("info", "eight.npy")
+    assert (code, out) == (1, "")
+    assert "shape [9, 8]; expected [T, 2] of semanticodec or [T, 1] of unicodec" in err
+
+
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_unicodec"])
+def test_info_says_what_encoding_makes(call, speech, bundle, request):
+    bundle = request.getfixturevalue(bundle)
     expected = json.loads(call("info", speech, "--json")[1])["tokens"]
-    call("encode", speech)
+    assert call("encode", speech, "--bundle", bundle)[0] == 0
     made = json.loads(call("info", "speech.sct", "--json")[1])
-    row = next(row for row in expected if (row["tps"], row["vocab"]) == (50, 32768))
-    assert {name: made[name] for name in ("positions", "bytes", "bitrate")} == {
-        name: row[name] for name in ("positions", "bytes", "bitrate")
-    }
+    config = ("codec", "tps", "sample_rate", "vocabularies")
+    (row,) = [row for row in expected if all(row[name] == made[name] for name in config)]
+    assert row == {name: made[name] for name in (*config, "positions", "tokens", "bytes", "bitrate")}
+
+
+def test_info_of_audio_has_a_row_for_every_codec_and_rate(call, speech):
+    said = json.loads(call("info", speech, "--json")[1])
+    assert (said["sample_rate"], said["samples"], said["seconds"]) == (16_000, {"16000": 16_000, "24000": 24_000}, 1)
+    rows = [(row["codec"], row["tps"], *row["vocabularies"].values()) for row in said["tokens"]]
+    semantic = [("semanticodec", tps, vocab, 8192) for tps in (25, 50, 100) for vocab in (4096, 32768)]
+    assert rows == [*semantic, ("unicodec", 75, 16384)]
 
 
 def test_doctor(call, tiny_bundle):
@@ -420,6 +476,28 @@ def test_doctor(call, tiny_bundle):
     document = json.loads(call("doctor", "--json")[1])
     assert document["works"]
     assert document["bundles"]["chosen"] == str(tiny_bundle)
+
+
+def test_doctor_says_what_each_bundle_is_of(call, tiny_bundle, tiny_unicodec, tmp_path, monkeypatch):
+    folder = tmp_path / "bundles"
+    for name, bundle in (("one", tiny_bundle), ("two", tiny_unicodec), ("three", tiny_bundle)):
+        shutil.copytree(bundle, folder / name)
+    manifest = folder / "three" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"semanticodec"', '"abacus"'))
+    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: folder)
+    code, out, err = call("doctor")
+    assert (code, err) == (0, "")
+    for words in ("semanticodec, 50 tps, vocabulary 4096 or 32768", "unicodec, 75 tps, vocabulary 16384", "'abacus'"):
+        assert words in out
+    found = {bundle["name"]: bundle for bundle in json.loads(call("doctor", "--json")[1])["bundles"]["found"]}
+    said = {name: (found[name]["codec"], found[name]["tps"], found[name]["vocabularies"]) for name in found}
+    assert said == {
+        "one": ("semanticodec", 50, [4096, 32768]),
+        "two": ("unicodec", 75, [16384]),
+        "three": (None, None, []),
+    }
+    assert "codec 'abacus'; expected one of semanticodec, unicodec" in found["three"]["problem"]
+    assert found["one"]["problem"] is found["two"]["problem"] is None
 
 
 def test_doctor_where_nothing_works(call, monkeypatch, tmp_path):
@@ -482,8 +560,7 @@ def write_bad_tokens(folder: Path) -> None:
         """`data` with another header field and the CRC that belongs to it."""
         changed = bytearray(data)
         struct.pack_into(kind, changed, offset, value)
-        fields, payload = bytes(changed[: HEADER_BYTES - 4]), bytes(changed[HEADER_BYTES:])
-        struct.pack_into("<I", changed, HEADER_BYTES - 4, zlib.crc32(payload, zlib.crc32(fields)))
+        struct.pack_into("<I", changed, 20, zlib.crc32(changed[:20] + changed[24:]))
         return bytes(changed)
 
     flipped = bytearray(data)
@@ -494,11 +571,15 @@ def write_bad_tokens(folder: Path) -> None:
         "short.sct": data[:-1],
         "header.sct": data[:20],
         "trailing.sct": data + b"\0",
-        "future.sct": rewrite(4, "B", 2),
-        "billion.sct": rewrite(10, "<I", 1_000_000_000),
+        "future.sct": rewrite(4, "B", 3),
+        "past.sct": rewrite(4, "B", 1),
+        "codec.sct": rewrite(5, "B", 9),
+        "codebooks.sct": rewrite(7, "B", 1),
+        "billion.sct": rewrite(8, "<I", 1_000_000_000),
         "text.sct": b"These are no tokens.\n",
         "rate.sct": Tokens.from_array(CODES, SemantiCodecConfig(25, 4096)).to_bytes(),
         "vocabulary.sct": Tokens.from_array(CODES, SemantiCodecConfig(50, 8192)).to_bytes(),
+        "other.sct": Tokens.from_array(CODES[:, :1], UniCodecConfig()).to_bytes(),
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -528,11 +609,15 @@ def write_bad_tokens(folder: Path) -> None:
         ("short.sct", "cut short"),
         ("header.sct", "cut short"),
         ("trailing.sct", "trailing"),
-        ("future.sct", "version 2"),
+        ("future.sct", "version 3"),
+        ("past.sct", "encode the audio again"),
+        ("codec.sct", "codec 9; expected one of 0 semanticodec, 1 unicodec"),
+        ("codebooks.sct", "1 codebooks"),
         ("billion.sct", "1000000000 positions"),
         ("text.sct", "tokens in an .sct or .npy file"),
         ("rate.sct", "25 tps"),
         ("vocabulary.sct", "8192"),
+        ("other.sct", "tokens of unicodec; expected tokens of semanticodec"),
         ("range.npy", "32768"),
         ("negative.npy", "semantic token -"),
         ("acoustic.npy", "acoustic token"),
@@ -548,7 +633,13 @@ def write_bad_tokens(folder: Path) -> None:
 def test_bad_tokens(fails, tmp_path, name, word):
     write_bad_tokens(tmp_path)
     fails("decode", name, *QUICK, words=[name, word])
-    if name not in ("rate.sct", "vocabulary.sct", "range.npy", "acoustic.npy"):  # fine, but for this bundle
+    if name not in (
+        "rate.sct",
+        "vocabulary.sct",
+        "other.sct",
+        "range.npy",
+        "acoustic.npy",
+    ):  # fine, but for this bundle
         fails("info", name, words=[name])
 
 
@@ -570,6 +661,14 @@ def test_bad_tokens(fails, tmp_path, name, word):
 def test_settings_that_cannot_work_end_the_run_at_once(fails, tokens, tmp_path, arguments, word):
     shutil.copy(tokens, tmp_path / "second.sct")
     fails("decode", "tokens.sct", "second.sct", *arguments, words=[word])
+
+
+def test_options_of_another_codec_end_the_run_at_once(fails, speech, tokens, tiny_unicodec):
+    words = ["domain speech", "semanticodec", "leave it out"]
+    fails("encode", "speech.wav", "tokens.sct", "--domain", "speech", words=words)
+    fails("roundtrip", "speech.wav", "--domain", "speech", words=words)
+    words = ["preset fast", "unicodec", "leave it out"]
+    fails("decode", "tokens.sct", "--preset", "fast", "--bundle", tiny_unicodec, words=words)
 
 
 @pytest.fixture
@@ -614,7 +713,7 @@ def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
     expect("decode", tokens, ".onnx")
 
     text = manifest.read_text()
-    for changed in ("", "{", "[]", text.replace('"format": 1', '"format": 2'), text.replace('"tps"', '"rate"')):
+    for changed in ("", "{", "[]", text.replace('"format": 2', '"format": 3'), text.replace('"tps"', '"rate"')):
         manifest.write_text(changed)
         expect("decode", tokens, "manifest")
     manifest.unlink()

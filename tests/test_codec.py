@@ -185,10 +185,14 @@ def test_tokens_of_another_codec_are_refused_by_name(codec: Codec, tmp_path: Pat
     message = (
         r"tokens of unicodec; expected tokens of semanticodec, the codec of the bundle: decode them with a bundle of"
     )
-    for given in (tokens, tmp_path / "a.sct"):
-        for take in (codec.decode_stream, codec.embed):
-            with pytest.raises(TokensError, match=message):
-                take(given)
+    for take, given in (
+        (codec.decode_stream, tokens),
+        (codec.decode_stream, tmp_path / "a.sct"),
+        (codec.embed, tokens),
+        (codec.count_windows, tokens),
+    ):
+        with pytest.raises(TokensError, match=f"{message} unicodec"):
+            take(given)
     with pytest.raises(TokensError, match=r"an array of shape \[1, 8, 1\]; expected \[T, 2\] or \[1, T, 2\]"):
         codec.decode(tmp_path / "a.npy")
 

@@ -55,9 +55,11 @@ def describe_config(config: CodecConfig) -> Description:
 def describe_array(path: Path) -> Description:
     """An .npy holds codes alone: no codec, rate or vocabulary, so that its length has a value for each that fits."""
     codes = read_array(path)
-    fits = [config for config in list_published() if len(config.books) == codes.shape[1]]
+    published = list_published()
+    fits = [config for config in published if len(config.books) == codes.shape[1]]
     if not fits:
-        raise TokensError(f"{path}: an array of shape {list(codes.shape)}", "[T, C] of a codec with C codebooks")
+        shapes = dict.fromkeys(f"[T, {len(config.books)}] of {config.codec}" for config in published)
+        raise TokensError(f"{path}: an array of shape {list(codes.shape)}", " or ".join(shapes))
     return {
         "kind": "array",
         "path": str(path),
@@ -110,6 +112,7 @@ def name_rate(config: CodecConfig) -> str:
 
 
 def describe_bundle(bundle: Bundle) -> Description:
+    """`vocabularies` are those used by default; `choices` are all that there are of the first."""
     manifest = bundle.manifest
     return {
         "kind": "bundle",
@@ -118,6 +121,7 @@ def describe_bundle(bundle: Bundle) -> Description:
         **describe_config(bundle.choose_config()),
         "choices": list(manifest.vocabularies),
         "settings": manifest.settings,
+        "precision": manifest.precision,
         "weights": manifest.weights,
         "command": manifest.command,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),

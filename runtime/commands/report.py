@@ -128,7 +128,7 @@ def tell_description(description: dict[str, Any]) -> None:
         facts = {
             "file": f"{description['path']}: tokens",
             "codec": description["codec"],
-            "rate": f"{description['tps']} tokens a second",
+            "rate": tell_rate(description),
             "vocabularies": tell_books(description["vocabularies"]),
             "positions": f"{description['positions']} ({description['tokens']} tokens)",
             "duration": f"{tell_seconds(description['seconds'])}, {length}",
@@ -154,9 +154,9 @@ def tell_description(description: dict[str, Any]) -> None:
         facts = {
             "bundle": description["path"],
             "codec": description["codec"],
-            "rate": f"{description['tps']} tokens a second",
-            "vocabularies": tell_books(description["vocabularies"]),
-            "to choose from": tell_list(description["choices"]),
+            "rate": tell_rate(description),
+            "vocabularies": tell_books(description["vocabularies"], description["choices"]),
+            "precision": description["precision"],
             "weights": description["weights"],
             "size": tell_bytes(description["bytes"]),
             "built by": description["command"],
@@ -202,8 +202,8 @@ def tell_findings(findings: dict[str, Any]) -> None:
     print_table(("extra", "state", "packages"), rows)
     rows = []
     for bundle in bundles["found"]:
-        state = bundle["problem"] or f"{bundle['codec']}, {bundle['tps']} tps, {tell_list(bundle['vocabularies'])}"
-        rows.append(("*" if bundle["path"] == bundles["chosen"] else "", bundle["name"], state))
+        holds = f"{bundle['codec']}, {bundle['tps']} tps, vocabulary {tell_choices(bundle['vocabularies'])}"
+        rows.append(("*" if bundle["path"] == bundles["chosen"] else "", bundle["name"], bundle["problem"] or holds))
     if rows:
         print_table(("", "bundle", "state"), rows)
     print()
@@ -236,12 +236,20 @@ def tell_bytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def tell_books(books: dict[str, int]) -> str:
-    return ", ".join(f"{entries} {name}" for name, entries in books.items())
+def tell_rate(description: dict[str, Any]) -> str:
+    return f"{description['tps']} tokens a second, of sound at {description['sample_rate']} Hz"
 
 
-def tell_list(values: list[Any]) -> str:
-    return ", ".join(map(str, values))
+def tell_books(books: dict[str, int], choices: list[int] | None = None) -> str:
+    """`choices` are what there is for the first of `books`, where it may be chosen."""
+    told = [f"{entries} {name}" for name, entries in books.items()]
+    if choices:
+        told[0] = f"{tell_choices(choices)} {next(iter(books))}"
+    return ", ".join(told)
+
+
+def tell_choices(values: list[Any]) -> str:
+    return " or ".join(map(str, values))
 
 
 def tell_versions(versions: dict[str, str | None]) -> str:
