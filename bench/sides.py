@@ -33,7 +33,7 @@ from .machine import measure_peak_memory
 from .subjects import SUBJECTS
 
 DIRECTIONS = ("encode", "decode")
-GRAPH_STAGES = {"tunet_step": "tunet"}  #: where a graph's name is not its stage's
+GRAPH_STAGES = {"tunet_step": "tunet", "routed_encoder": "encoder"}  #: where a graph's name is not its stage's
 
 COMPARED = 60 * 24_000  #: values of an output that are handed back, to compare the sides by
 SETTLE_SECONDS = 0.3  #: before a run, for the other side's threads to stop waiting actively

@@ -44,7 +44,7 @@ from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
 from .precision import PRECISIONS, lower_precision, lower_specs
 from .recipes import PACKAGES, write_recipe
 from .storage import shrink, store_half
-from .trace import save_model, trace
+from .trace import save_model, share_weights, trace
 from .verify import draw_inputs, measure_error, run_reference
 
 Report = Callable[[str], None]
@@ -139,7 +139,11 @@ def build_bundle(
     VerificationError, BundleError, OutputError.
     """
     folder = folder.resolve()
-    recipes = {name: write_recipe(name, sizes, weights, precision) for name in find_export(sizes.config.codec).graphs}
+    recipes = {
+        name: write_recipe(name, sizes, weights, precision)
+        for name, graph in find_export(sizes.config.codec).graphs.items()
+        if precision == "float32" or not graph.shares
+    }
     if not force and (built := find_finished(folder, recipes, vocabularies, sizes, weights)):
         return built
     report("Waiting for another build of the same bundle")
@@ -243,15 +247,24 @@ class Builder:
         """Take every graph that a donor holds of the same recipe; returns the names of the others."""
         missing = []
         for name, recipe in self.recipes.items():
-            if donor := next((donor for donor in donors if has_recipe(donor, name, recipe)), None):
+            found = (donor for donor in donors if has_recipe(donor, name, recipe) and self.fits(donor, name))
+            if donor := next(found, None):
                 entry = donor.manifest.graphs[name]
                 for file in entry.files:
-                    link_or_copy(donor.path / file, self.bundle.path / file)
-                    self.bundle.manifest.files[file] = donor.manifest.files[file]
+                    if file not in self.bundle.manifest.files:
+                        link_or_copy(donor.path / file, self.bundle.path / file)
+                        self.bundle.manifest.files[file] = donor.manifest.files[file]
                 self.bundle.manifest.graphs[name] = entry
             else:
                 missing.append(name)
         return missing
+
+    def fits(self, donor: Bundle, graph: str) -> bool:
+        """Whether the weights that `graph` shares with another are those that are here already."""
+        shares, ours, theirs = self.export.graphs[graph].shares, self.bundle.manifest.files, donor.manifest
+        return not shares or all(
+            ours.get(file) == theirs.files[file] for file in theirs.graphs[graph].files if file.startswith(shares)
+        )
 
     def check_weights(self, graphs: list[str]) -> None:
         """Whatever is wrong with the weights of `graphs` is said now, not after minutes of tracing."""
@@ -283,7 +296,12 @@ class Builder:
             elif self.weights.half:
                 store_half(model)
             self.report(f"{name}: writing")
-            paths = save_model(model, self.bundle.path / f"{name}.onnx")
+            shared = None
+            if graph.shares:
+                donor = self.bundle.path / f"{graph.shares}.onnx"
+                shared = donor.with_name(self.bundle.manifest.graphs[graph.shares].files[-1])
+                share_weights(model, donor)
+            paths = save_model(model, self.bundle.path / f"{name}.onnx", shared)
             for path in paths:
                 self.record(path)
             files = tuple(path.name for path in paths)

@@ -74,7 +74,8 @@ class Graph:
     """One exported graph.
 
     `trace` builds the module that is traced; `reference` turns the loaded network into the torch function the graph
-    must equal; `find` gives the tensor that the traced module calls `name`.
+    must equal; `find` gives the tensor that the traced module calls `name`. A graph that `shares` another's weights is
+    that function once more, for processors: it takes them from the other's file, and FP16 bundles are without it.
     """
 
     network: str
@@ -83,6 +84,7 @@ class Graph:
     trace: Callable[[Any], nn.Module]
     reference: Callable[[Any, Any], nn.Module]
     find: Callable[[Any, Tensors, Any, str], Tensor]
+    shares: str | None = None
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,14 @@ def check_capabilities(capabilities: list[tuple[int, int]], module: Any) -> None
 def build_plans(
     bundle: Bundle, target: Target, *, force: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> list[BuiltPlan]:
-    """A plan of every graph for `target`, in `bundle`; with `force` built again, whatever there is.
+    """A plan of every graph that is for GPUs, for `target`, in `bundle`; with `force` built again, whatever there is.
 
     Raises BundleError, BackendError, OutputError, SettingsError.
     """
     if not force:
         reuse_plans(bundle, [path for path in list_bundles(bundle.path.parent) if path != bundle.path], str(target))
     built = []
-    for graph in bundle.manifest.graphs:
+    for graph in filter(bundle.manifest.model.profile, bundle.manifest.graphs):
         try:
             plan = None if force else find_plan(bundle, graph, target)
         except BundleError:

@@ -60,8 +60,20 @@ def trace(
     return model
 
 
-def save_model(model: ir.Model, path: Path) -> list[Path]:
-    """Write the graph and its weights beside it; returns both files."""
+def share_weights(model: ir.Model, donor: Path) -> None:
+    """Have the weights of `model` that the graph in the file `donor` has too be read from that graph's data file."""
+    theirs = ir.load(donor).graph.initializers
+    for name, value in model.graph.initializers.items():
+        found = theirs[name].const_value if name in theirs else None
+        if isinstance(found, ir.ExternalTensor) and (found.dtype, found.shape) == (value.dtype, value.shape):
+            value.const_value = found
+
+
+def save_model(model: ir.Model, path: Path, shared: Path | None = None) -> list[Path]:
+    """Write the graph and its weights beside it, or none where they lie in the file `shared`; returns both files."""
+    if shared:
+        ir.save(model, path)
+        return [path, shared]
     data = path.with_name(path.name + ".data")
     ir.save(model, path, external_data=data.name)
     return [path, data] if data.exists() else [path]

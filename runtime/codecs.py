@@ -60,7 +60,10 @@ class Model(Protocol):
 
     @staticmethod
     def profile(graph: str) -> dict[str, tuple[int, int, int]]:
-        """The dynamic axes of the inputs of `graph` -> least, typical and most, which plans for GPUs are made for."""
+        """The dynamic axes of the inputs of `graph` -> least, typical and most, which plans for GPUs are made for.
+
+        None for a graph that is not for GPUs.
+        """
         ...
 
     @staticmethod

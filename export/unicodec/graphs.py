@@ -62,6 +62,15 @@ GRAPHS = {
         keep,
         find,
     ),
+    "routed_encoder": Graph(
+        "encoder",
+        lambda sizes: {"waveform": float32("samples")},
+        lambda sizes: {"features": float32("positions", sizes.width)},
+        checkpoint.NETWORKS["routed_encoder"],
+        keep,
+        find,
+        shares="encoder",
+    ),
     "decoder": Graph(
         "decoder",
         lambda sizes: {"vectors": float32("positions", sizes.width)},

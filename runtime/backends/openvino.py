@@ -18,6 +18,9 @@ from .recurrence import RecurrentGraph, is_recurrent
 ONE_BY_ONE = ("audiomae",)  #: gains nothing from a batch, and each batch size would be compiled anew
 #: Axes that have another length for each recording: a graph with one is compiled once for all, measured as fast.
 FREE_AXES = {"samples", "positions"}
+#: For those. OpenVINO 2026.4 fuses attention for the length that comes first: after a run of 1 position, runs of 16 and
+#: more are wrong, and nothing says so (tests/test_unicodec.py). Without its fusing they are right, and as fast.
+FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
 
@@ -73,6 +76,7 @@ class OpenVinoBackend:
                 settings["CACHE_DIR"] = str(self.cache)
             axes = {axis for spec in bundle.manifest.graphs[graph].inputs.values() for axis in spec.shape}
             free = not FREE_AXES.isdisjoint(axes)
+            settings |= FREE_SETTINGS if free else {}
             return OpenVinoGraph(self.core, path, settings, one_by_one=graph in ONE_BY_ONE, free=free)
         except RuntimeError as error:
             raise BackendError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..audio import Audio, measure
+from ..backends.base import ResidentBackend
 from ..config import CodecConfig
 from ..overlap_add import overlap_add
 from .config import HOP, TPS, UniCodecConfig
@@ -32,22 +33,27 @@ class UniCodecModel:
     config: ClassVar[type[CodecConfig]] = UniCodecConfig
     published: ClassVar[tuple[CodecConfig, ...]] = (UniCodecConfig(),)
     mono: ClassVar[Literal["first", "mean"]] = "mean"
-    exact: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    exact: ClassVar[frozenset[str]] = frozenset({"encoder", "routed_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset({"domain"})
     decode_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        # Where shapes may follow the data, an expert runs on the positions that chose it, and on no others.
+        routed = "routed_encoder" in parts.bundle.manifest.graphs and not isinstance(parts.backend, ResidentBackend)
+        self.encoder = "routed_encoder" if routed else "encoder"
 
     @staticmethod
     def profile(graph: str) -> dict[str, tuple[int, int, int]]:
+        if graph == "routed_encoder":
+            return {}
         if graph == "encoder":
             return {"batch": (1, 1, 4), "samples": (1, HOP * TYPICAL, HOP * LENGTH)}
         return {"batch": (1, 1, 4), "positions": (1, TYPICAL, LENGTH)}
 
     @staticmethod
     def measure_axes(graph: str, given: Mapping[str, int]) -> dict[str, int]:
-        if graph == "encoder":
+        if graph in ("encoder", "routed_encoder"):
             return {**given, "positions": -(-given["samples"] // HOP)}
         return {**given, "samples": HOP * given["positions"]}
 
@@ -73,7 +79,7 @@ class UniCodecModel:
 
     def encode_window(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
         """waveform float32 [n] -> codes int32 [T], T = ceil(n / 320), each the nearest of `entries` of the codebook."""
-        features = self.parts.run("encoder", waveform=waveform[np.newaxis])["features"][0]
+        features = self.parts.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
         return self.parts.open_search(CODEBOOK, entries).search(features) + np.int32(entries.start)
 
     def settle(self, options: DecodeOptions) -> dict[str, Any]:
