@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
 
 from sc_runtime import Codec
+from sc_runtime.audio import Audio
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import MANIFEST, Bundle, Manifest, TensorSpec
+from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import VerificationError
-from sc_runtime.export import build, recipes, verify
+from sc_runtime.export import build, precision, recipes, verify
 from sc_runtime.export.build import build_bundle, name_bundle
 from sc_runtime.export.checkpoint import SeededWeights
 from sc_runtime.export.graphs import GRAPHS
 from sc_runtime.export.networks.sizes import choose_sizes
-from sc_runtime.export.precision import lower_precision
+from sc_runtime.export.precision import TYPELESS, lower_precision
 from sc_runtime.export.recipes import write_recipe
-from sc_runtime.export.verify import draw_inputs, open_rounded, relative_error, save_rounded
-from tests.conftest import ROOT, keep_graphs
+from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_rounded, relative_error, save_rounded
+from sc_runtime.unicodec.config import HOP
+from sc_runtime.unicodec.windows import LENGTH
+from tests.conftest import ROOT, build_test_bundle, keep_graphs
 
 SIZES = choose_sizes("tiny", 50, 4096)
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -173,7 +178,122 @@ def test_recipes_know_the_precision_and_what_makes_it(tmp_path: Path, monkeypatc
     assert not set(half) & set(write("fp16"))
 
 
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_the_islands_of_unicodec(tiny_unicodec: Path, tiny_fp16_unicodec: Path, tmp_path: Path, name: str) -> None:
+    """Normalisations and softmax, and in the encoder the rotary positions; no product with weights."""
+    onnx.checker.check_model(str(copy_graph(tiny_fp16_unicodec, name, tmp_path)), full_check=True)
+    graph, types = load_typed(tiny_fp16_unicodec, name)
+    assert {node.op_type for node in graph.node if list_types(node, types) == {HALF, SINGLE}} == {"Cast"}
+    numbers = [node for node in graph.node if node.op_type not in TYPELESS]
+    singles = [node.op_type for node in numbers if list_types(node, types) == {SINGLE}]
+    rotary = ["Mul", "Cos", "Sin", "Unsqueeze", "Unsqueeze", "Concat", "Gather", "Gather"] if name == "encoder" else []
+    assert sorted(kind for kind in singles if kind not in NORMALISATIONS) == sorted(rotary)
+    original, _ = load_typed(tiny_unicodec, name)
+    for kind in NORMALISATIONS:
+        assert singles.count(kind) == sum(node.op_type == kind for node in original.node)
+
+
+def test_repeated_weights_are_no_numbers_made_of_sizes() -> None:
+    """The converter by itself: positions are float32, weights that are only spread over them are not."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["sizes"]),
+            helper.make_node("Expand", ["weight", "sizes"], ["spread"]),
+            helper.make_node("Add", ["x", "spread"], ["a"]),
+            helper.make_node("Cast", ["sizes"], ["numbers"], to=SINGLE),
+            helper.make_node("Mul", ["numbers", "weight"], ["angles"]),
+            helper.make_node("Neg", ["angles"], ["rates"]),
+            helper.make_node("Mul", ["a", "rates"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", SINGLE, ["batch", 2])],
+        [helper.make_tensor_value_info("y", SINGLE, ["batch", 2])],
+        [helper.make_tensor("weight", SINGLE, [2], [0.5, 0.25])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    lower_precision(model)
+    lowered = ir.to_proto(model)
+    onnx.checker.check_model(lowered, full_check=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in lowered.graph.value_info}
+    kinds = {name: types[name] for name in ("spread", "a", "numbers", "angles", "rates")}
+    assert kinds == {"spread": HALF, "a": HALF, "numbers": SINGLE, "angles": SINGLE, "rates": SINGLE}
+
+
 # How far they are from float32
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_unicodecs_graphs_are_near_float32_and_finite_on_large_inputs(
+    tiny_unicodec: Path, tiny_fp16_unicodec: Path, name: str
+) -> None:
+    half, single = Bundle.load(tiny_fp16_unicodec), Bundle.load(tiny_unicodec)
+    truth, rounded = OnnxRuntimeBackend().open(single, name), open_rounded(half, name)
+    (output,) = half.manifest.graphs[name].outputs
+    for feeds in draw_inputs(half.manifest.graphs[name].inputs):
+        found, expected = rounded.run(feeds)[output], truth.run(feeds)[output]
+        assert 1e-5 < relative_error(*keep_nearest(found, expected, CHOICES if name == "encoder" else 0)) <= 1e-2
+        large = rounded.run({key: 10 * array for key, array in feeds.items()})
+        assert np.isfinite(large[output]).all()
+    assert 0 < half.manifest.graphs[name].error <= 1e-2
+
+
+def test_positions_past_half_precision(tiny_unicodec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 30 s, 2250 positions: without the island the angles are off by up to a whole radian."""
+    samples = {"waveform": np.random.default_rng(0).standard_normal((1, HOP * LENGTH), np.float32)}
+    truth = OnnxRuntimeBackend().open(Bundle.load(tiny_unicodec), "encoder").run(samples)["features"]
+    single = ir.load(copy_graph(tiny_unicodec, "encoder", tmp_path))
+    errors = []
+    for number, find in enumerate((precision.find_counted, lambda graph: set())):
+        monkeypatch.setattr(precision, "find_counted", find)
+        model = single.clone()
+        lower_precision(model)
+        path = tmp_path / f"{number}.onnx"
+        save_rounded(model, path)
+        found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, samples)[0]
+        errors.append(relative_error(*keep_nearest(found, truth, CHOICES)))
+    assert errors[0] < 1e-2
+    assert errors[0] < errors[1]
+
+
+def test_choices_that_fall_otherwise_do_not_count_if_they_are_few() -> None:
+    truth = np.random.default_rng(0).standard_normal((2, 20, 8))
+    found = truth + 1e-3
+    found[0, 3] += 5
+    found[1, 7] -= 5
+    assert relative_error(*keep_nearest(found, truth, 0.05)) < 2e-3
+    found[1, 8] -= 5
+    assert relative_error(*keep_nearest(found, truth, 0.05)) > 0.1
+    assert relative_error(*keep_nearest(found, truth, 0)) == pytest.approx(relative_error(found, truth))
+
+
+@pytest.mark.full_size
+def test_unicodec_at_full_size_in_half_precision(golden: Path, record_property: Callable[[str, object], None]) -> None:
+    """The recorded sound, every value rounded: both graphs' errors, and the share of codes that stay equal."""
+    half = Bundle.load(build_test_bundle(None, (16384,), "full", precision="fp16", codec="unicodec"))
+    for name, entry in half.manifest.graphs.items():
+        assert 1e-5 < entry.error <= 1e-2, name
+    truth = np.load(golden / "unicodec.npz")
+    with Audio(golden / "mixed_24k.wav", rate=24_000, mono="mean") as recording:
+        sound = np.concatenate(list(recording.blocks()))
+    book = half.load_codebook("unified")
+    features = open_rounded(half, "encoder").run({"waveform": sound[np.newaxis]})["features"][0]
+    waveform = open_rounded(half, "decoder").run({"vectors": book[truth["codes_all"]][np.newaxis]})["waveform"][0]
+    equal = (NearestCentroid(book).search(features) == truth["codes_all"]).mean()
+    expected = truth["emb"].T
+    figures = {
+        "codes equal": equal,
+        "features": relative_error(features, expected),
+        "features, without choices": relative_error(*keep_nearest(features, expected, CHOICES)),
+        "waveform": relative_error(waveform, truth["waveform"]),
+    }
+    for key, value in figures.items():
+        record_property(key, float(value))
+        print(f"UniCodec, fp16: {key} {value:.3g}")
+    assert equal >= 0.97
+    assert figures["features, without choices"] <= 1e-2
+    assert figures["features"] <= 3e-2
+    assert figures["waveform"] <= 1e-2
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -210,8 +330,6 @@ def test_the_rounding_check_rounds_every_value(tmp_path: Path) -> None:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     lower_precision(model)
     save_rounded(model, tmp_path / "rounded.onnx")
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(tmp_path / "rounded.onnx", providers=["CPUExecutionProvider"])
     with np.errstate(over="ignore"):
         x = rows.astype(np.float16)
