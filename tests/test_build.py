@@ -80,7 +80,9 @@ def list_leftovers(parent: Path) -> list[str]:
 
 def test_the_manifest_is_true(tiny_bundle: Path) -> None:
     raw = json.loads((tiny_bundle / MANIFEST).read_text())
-    assert (raw["tps"], raw["vocabularies"], raw["acoustic_vocab"], raw["width"]) == (50, [4096, 32768], 8192, 16)
+    schedule = {"steps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
+    assert (raw["codec"], raw["vocabularies"]) == ("semanticodec", [4096, 32768])
+    assert raw["settings"] == {"tps": 50, "acoustic_vocab": 8192, "width": 16, "schedule": schedule}
     assert raw["command"] == "python -m export.build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
     assert list(raw["graphs"]) == list(GRAPHS)
     assert raw["made_with"]["torch"] == torch.__version__
@@ -355,7 +357,7 @@ def test_no_size_is_read_that_the_recipe_does_not_know(name: str) -> None:
         module = graph.trace(noted)
     for tensor in (*module.state_dict(), *dict(module.named_buffers())):
         graph.find(network, tensors, noted, tensor)
-    assert read.items() <= dict(recipes.list_sizes(name, SIZES)).items()
+    assert read.items() <= dict(recipes.list_sizes(graph, SIZES)).items()
     kept = [part for part in module.modules() if any(type(v) is recipes.Noted for v in vars(part).values())]
     assert not kept
 

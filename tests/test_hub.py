@@ -237,7 +237,7 @@ def test_a_codebook_that_is_not_published_is_named(repository: Path, tmp_path: P
 
 def check_refusal(line: str, vocab: int, reason: str) -> None:
     assert line.startswith(f"cannot download {CODEBOOK.format(vocab // 2)} of haoheliu/SemantiCodec from the hub (")
-    assert line.endswith("use a local copy with --checkpoint DIR, or stand-in weights with --seeded 1")
+    assert line.endswith("use a local copy with --checkpoint, or stand-in weights with --seeded 1")
     said = line.partition("hub (")[2].partition("); expected a connection to the hub: ")[0]
     assert re.search(reason, said), said
 
