@@ -17,6 +17,8 @@ from sc_runtime.commands import demo
 from sc_runtime.commands.program import run_command
 from sc_runtime.tokens import Tokens
 
+FAST = ("--preset", "fast")
+
 
 @pytest.fixture
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
@@ -28,15 +30,15 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return soundfile.read(tmp_path / "sample.wav", dtype="float32")[0]
 
 
-def run_demo(tmp_path: Path, bundle: Path) -> int:
-    return run_command(cli.app, ["demo", "-o", str(tmp_path / "out"), "--preset", "fast", "--bundle", str(bundle)])
+def run_demo(tmp_path: Path, bundle: Path, *options: str) -> int:
+    return run_command(cli.app, ["demo", "-o", str(tmp_path / "out"), *options, "--bundle", str(bundle)])
 
 
 def test_it_writes_tokens_sound_and_picture(
     sample: np.ndarray, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = pytest.importorskip("matplotlib.image")
-    assert run_demo(tmp_path, tiny_bundle) == 0
+    assert run_demo(tmp_path, tiny_bundle, *FAST) == 0
     out, err = capsys.readouterr()
     assert err == ""
     codec = Codec.load(tiny_bundle)
@@ -54,6 +56,24 @@ def test_it_writes_tokens_sound_and_picture(
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 50
 
 
+def test_it_is_of_either_codec(
+    sample: np.ndarray, tiny_unicodec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_demo(tmp_path, tiny_unicodec, *FAST) == 1
+    assert "preset fast; expected an option of unicodec" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run_demo(tmp_path, tiny_unicodec) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    tokens = Tokens.load(tmp_path / "out" / "tokens.sct")
+    assert (tokens.config.codec, len(tokens)) == ("unicodec", 75)
+    assert "1.00 s of speech and music: 75 tokens, 1.05 kbps" in out
+    assert f"unified: {' '.join(map(str, tokens.codes[:12, 0]))} ..." in out
+    for name in ("original.wav", "decoded.wav"):
+        assert soundfile.info(tmp_path / "out" / name).samplerate == 24_000
+        assert soundfile.info(tmp_path / "out" / name).frames == 24_000
+
+
 def test_without_matplotlib_there_is_no_picture(
     sample: np.ndarray,
     tiny_bundle: Path,
@@ -62,7 +82,7 @@ def test_without_matplotlib_there_is_no_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert run_demo(tmp_path, tiny_bundle) == 0
+    assert run_demo(tmp_path, tiny_bundle, *FAST) == 0
     assert "no picture: matplotlib is not installed" in capsys.readouterr().err
     assert (tmp_path / "out" / "decoded.wav").exists()
     assert not (tmp_path / "out" / "demo.png").exists()
@@ -72,7 +92,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     sample: np.ndarray, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").write_text("a file")
-    assert run_demo(tmp_path, tiny_bundle) == 1
+    assert run_demo(tmp_path, tiny_bundle, *FAST) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 

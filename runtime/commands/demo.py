@@ -10,6 +10,7 @@ import numpy as np
 
 from ..audio import Audio, save_audio
 from ..codec import Codec
+from ..codecs import DecodeOptions
 from ..errors import MissingExtraError, OutputError
 from ..files import replacing
 from ..tokens import Tokens
@@ -24,6 +25,7 @@ DECIBELS = 75  #: from the brightest colour to the darkest
 
 def run_demo(report: Report, codec: Codec, folder: Path, preset: str | None, seed: int | None) -> None:
     """Encode the sample, decode its tokens, and leave all of it in `folder`. Raises CodecError."""
+    codec.settle(DecodeOptions(preset=preset, seed=seed))  # raises before anything is computed
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,10 +36,11 @@ def run_demo(report: Report, codec: Codec, folder: Path, preset: str | None, see
     started = time.perf_counter()
     tokens = codec.encode(original)
     encoded = time.perf_counter()
-    codes = " ".join(f"({' '.join(map(str, position))})" for position in tokens.codes[:SHOWN].tolist())
+    position = "({})" if len(tokens.config.books) > 1 else "{}"
+    codes = " ".join(position.format(" ".join(map(str, row))) for row in tokens.codes[:SHOWN].tolist())
     size = f"{tokens.codes.size} tokens, {tokens.bitrate / 1000:.2f} kbps"
     report.result(f"{tokens.seconds:.2f} s of speech and music: {size}")
-    report.result(f"({' '.join(tokens.config.books)}): {codes} ...")
+    report.result(f"{position.format(' '.join(tokens.config.books))}: {codes} ...")
     with report.follow(SAMPLE.name, 0, 1) as show:
         progress = over_windows(show, codec.count_windows(tokens))
         decoded = codec.decode(tokens, preset=preset, seed=seed, progress=progress)
