@@ -38,6 +38,7 @@ from sc_runtime.plans import (
     find_plan,
     hash_source,
     import_library,
+    list_planned,
     list_shapes,
     locate_plan,
     read_entry,
@@ -118,7 +119,7 @@ def build_plans(
     if not force:
         reuse_plans(bundle, [path for path in list_bundles(bundle.path.parent) if path != bundle.path], str(target))
     built = []
-    for graph in filter(bundle.manifest.model.profile, bundle.manifest.graphs):
+    for graph in list_planned(bundle):
         try:
             plan = None if force else find_plan(bundle, graph, target)
         except BundleError:

@@ -62,7 +62,7 @@ class Model(Protocol):
     def profile(graph: str) -> dict[str, tuple[int, int, int]]:
         """The dynamic axes of the inputs of `graph` -> least, typical and most, which plans for GPUs are made for.
 
-        None for a graph that is not for GPUs.
+        Empty for a graph that is not for GPUs.
         """
         ...
 

@@ -46,6 +46,11 @@ class PlanEntry:
     seconds: float  #: that building took
 
 
+def list_planned(bundle: Bundle) -> list[str]:
+    """The graphs of `bundle` that are for GPUs."""
+    return [graph for graph in bundle.manifest.graphs if bundle.manifest.model.profile(graph)]
+
+
 def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Input -> its smallest, typical (what a plan is tuned for) and largest shape in a plan of `graph`."""
     profile = bundle.manifest.model.profile(graph)

@@ -24,8 +24,7 @@ from sc_runtime.errors import BackendError, BundleError, MissingExtraError, Sett
 from sc_runtime.export import build, plans
 from sc_runtime.export.graphs import GRAPHS
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
-from sc_runtime.export.unicodec.graphs import UNICODEC
-from sc_runtime.plans import Target, find_plan, hash_source, list_shapes, locate_plan, read_entry
+from sc_runtime.plans import Target, find_plan, hash_source, list_planned, list_shapes, locate_plan, read_entry
 from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
@@ -80,8 +79,8 @@ def uncompilable(monkeypatch: pytest.MonkeyPatch) -> None:
 # Real plans
 
 
-#: Codec's bundle -> its graphs.
-CODECS = {"tiny_fp16_bundle": GRAPHS, "tiny_fp16_unicodec": UNICODEC.graphs}
+#: Codec's bundle -> its graphs that are for GPUs.
+CODECS = {"tiny_fp16_bundle": list(GRAPHS), "tiny_fp16_unicodec": ["encoder", "decoder"]}
 every_graph = pytest.mark.parametrize(
     ("source", "name"), [(source, name) for source, graphs in CODECS.items() for name in graphs], indirect=["source"]
 )
@@ -146,6 +145,11 @@ def test_every_size_the_runtime_asks_for_is_in_the_profile(tiny_fp16_bundle: Pat
                 assert low <= middle <= high
                 assert isinstance(axis, str) or low == high == axis
     assert list_shapes(bundle, "hifigan")["mel"] == ((1, 64, 64), (4, 64, 1024), (16, 64, 1024))
+
+
+def test_what_is_for_processors_alone_gets_no_plan(tiny_unicodec: Path, tiny_fp16_unicodec: Path) -> None:
+    for path in (tiny_unicodec, tiny_fp16_unicodec):
+        assert list_planned(Bundle.load(path)) == CODECS["tiny_fp16_unicodec"]
 
 
 def test_unicodecs_plans_are_for_up_to_a_whole_window(tiny_fp16_unicodec: Path) -> None:

@@ -33,7 +33,7 @@ from sc_runtime.commands.doctor import examine
 from sc_runtime.cuda_centroids import Memory
 from sc_runtime.cuda_source import compile_source, find_source
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
-from sc_runtime.plans import PlanEntry, Target, hash_source, list_shapes, locate_plan
+from sc_runtime.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
 from sc_runtime.semanticodec.coefficients import find_recurrence
 from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.presets import Sampling
@@ -357,7 +357,7 @@ def test_what_the_real_library_says_is_kept() -> None:
 
 
 def save_plans(bundle: Bundle, target: Target) -> None:
-    for graph in bundle.manifest.graphs:
+    for graph in list_planned(bundle):
         plan = locate_plan(bundle, graph, target)
         plan.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
@@ -482,6 +482,9 @@ def test_a_codec_of_free_lengths_on_the_device(
         expected = reference.decode(tokens)
         assert np.linalg.norm(codec.decode(tokens) - expected) < tolerance * np.linalg.norm(expected)
     assert len(codec.parts.graphs["encoder"]._calls) == 4  # type: ignore[attr-defined]
+    assert "routed_encoder" not in codec.parts.graphs  # which is for processors, and has no plan
+    if name != "onnxruntime-cuda":
+        assert tensorrt.has_plans(bundle)
 
 
 @needs_compiler
@@ -497,8 +500,9 @@ def test_longer_sound_than_a_plan_is_for_is_one_line(bundle: Bundle, library: di
 def test_the_sizes_of_outputs_follow_from_those_of_inputs(bundle: Bundle) -> None:
     """As the graphs give them, at the least and at other sizes of every profile."""
     backend = OnnxRuntimeBackend()
-    for name, entry in bundle.manifest.graphs.items():
-        graph, model = backend.open(bundle, name), bundle.manifest.model
+    for name in list_planned(bundle):
+        entry, model = bundle.manifest.graphs[name], bundle.manifest.model
+        graph = backend.open(bundle, name)
         profile = model.profile(name)
         named = {axis for spec in entry.inputs.values() for axis in spec.shape if isinstance(axis, str)}
         assert profile.keys() == named

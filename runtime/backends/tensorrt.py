@@ -20,7 +20,7 @@ from ..bundle import Bundle
 from ..cuda_centroids import CudaNearestCentroid
 from ..errors import BackendError, CodecError, MissingExtraError
 from ..files import write_atomically
-from ..plans import FOLDER, MODULES, Target, find_capability, find_plan, import_library, locate_plan
+from ..plans import FOLDER, MODULES, Target, find_capability, find_plan, import_library, list_planned, locate_plan
 from . import device
 from .base import GPU_WINDOWS, first_line
 from .device import Addresses, Device, ResidentGraph, Shapes
@@ -61,12 +61,12 @@ def choose_target(bundle: Bundle) -> Target:
 
 
 def has_plans(bundle: Bundle) -> bool:
-    """Whether there is a plan of every graph for what is installed here; if it is sound shows when it is opened."""
+    """Whether every graph has its plan, of those for GPUs, for what is installed; if it is sound shows on opening it."""
     try:
         target = choose_target(bundle)
     except CodecError:
         return False
-    return all(locate_plan(bundle, graph, target).is_file() for graph in bundle.manifest.graphs)
+    return all(locate_plan(bundle, graph, target).is_file() for graph in list_planned(bundle))
 
 
 class TensorRtBackend:
