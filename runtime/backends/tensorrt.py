@@ -61,7 +61,7 @@ def choose_target(bundle: Bundle) -> Target:
 
 
 def has_plans(bundle: Bundle) -> bool:
-    """Whether every graph has its plan, of those for GPUs, for what is installed; if it is sound shows on opening it."""
+    """Whether every graph has its plan, of those for GPUs, for what is installed; if sound shows on opening."""
     try:
         target = choose_target(bundle)
     except CodecError:
