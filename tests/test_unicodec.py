@@ -127,9 +127,10 @@ def test_both_encoders_are_one_function_on_the_same_weights(tiny_unicodec: Path,
     sound = make_sound(50_001)[np.newaxis]
     dense, routed = (codec.parts.run(name, waveform=sound)["features"] for name in ("encoder", "routed_encoder"))
     np.testing.assert_allclose(routed, dense, atol=1e-5 * np.abs(dense).max())
-    files = [codec.bundle.manifest.graphs[name].files for name in ("encoder", "routed_encoder")]
-    assert files[0][1] == files[1][1]
-    assert (tiny_unicodec / files[1][0]).stat().st_size < 1e6
+    ours, theirs = (codec.bundle.manifest.graphs[name].files for name in ("encoder", "routed_encoder"))
+    assert ours[1] == theirs[1]
+    sizes = {file: (tiny_unicodec / file).stat().st_size for file in (*ours, *theirs)}
+    assert sizes[theirs[0]] < sizes[ours[0]] + 0.2 * sizes[ours[1]]  # nearly all of them
 
 
 def test_windows_cover_every_position_and_are_whole() -> None:

@@ -185,19 +185,21 @@ class RoutedMixture(Mixture):
     """The same function with half the arithmetic: an expert runs on the positions that chose it, however many they are.
 
     For processors that take shapes as they come. The experts' outputs lie one behind the other and are then put back
-    into the order of their positions.
+    into the order of their positions. All of it has three axes, so that the exporter writes the experts' products as it
+    does Mixture's, and their weights are the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.flatten(0, 1)
+        positions = x.flatten(0, 1).unsqueeze(0)
         probability, likeliest = self.gate(positions).softmax(dim=-1).max(dim=-1)
-        rows = [torch.nonzero(likeliest == i).squeeze(-1) for i in range(len(self.experts))]
+        rows = [torch.nonzero(likeliest[0] == i).squeeze(-1) for i in range(len(self.experts))]
         routed = torch.cat(
-            [expert(positions.index_select(0, chosen)) for expert, chosen in zip(self.experts, rows, strict=True)]
+            [expert(positions.index_select(1, chosen)) for expert, chosen in zip(self.experts, rows, strict=True)],
+            dim=1,
         )
-        order = torch.arange(positions.shape[0])
+        order = torch.arange(positions.shape[1])
         places = order.scatter(0, torch.cat(rows), order)
-        y = self.shared_experts(positions) + probability.unsqueeze(-1) * routed.index_select(0, places)
+        y = self.shared_experts(positions) + probability.unsqueeze(-1) * routed.index_select(1, places)
         return y.view_as(x)
 
 
