@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,24 +54,18 @@ NETWORKS = {
     for name in ("encoder", "decoder")
 }
 
+ENCODER = Graph(
+    "encoder",
+    lambda sizes: {"waveform": float32("samples")},
+    lambda sizes: {"features": float32("positions", sizes.width)},
+    checkpoint.NETWORKS["encoder"],
+    keep,
+    find,
+)
+
 GRAPHS = {
-    "encoder": Graph(
-        "encoder",
-        lambda sizes: {"waveform": float32("samples")},
-        lambda sizes: {"features": float32("positions", sizes.width)},
-        checkpoint.NETWORKS["encoder"],
-        keep,
-        find,
-    ),
-    "routed_encoder": Graph(
-        "encoder",
-        lambda sizes: {"waveform": float32("samples")},
-        lambda sizes: {"features": float32("positions", sizes.width)},
-        checkpoint.NETWORKS["routed_encoder"],
-        keep,
-        find,
-        shares="encoder",
-    ),
+    "encoder": ENCODER,
+    "routed_encoder": dataclasses.replace(ENCODER, trace=checkpoint.NETWORKS["routed_encoder"], shares="encoder"),
     "decoder": Graph(
         "decoder",
         lambda sizes: {"vectors": float32("positions", sizes.width)},
