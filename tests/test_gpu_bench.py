@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from bench import gpu
+from bench.semanticodec import take_model
+from sc_runtime import Codec
 from sc_runtime.backends import device
 from sc_runtime.backends.select import ABSENCES
 from sc_runtime.bundle import Bundle
-from sc_runtime.errors import BackendError
+from sc_runtime.commands.program import run_command
+from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.semanticodec.presets import Sampling
 from tests.conftest import ROOT
 
@@ -45,6 +48,17 @@ def test_without_a_gpu_every_part_says_why_it_is_skipped(tiny_fp16_bundle: Path,
     assert found["skipped"] == reasons | {"ratios": "there is nothing to compare with"}
     for reason in found["skipped"].values():
         assert reason in done.stdout
+
+
+def test_a_bundle_of_another_codec_is_refused(
+    tiny_unicodec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(gpu.app, ["--bundle", str(tiny_unicodec), "--out", str(tmp_path / "gpu.json")]) == 1
+    name = tiny_unicodec.name
+    assert capsys.readouterr().err.startswith(f"error: bundle {name} of unicodec; expected one of semanticodec")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SettingsError, match="of unicodec; expected one of semanticodec"):
+        take_model(Codec.load(tiny_unicodec, backend="onnxruntime"))
 
 
 def test_a_part_that_fails_does_not_end_the_others(bench: gpu.Bench) -> None:

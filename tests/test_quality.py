@@ -77,6 +77,16 @@ def document(measured: tuple[Path, list[str | Path]]) -> dict[str, Any]:
     return json.loads(measured[0].read_text())
 
 
+def test_a_bundle_of_another_codec_is_refused(
+    tiny_unicodec: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "quality.json"
+    assert run_quality("--bundle", tiny_unicodec, "--held-out", folders[0], "--out", out) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "of unicodec; expected one of semanticodec, which is what this measures" in line
+    assert not list(tmp_path.iterdir())
+
+
 def find_row(document: dict[str, Any], row: str, domain: str = "speech") -> dict[str, Any]:
     (cell,) = [cell for cell in document["rows"] if (cell["row"], cell["domain"]) == (row, domain)]
     return cell
