@@ -270,15 +270,16 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def locate_bundle(bundle: str | Path | None = None) -> Path:
+def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:
     """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
 
-    With neither, the newest built bundle of trained weights, and the embedded one where none is built. Raises
-    BundleError naming what there is.
+    With neither, the newest built bundle of trained weights, and the embedded one where none is built; with `config`,
+    of these the first that decodes tokens of it, if there is one. Raises BundleError naming what there is.
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
     if not wanted:
-        return next(filter(is_trained, list_bundles()), EMBEDDED)
+        trained = [*filter(is_trained, list_bundles()), EMBEDDED]
+        return next((path for path in trained if config is None or suits(path, config)), trained[0])
     for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
         if candidate.is_dir():
             return candidate
@@ -292,7 +293,20 @@ def locate_bundle(bundle: str | Path | None = None) -> Path:
 
 def is_trained(path: Path) -> bool:
     """Whether the bundle in `path` has trained weights; what cannot be read has none."""
+    manifest = read_manifest(path)
+    return manifest is not None and manifest.trained
+
+
+def suits(path: Path, config: CodecConfig) -> bool:
+    """Whether the bundle in `path` decodes tokens of `config`."""
+    manifest = read_manifest(path)
+    own = map(manifest.configure, manifest.vocabularies) if manifest else ()
+    return any((mine.codec, mine.tps, mine.books) == (config.codec, config.tps, config.books) for mine in own)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest of the bundle in `path`, where it can be read."""
     try:
-        return Manifest.from_json((path / MANIFEST).read_text()).trained
+        return Manifest.from_json((path / MANIFEST).read_text())
     except (OSError, *MALFORMED):
-        return False
+        return None

@@ -17,6 +17,7 @@ from .errors import AudioError, CodecError, OutputError, SettingsError, TokensEr
 if TYPE_CHECKING:
     from .codec import Codec
     from .commands.jobs import Job
+    from .config import CodecConfig
 
 Work = Callable[["Job", ShowProgress | None], dict[str, Any]]  #: does one job; what there is to say of it
 
@@ -183,11 +184,11 @@ def decode(
     from .audio import OUTPUT_FORMATS
     from .codecs import DecodeOptions
     from .commands.describe import describe_tokens
-    from .commands.jobs import find_tokens, plan_jobs
+    from .commands.jobs import find_tokens, peek_config, plan_jobs
 
     jobs, problems = plan_jobs(inputs, output, find_tokens, OUTPUT_FORMATS)
     with Report(as_json) as report:
-        codec = open_codec(report, bundle, backend, threads, precision)
+        codec = open_codec(report, bundle, backend, threads, precision, peek_config(jobs))
         codec.bundle.choose_config(vocab)
 
         settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
@@ -316,15 +317,25 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def open_codec(report: Report, name: str | None, backend: str, threads: int | None, precision: str) -> Codec:
-    """The codec of bundle `name`; without a name, it says which was taken."""
+def open_codec(
+    report: Report,
+    name: str | None,
+    backend: str,
+    threads: int | None,
+    precision: str,
+    config: CodecConfig | None = None,
+) -> Codec:
+    """The codec of bundle `name`; without a name one that suits tokens of `config`, and it says which was taken."""
     from .bundle import BUNDLE_VARIABLE, EMBEDDED, locate_bundle
     from .codec import Codec
 
-    path = locate_bundle(name)
+    path = locate_bundle(name, config)
     codec = Codec.load(path, backend=backend, threads=threads, precision=precision)
     if not (name or os.environ.get(BUNDLE_VARIABLE)):
-        choice = "no published one is built" if path == EMBEDDED else "the newest built; choose with --bundle"
+        if path != EMBEDDED:
+            choice = "the newest built; choose with --bundle"
+        else:
+            choice = "no published one is built" if config is None else "no other suits these tokens"
         report.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
     return codec
 

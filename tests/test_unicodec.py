@@ -259,6 +259,29 @@ def test_the_command_line_works_on_it(tiny_unicodec: Path, tmp_path: Path, capsy
     assert call("info", str(tiny_unicodec))[0] == 0
 
 
+def test_decoding_takes_the_bundle_that_suits_the_file(
+    tiny_unicodec: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without --bundle: among built ones of trained weights, which the file says the codec of."""
+    from sc_runtime.cli import app
+    from sc_runtime.commands.program import run_command
+
+    built = [tiny_bundle, tiny_unicodec]
+    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda *_: built)
+    monkeypatch.setattr("sc_runtime.bundle.is_trained", lambda path: path in built)
+    monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
+    for config, name in ((UniCodecConfig(), tiny_unicodec.name), (SemantiCodecConfig(50, 4096), tiny_bundle.name)):
+        file = tmp_path / f"{config.codec}.sct"
+        Tokens.from_array(np.zeros((20, len(config.books)), int), config).save(file)
+        steps = ["--steps", "1"] if config.codec == "semanticodec" else []
+        assert run_command(app, ["decode", str(file), "--backend", "onnxruntime", *steps]) == 0
+        assert f"bundle: {name}, " in capsys.readouterr().err
+
+
 def test_errors_are_codec_errors() -> None:
     for vocab in (0, 6):
         with pytest.raises(CodecError):

@@ -83,6 +83,15 @@ class Job:
                 writer.write(piece)
 
 
+def peek_config(jobs: list[Job]) -> CodecConfig | None:
+    """What the first .sct file among the inputs is of; None where there is none, or it cannot be read."""
+    source = next((job.source for job in jobs if job.source and job.source.suffix.lower() == TOKEN_SUFFIXES[0]), None)
+    try:
+        return Tokens.load(source).config if source else None
+    except TokensError:  # which decoding will meet again
+        return None
+
+
 def plan_jobs(
     inputs: list[str],
     output: str | None,
