@@ -50,9 +50,11 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, root: Path, refusals: dict[str, int] | None = None, cut: str | None = None) -> None:
+    def __init__(
+        self, root: Path, refusals: dict[str, int] | None = None, cut: str | None = None, prefix: str = PREFIX
+    ) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
-        self.root, self.refusals, self.cut = root, refusals or {}, cut
+        self.root, self.refusals, self.cut, self.prefix = root, refusals or {}, cut, prefix
         self.requests: list[tuple[str, str, str | None]] = []  #: (method, path in the repository or /path, range)
 
     @property
@@ -73,11 +75,11 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        name, span = self.path.removeprefix(PREFIX), self.headers["Range"]
+        name, span = self.path.removeprefix(self.server.prefix), self.headers["Range"]
         self.server.requests.append((self.command, name, span))
         if status := self.server.refusals.get(name):
             self.refuse(status)
-        elif not self.path.startswith(PREFIX) or not (self.server.root / name).is_file():
+        elif not self.path.startswith(self.server.prefix) or not (self.server.root / name).is_file():
             self.refuse(404, "EntryNotFound")
         else:
             self.send_file(name, (self.server.root / name).read_bytes(), span, with_body)
