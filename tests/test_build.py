@@ -423,7 +423,7 @@ def raise_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def fill_disk(model: object, path: Path) -> None:
+def fill_disk(model: object, path: Path, shared: Path | None) -> None:
     path.write_bytes(bytes(100))
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -557,8 +557,13 @@ def test_a_signal_ends_the_command_with_nothing_left(tmp_path: Path, number: int
     while not (tmp_path / ".bundle.partial" / "acoustic_encoder.onnx").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    for _ in range(20):  # more than once: what arrives in a callback of the garbage collector is lost in Python
+        process.send_signal(number)
+        try:
+            output, errors = process.communicate(timeout=3)
+            break
+        except subprocess.TimeoutExpired:
+            continue
     assert (process.returncode, output) == (code, ""), errors
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == [tmp_path / ".bundle.lock"]
