@@ -30,7 +30,7 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.files import write_atomically
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, TPS
 from sc_runtime.unicodec.model import UniCodecModel
-from sc_runtime.unicodec.windows import OVERLAP, STRIDE, split_positions
+from sc_runtime.unicodec.windows import OVERLAP, split_positions
 
 #: Real sound, one after the other.
 SOURCES = (
@@ -62,7 +62,7 @@ def main(
     vectors = codec.model.embed(whole, codec.config)[np.newaxis]  # type: ignore[arg-type]
     truth = codec.parts.run("decoder", vectors=vectors)["waveform"][0]
 
-    near = find_seams(len(whole), len(windows))
+    near = find_seams(windows)
     near_samples = np.repeat(near, HOP)
     rows = [
         {
@@ -100,10 +100,10 @@ def read_sound(seconds: int) -> np.ndarray:
     return np.resize(np.concatenate(pieces), seconds * SAMPLE_RATE)
 
 
-def find_seams(positions: int, windows: int) -> np.ndarray:
+def find_seams(windows: list[slice]) -> np.ndarray:
     """Whether each position is at most `SEAM` away from where one window's codes end and the next one's begin."""
-    seams = np.arange(1, windows) * STRIDE + OVERLAP // 2
-    return (np.abs(np.arange(positions)[:, np.newaxis] - seams) <= SEAM).any(axis=1)
+    seams = np.array([window.start + OVERLAP // 2 for window in windows[1:]])
+    return (np.abs(np.arange(windows[-1].stop)[:, np.newaxis] - seams) <= SEAM).any(axis=1)
 
 
 def relative_error(found: np.ndarray, truth: np.ndarray) -> float:

@@ -12,10 +12,10 @@ import soundfile
 
 from sc_runtime import Codec, CodecError, Tokens
 from sc_runtime.audio import Audio
-from sc_runtime.errors import SettingsError, TokensError
+from sc_runtime.errors import AudioError, SettingsError, TokensError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, UniCodecConfig
-from sc_runtime.unicodec.windows import LENGTH, OVERLAP, STRIDE, join_codes, split_positions, split_samples
+from sc_runtime.unicodec.windows import LENGTH, OVERLAP, cut_samples, join_codes, split_positions
 from tests.conftest import GOLDEN, build_test_bundle
 
 DOMAIN_ENTRIES = {None: (0, 16384), "speech": (0, 4096), "music": (4096, 8192), "sound": (8192, 16384)}
@@ -133,27 +133,37 @@ def test_both_encoders_are_one_function_on_the_same_weights(tiny_unicodec: Path,
     assert sizes[theirs[0]] < sizes[ours[0]] + 0.2 * sizes[ours[1]]  # nearly all of them
 
 
-def test_windows_cover_every_position_and_are_whole() -> None:
-    for positions in (1, LENGTH - 1, LENGTH, LENGTH + 1, LENGTH + STRIDE, LENGTH + STRIDE + 1, 10_000, 123_457):
-        windows = split_positions(positions)
-        assert windows[0].start == 0 and windows[-1].stop == positions
-        assert {window.stop - window.start for window in windows} == {min(positions, LENGTH)}
-        assert all(a.stop - b.start >= OVERLAP for a, b in itertools.pairwise(windows))
-        assert (len(windows) == 1) == (positions <= LENGTH)
+LENGTHS = (1, LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH - OVERLAP, 2 * LENGTH - OVERLAP + 1, 10_000, 123_457)
 
 
-@pytest.mark.parametrize("samples", [1, HOP * LENGTH, HOP * LENGTH + 1, HOP * (LENGTH + STRIDE) + 1, HOP * 9999 + 17])
-def test_a_stream_is_cut_as_its_positions_are(samples: int) -> None:
-    generator = np.random.default_rng(samples)
+@pytest.mark.parametrize("positions", LENGTHS)
+def test_windows_are_few_alike_and_overlap(positions: int) -> None:
+    windows = split_positions(positions)
+    lengths = {window.stop - window.start for window in windows}
+    assert windows[0].start == 0 and windows[-1].stop == positions
+    assert max(lengths) <= LENGTH and max(lengths) - min(lengths) <= 1
+    assert all(before.stop - after.start == OVERLAP for before, after in itertools.pairwise(windows))
+    assert (len(windows) - 1) * (LENGTH - OVERLAP) + OVERLAP < positions or len(windows) == 1, "one fewer would do"
+
+
+@pytest.mark.parametrize("positions", LENGTHS[:-1])
+@pytest.mark.parametrize("missing", [0, 1, HOP - 1])
+def test_a_stream_is_cut_as_its_positions_are(positions: int, missing: int) -> None:
+    generator = np.random.default_rng(positions)
+    samples = HOP * positions - missing
     sound = np.arange(samples, dtype=np.float32)
-    cuts = np.sort(generator.integers(0, samples + 1, 20))
-    windows = split_positions(-(-samples // HOP))
-    found = list(split_samples(np.split(sound, cuts)))
-    assert [start for start, _ in found] == [window.start for window in windows]
-    for (_, piece), window in zip(found, windows, strict=True):
+    blocks = np.split(sound, np.sort(generator.integers(0, samples + 1, 20)))
+    windows = split_positions(positions)
+    for window, piece in zip(windows, cut_samples(blocks, windows), strict=True):
         np.testing.assert_array_equal(piece, sound[HOP * window.start : HOP * window.stop])
     codes = [np.arange(window.start, window.stop) for window in windows]
-    np.testing.assert_array_equal(join_codes([start for start, _ in found], codes), np.arange(-(-samples // HOP)))
+    np.testing.assert_array_equal(join_codes(windows, codes), np.arange(positions))
+
+
+def test_a_file_that_shrinks_meanwhile_is_an_error(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sc_runtime.unicodec.model.measure", lambda recording: (48_000, 0.0))
+    with pytest.raises(AudioError, match="ends after 30000 samples; expected the 48000 of its first reading"):
+        codec.encode(make_sound(30_000))
 
 
 def test_up_to_thirty_seconds_are_one_window(codec: Codec) -> None:
@@ -165,16 +175,18 @@ def test_up_to_thirty_seconds_are_one_window(codec: Codec) -> None:
 
 
 def test_a_long_recording_is_decoded_in_pieces_that_join(codec: Codec) -> None:
-    codes = np.random.default_rng(1).integers(0, 16384, (LENGTH + STRIDE + 700, 1))
+    codes = np.random.default_rng(1).integers(0, 16384, (2 * LENGTH + 700, 1))
+    windows = split_positions(len(codes))
     pieces = list(codec.decode_stream(codes))
     joined = np.concatenate(pieces)
-    assert len(pieces) == 4  # three windows, and what is left of the last
+    assert len(windows) == 3 and len(pieces) == 4  # and what is left of the last
     assert len(joined) == HOP * len(codes)
-    first = codec.decode(codes[:LENGTH])
-    np.testing.assert_array_equal(joined[: HOP * STRIDE], first[: HOP * STRIDE])
-    last = codec.decode(codes[-LENGTH:])
-    beyond = HOP * (2 * STRIDE + OVERLAP)
-    np.testing.assert_array_equal(joined[beyond:], last[len(last) - (len(joined) - beyond) :])
+    alone = [codec.decode(codes[window]) for window in windows]
+    for number, (window, sound) in enumerate(zip(windows, alone, strict=True)):
+        first = window.start + (OVERLAP if number else 0)
+        last = window.stop - (OVERLAP if window.stop < len(codes) else 0)
+        own = sound[HOP * (first - window.start) : HOP * (last - window.start)]
+        np.testing.assert_array_equal(joined[HOP * first : HOP * last], own)
 
 
 def test_progress_ends_at_its_total(codec: Codec) -> None:

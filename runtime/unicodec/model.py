@@ -10,9 +10,10 @@ import numpy as np
 from ..audio import Audio, measure
 from ..backends.base import ResidentBackend
 from ..config import CodecConfig
+from ..errors import AudioError
 from ..overlap_add import overlap_add
 from .config import HOP, TPS, UniCodecConfig
-from .windows import LENGTH, OVERLAP, join_codes, split_positions, split_samples, trim_overlap
+from .windows import LENGTH, OVERLAP, cut_samples, join_codes, split_positions
 
 if TYPE_CHECKING:
     from ..codecs import DecodeOptions, EncodeOptions, Progress
@@ -65,17 +66,23 @@ class UniCodecModel:
         batch: int | None,
         progress: Progress | None,
     ) -> tuple[np.ndarray, int]:
-        """Recording -> codes [T, 1], samples. `options.domain` confines the search to its part of the codebook."""
+        """Recording -> codes [T, 1], samples. `options.domain` confines the search to its part of the codebook.
+
+        Reads it twice (its length comes first), one window at a time.
+        """
         entries = config.find_entries(options.domain)
-        total = len(split_positions(config.count_positions(measure(recording)[0]))) if progress else 0
-        starts, codes, samples = [], [], 0
-        for start, waveform in split_samples(recording.blocks()):
-            starts.append(start)
+        samples, _ = measure(recording)
+        windows = split_positions(config.count_positions(samples))
+        codes: list[np.ndarray] = []
+        for window, waveform in zip(windows, cut_samples(recording.blocks(), windows), strict=True):
+            if len(waveform) != min(HOP * window.stop, samples) - HOP * window.start:
+                given = f"audio that ends after {HOP * window.start + len(waveform)} samples"
+                remedy = "do not write to the file while it is read"
+                raise AudioError(given, f"the {samples} of its first reading", remedy)
             codes.append(self.encode_window(waveform, entries))
-            samples = HOP * start + len(waveform)
             if progress:
-                progress(len(codes), total)
-        return join_codes(starts, codes)[:, np.newaxis], samples
+                progress(len(codes), len(windows))
+        return join_codes(windows, codes)[:, np.newaxis], samples
 
     def encode_window(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
         """waveform float32 [n] -> codes int32 [T], T = ceil(n / 320), each the nearest of `entries` of the codebook."""
@@ -102,12 +109,11 @@ class UniCodecModel:
         windows = split_positions(len(codes))
 
         def synthesise() -> Iterator[np.ndarray]:
-            for number, window in enumerate(windows):
+            for number, window in enumerate(windows, 1):
                 vectors = self.embed(codes[window], config)[np.newaxis]
-                waveform = self.parts.run("decoder", vectors=vectors)["waveform"][0]
-                yield trim_overlap(waveform, window, number)
+                yield self.parts.run("decoder", vectors=vectors)["waveform"][0]
                 if progress:
-                    progress(number + 1, len(windows))
+                    progress(number, len(windows))
 
         return overlap_add(synthesise(), samples, HOP * OVERLAP)
 

@@ -1,54 +1,45 @@
 """A recording whole, up to 30 s, and longer ones in windows: the published code runs any length at once.
 
 Every position attends to every other, so that memory would grow with the square of the length, and ten seconds are what
-the network was trained on. Windows are 30 s long and 28 s apart; the last one reaches back so that it is whole too. Of
-the 2 s that two windows share each gives the half that lies deeper in it (codes), or they cross-fade (sound).
+the network was trained on. Windows are as few as can be, at most 30 s long, all of the same length, and share 2 s with
+the next: each gives the codes of the half that lies deeper in it, and their sounds cross-fade.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from .config import HOP, TPS
 
-LENGTH = 30 * TPS  #: positions of a window
-OVERLAP = 2 * TPS  #: positions that two windows share, the last two excepted, which may share more
-STRIDE = LENGTH - OVERLAP  #: positions between the starts of two windows
+LENGTH = 30 * TPS  #: positions of a window at most
+OVERLAP = 2 * TPS  #: positions that two windows share
 
 
 def split_positions(positions: int) -> list[slice]:
-    """The windows of `positions` positions."""
-    starts = [*range(0, positions - LENGTH, STRIDE), max(positions - LENGTH, 0)]
-    return [slice(start, min(start + LENGTH, positions)) for start in starts]
+    """The windows of `positions` positions; their lengths differ by one at most."""
+    if positions <= LENGTH:
+        return [slice(0, positions)]
+    count = -(-(positions - OVERLAP) // (LENGTH - OVERLAP))
+    starts = [number * (positions - OVERLAP) // count for number in range(count + 1)]
+    return [slice(start, after + OVERLAP) for start, after in itertools.pairwise(starts)]
 
 
-def split_samples(blocks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks float32 [any length] of a recording -> the first position and the samples of each of its windows.
-
-    The windows of `split_positions`, for a length that shows only when the blocks end; holds two windows at most.
-    """
-    held = np.empty(0, np.float32)  # from `first` on
-    first, given = 0, 0  # given: how far the next window begins behind `first`, which was a window's start
-    for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > HOP * (given + LENGTH):
-            held, first = held[HOP * given :], first + given
-            yield first, held[: HOP * LENGTH]
-            given = STRIDE
-    behind = max(-(-len(held) // HOP) - LENGTH, 0)
-    yield first + behind, held[HOP * behind :]
+def cut_samples(blocks: Iterable[np.ndarray], windows: list[slice]) -> Iterator[np.ndarray]:
+    """Blocks float32 [any length] of a recording -> the samples of each of its `windows`; holds one and a block."""
+    held, first = np.empty(0, np.float32), 0  # samples from position `first` on
+    stream = iter(blocks)
+    for window in windows:
+        while len(held) < HOP * (window.stop - first) and (block := next(stream, None)) is not None:
+            held = np.concatenate([held, block])
+        held, first = held[HOP * (window.start - first) :], window.start
+        yield held[: HOP * (window.stop - first)]
 
 
-def join_codes(starts: list[int], codes: list[np.ndarray]) -> np.ndarray:
-    """Codes [<= LENGTH] of windows that start at `starts` -> codes [T]: each up to the middle of what it shares."""
-    cuts = [STRIDE * number + OVERLAP // 2 for number in range(1, len(codes))]
-    ends = [*cuts, starts[-1] + len(codes[-1])]
-    pieces = zip(codes, starts, [0, *cuts], ends, strict=True)
-    return np.concatenate([window[cut - start : end - start] for window, start, cut, end in pieces])
-
-
-def trim_overlap(waveform: np.ndarray, window: slice, number: int) -> np.ndarray:
-    """Window `number`'s samples from where it would start if it did not reach back."""
-    return waveform[HOP * (STRIDE * number - window.start) :]
+def join_codes(windows: list[slice], codes: list[np.ndarray]) -> np.ndarray:
+    """Codes of each window -> codes [T]: each up to the middle of what it shares."""
+    cuts = [window.start + OVERLAP // 2 for window in windows[1:]]
+    pieces = zip(windows, codes, [0, *cuts], [*cuts, windows[-1].stop], strict=True)
+    return np.concatenate([found[cut - window.start : end - window.start] for window, found, cut, end in pieces])
