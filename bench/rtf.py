@@ -33,11 +33,11 @@ from bench.sides import DIRECTIONS, Run, Settings, Worker
 from bench.subjects import SUBJECTS, Subject, find_seed
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, list_bundles, locate_bundle
+from sc_runtime.codecs import find_model
 from sc_runtime.commands.program import run_app
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
-from sc_runtime.parts import Parts
 from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.model import DECODE_BATCH
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
@@ -164,8 +164,7 @@ class Plan:
         positions = self.config.count_positions(round(seconds * self.config.sample_rate))
         if direction == "encode":
             return self.subject.count_encoded(positions, self.config)
-        bundle = Bundle.load(self.settings.bundle)
-        return bundle.manifest.model(Parts(bundle, choose_backend())).count_windows(positions, self.config)
+        return find_model(self.config.codec).count_windows(positions, self.config)
 
 
 def describe_run(plan: Plan, bundle: Bundle, machine: dict[str, Any], took: float) -> dict[str, Any]:

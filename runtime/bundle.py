@@ -301,7 +301,7 @@ def suits(path: Path, config: CodecConfig) -> bool:
     """Whether the bundle in `path` decodes tokens of `config`."""
     manifest = read_manifest(path)
     own = map(manifest.configure, manifest.vocabularies) if manifest else ()
-    return any((mine.codec, mine.tps, mine.books) == (config.codec, config.tps, config.books) for mine in own)
+    return any(mine.identity == config.identity for mine in own)
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -188,15 +188,15 @@ def decode(
 
     jobs, problems = plan_jobs(inputs, output, find_tokens, OUTPUT_FORMATS)
     with Report(as_json) as report:
-        codec = open_codec(report, bundle, backend, threads, precision, peek_config(jobs))
+        codec = open_codec(report, bundle, backend, threads, precision, None if bundle else peek_config(jobs))
         codec.bundle.choose_config(vocab)
 
         settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             tokens = job.read_tokens(codec.bundle.choose_config(vocab))
-            steps = over_windows(progress, codec.count_windows(tokens))
-            job.write_audio(codec.decode_stream(tokens, **settings, progress=steps), codec.sample_rate)
+            shown = over_windows(progress, codec.count_windows(tokens))
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=shown), codec.sample_rate)
             return describe_tokens(tokens)
 
         facts = describe_codec(codec) | codec.settle(DecodeOptions(**settings))
@@ -250,8 +250,8 @@ def roundtrip(
             with muted_libraries():
                 tokens = codec.encode(job.source or open_input(), vocab=vocab, domain=domain, progress=progress)
             encoded = time.perf_counter()
-            steps = over_windows(progress, codec.count_windows(tokens))
-            job.write_audio(codec.decode_stream(tokens, **settings, progress=steps), codec.sample_rate)
+            shown = over_windows(progress, codec.count_windows(tokens))
+            job.write_audio(codec.decode_stream(tokens, **settings, progress=shown), codec.sample_rate)
             seconds = {"encode": encoded - started, "decode": time.perf_counter() - encoded}
             return describe_tokens(tokens) | {
                 name: {"seconds": spent, "real_time_factor": spent / tokens.seconds} for name, spent in seconds.items()

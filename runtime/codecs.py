@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from .semanticodec.samplers import Noise
 from .unicodec.model import UniCodecModel
 
 if TYPE_CHECKING:
-    from .audio import Audio
+    from .audio import Audio, Mono
     from .parts import Parts
 
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
@@ -51,7 +51,7 @@ class Model(Protocol):
     number: ClassVar[int]  #: in token files
     config: ClassVar[type[CodecConfig]]
     published: ClassVar[tuple[CodecConfig, ...]]  #: the settings of which there are published weights
-    mono: ClassVar[Literal["first", "mean"]]  #: of several channels: the first, or the mean of them
+    mono: ClassVar[Mono]  #: of several channels: the first, or the mean of them
     exact: ClassVar[frozenset[str]]  #: graphs that make tokens, which a backend does not round by itself
     encode_options: ClassVar[frozenset[str]]  #: fields of `EncodeOptions` that it takes
     decode_options: ClassVar[frozenset[str]]  #: fields of `DecodeOptions` that it takes
@@ -86,7 +86,8 @@ class Model(Protocol):
         """All settings that decoding will have, by name, as `json` can write them. Raises SettingsError."""
         ...
 
-    def count_windows(self, positions: int, config: Any) -> int:
+    @staticmethod
+    def count_windows(positions: int, config: Any) -> int:
         """Windows that `positions` positions are decoded in."""
         ...
 

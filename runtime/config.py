@@ -50,6 +50,11 @@ class CodecConfig(ABC):
         """Samples that `positions` positions decode to, before trimming to an original length."""
 
     @property
+    def identity(self) -> tuple[str, int, dict[str, int]]:
+        """What tokens have to be of alike: codec, rate and vocabularies, not the sizes of networks."""
+        return self.codec, self.tps, self.books
+
+    @property
     def bits(self) -> tuple[int, ...]:
         """Bits of a token of each column."""
         return tuple((entries - 1).bit_length() for entries in self.books.values())

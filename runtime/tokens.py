@@ -99,7 +99,7 @@ class Tokens:
         if not isinstance(other, Tokens):
             return NotImplemented
         return (
-            _identify(self.config) == _identify(other.config)
+            self.config.identity == other.config.identity
             and self.samples == other.samples
             and np.array_equal(self.codes, other.codes)
         )
@@ -225,10 +225,6 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
 def count_bytes(positions: int, config: CodecConfig) -> int:
     """Bytes of an .sct file, its header included."""
     return _FIXED_BYTES + 2 * len(config.books) + -(-positions * sum(config.bits) // 8)
-
-
-def _identify(config: CodecConfig) -> tuple[str, int, dict[str, int]]:
-    return config.codec, config.tps, config.books
 
 
 def _as_array(array: ArrayLike) -> NDArray[Any]:

@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..audio import Audio, measure
+from ..audio import Audio, Mono, measure
 from ..backends.base import GPU_WINDOWS, Arrays, Decoder, ResidentBackend
 from ..config import CodecConfig
 from ..errors import SettingsError
@@ -56,7 +56,7 @@ class SemantiCodecModel:
     published: ClassVar[tuple[CodecConfig, ...]] = tuple(
         SemantiCodecConfig(tps, vocab) for tps in TOKEN_RATES for vocab in VOCABULARIES
     )
-    mono: ClassVar[Literal["first", "mean"]] = "first"
+    mono: ClassVar[Mono] = "first"
     exact: ClassVar[frozenset[str]] = frozenset({"audiomae", "acoustic_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset()
     decode_options: ClassVar[frozenset[str]] = frozenset(
@@ -120,7 +120,8 @@ class SemantiCodecModel:
             **dataclasses.asdict(choose_options(options)),
         }
 
-    def count_windows(self, positions: int, config: SemantiCodecConfig) -> int:
+    @staticmethod
+    def count_windows(positions: int, config: SemantiCodecConfig) -> int:
         return len(split_windows(positions, config))
 
     def decode(

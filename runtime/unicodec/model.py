@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..audio import Audio, measure
+from ..audio import Audio, Mono, measure
 from ..backends.base import ResidentBackend
 from ..config import CodecConfig
 from ..errors import AudioError
@@ -33,7 +33,7 @@ class UniCodecModel:
     number: ClassVar[int] = 1
     config: ClassVar[type[CodecConfig]] = UniCodecConfig
     published: ClassVar[tuple[CodecConfig, ...]] = (UniCodecConfig(),)
-    mono: ClassVar[Literal["first", "mean"]] = "mean"
+    mono: ClassVar[Mono] = "mean"
     exact: ClassVar[frozenset[str]] = frozenset({"encoder", "routed_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset({"domain"})
     decode_options: ClassVar[frozenset[str]] = frozenset()
@@ -92,7 +92,8 @@ class UniCodecModel:
     def settle(self, options: DecodeOptions) -> dict[str, Any]:
         return {}
 
-    def count_windows(self, positions: int, config: UniCodecConfig) -> int:
+    @staticmethod
+    def count_windows(positions: int, config: UniCodecConfig) -> int:
         return len(split_positions(positions))
 
     def decode(
