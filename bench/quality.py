@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -96,7 +97,9 @@ def main(
     curve_clips: Annotated[int, typer.Option(help="Clips of a domain for the curves, of those above.")] = 8,
     curve_steps: Annotated[str, typer.Option(help="Steps of the curves.")] = "5,10,20,50",
     curve_guidance: Annotated[str, typer.Option(help="Guidances of the curves.")] = "1,1.5,2,3,4",
-    curve_precision: Annotated[str, typer.Option(help="Precisions of OpenVINO; none to skip.")] = "float32,bfloat16",
+    curve_precision: Annotated[
+        str, typer.Option(help="Precisions of OpenVINO; none to skip.")
+    ] = "float32,bfloat16,int8",
     backend: Annotated[str, typer.Option(help="What runs the networks.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
@@ -113,8 +116,8 @@ def main(
     require("matplotlib", "bench", wanted=not no_chart)
     sampling = choose_sampling("reference", steps=steps)
     precisions = [] if curve_precision == "none" else curve_precision.split(",")
-    if not set(precisions) <= {"float32", "bfloat16"}:
-        raise SettingsError(f"--curve-precision {curve_precision}", "float32,bfloat16, one of them or none")
+    if not set(precisions) <= {"float32", "bfloat16", "int8"}:
+        raise SettingsError(f"--curve-precision {curve_precision}", "float32,bfloat16,int8, some of them or none")
     plan = Plan(list_samplings(sampling, curve_steps, curve_guidance), precisions, curve_clips)
     domains = load_domains(held_out, ceiling, clips)
     loaded = Bundle.load(locate_bundle(bundle))
@@ -129,13 +132,14 @@ def main(
         if reason := explain_absence(metric):
             log.print(f"No {metric}: {reason}")
 
-    systems = Systems(codec, drop_acoustic(codec), threads)
     sources = [Source(codec, domain) for domain in domains]
-    for source in sources:
-        measure_rows(source, systems, sampling, results)
-    measure_codebooks(sources, results)
-    for source in sources if curves else []:
-        measure_curves(source, systems, plan, results)
+    with TemporaryDirectory() as folder:
+        systems = Systems(codec, drop_acoustic(codec), threads, Path(folder))
+        for source in sources:
+            measure_rows(source, systems, sampling, results)
+        measure_codebooks(sources, results)
+        for source in sources if curves else []:
+            measure_curves(source, systems, plan, results)
     results.finish(describe_run(codec), curve_clips)
     print_results(results.document)
     log.print(f"Wrote {out}", soft_wrap=True)
@@ -157,9 +161,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Domain:
-    """Held-out clips of one kind, float32 [M, n], and what the ceiling made of them, where that is to be had."""
+    """Held-out clips of one kind, float32 [M, n], and what the ceiling made of them, where that is to be had.
+
+    `whole` are the clips that these were chosen from, int16.
+    """
 
     name: str
+    whole: np.ndarray
     clips: np.ndarray
     ceiling: np.ndarray | None
     ceiling_absence: str = ""
@@ -183,16 +191,16 @@ def load_domains(held_out: Path, ceiling: Path | None, count: int | None) -> lis
         chosen = choose_clips(len(whole), count or len(whole))
         clips = to_float(whole[chosen, :CLIP_SAMPLES])
         if ceiling is None:
-            domains.append(Domain(name, clips, None, "no --ceiling folder given"))
+            domains.append(Domain(name, whole, clips, None, "no --ceiling folder given"))
             continue
         path = ceiling / f"ceiling-{name}.npy"
         if not path.is_file():
-            domains.append(Domain(name, clips, None, f"no {path.name} in the --ceiling folder"))
+            domains.append(Domain(name, whole, clips, None, f"no {path.name} in the --ceiling folder"))
             continue
         bound = load_clips(path)
         if len(bound) != len(whole):
             raise SettingsError(f"{path}: {len(bound)} clips", f"one for each of the {len(whole)} held out")
-        domains.append(Domain(name, clips, to_float(bound[chosen])))
+        domains.append(Domain(name, whole, clips, to_float(bound[chosen])))
     if not domains:
         names = ", ".join(f"held-out-{name}.npy" for name in DOMAINS)
         raise SettingsError(f"--held-out {held_out}", f"a folder with one of {names}")
@@ -241,18 +249,35 @@ def drop_acoustic(codec: Codec) -> Codec:
 
 
 class Systems:
-    """Our codec in its forms, each loaded once: as it is, without acoustic tokens, and in OpenVINO's precisions."""
+    """Our codec in its forms, each loaded once: as it is, without acoustic tokens, and in OpenVINO's precisions.
 
-    def __init__(self, codec: Codec, semantic: Codec, threads: int | None) -> None:
-        self.codec, self.semantic, self.threads = codec, semantic, threads
+    `folder`, empty, takes what has to be made for them.
+    """
+
+    def __init__(self, codec: Codec, semantic: Codec, threads: int | None, folder: Path) -> None:
+        self.codec, self.semantic, self.threads, self.folder = codec, semantic, threads, folder
         self._precise: dict[str, Codec] = {}
 
     def choose_precision(self, precision: str) -> Codec:
-        """Every network in `precision` with OpenVINO. Raises MissingExtraError, BackendError where that cannot be."""
+        """Every network in `precision` with OpenVINO; "int8" is that of the graphs that are built so, else float32.
+
+        Raises MissingExtraError, BackendError where that cannot be.
+        """
         if precision not in self._precise:
-            backend = choose_backend("openvino", self.threads, precision)
-            self._precise[precision] = Codec(self.codec.bundle, backend)
+            bundle = self.round_bundle() if precision == "int8" else self.codec.bundle
+            backend = choose_backend("openvino", self.threads, "float32" if precision == "int8" else precision)
+            self._precise[precision] = Codec(bundle, backend)
         return self._precise[precision]
+
+    def round_bundle(self) -> Bundle:
+        """The bundle with int8 graphs. Raises MissingExtraError."""
+        try:
+            from sc_runtime.export.int8 import require_nncf, round_bundle
+        except ImportError as error:
+            given = f"int8 without {error.name}"
+            raise MissingExtraError(given, "the extra `int8`", "pip install 'sc-runtime[int8]'") from None
+        require_nncf()
+        return round_bundle(self.codec.bundle, self.folder, log.print)
 
 
 class Source:
@@ -266,6 +291,12 @@ class Source:
     def tokens(self) -> list[Tokens]:
         log.print(f"{self.domain.name}: encoding {len(self.clips)} clips")
         return [self.codec.encode(clip) for clip in self.clips]
+
+    @cached_property
+    def whole_codes(self) -> np.ndarray:
+        """Codes int32 [T, 2] of every held-out clip, those that nothing else is measured on too."""
+        log.print(f"{self.domain.name}: encoding all {len(self.domain.whole)} clips")
+        return np.concatenate([self.codec.encode(to_float(clip[:CLIP_SAMPLES])).codes for clip in self.domain.whole])
 
     def decode(self, codec: Codec, sampling: Sampling, chosen: Iterable[int]) -> list[np.ndarray]:
         """The sound of the chosen clips' tokens; clip i always with the noise of seed i."""
@@ -396,15 +427,15 @@ def summarise(values: list[float | None]) -> dict[str, Any]:
 
 
 def measure_codebooks(sources: list[Source], results: Results) -> None:
-    """How much of both codebooks the tokens use, of each domain and of all together."""
+    """How much of both codebooks the tokens use, of each domain and of all together: those of every held-out clip.
+
+    Not of a few: 3072 tokens drawn evenly from 4096 entries would be of 53 % of them.
+    """
     domains = [*(source.domain.name for source in sources), ALL]
     for column, (book, entries) in enumerate(sources[0].codec.config.books.items()):
         if all(results.find("codebooks", {"codebook": book, "domain": domain}) for domain in domains):
             continue
-        codes = {
-            source.domain.name: np.concatenate([tokens.codes[:, column] for tokens in source.tokens])
-            for source in sources
-        }
+        codes = {source.domain.name: source.whole_codes[:, column] for source in sources}
         for domain, part in (codes | {ALL: np.concatenate(list(codes.values()))}).items():
             results.add("codebooks", {"codebook": book, "domain": domain}, asdict(measure_use(part, entries)))
 

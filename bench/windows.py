@@ -25,6 +25,7 @@ from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.rtf import round_floats
 from sc_runtime import Codec
 from sc_runtime.audio import Audio
+from sc_runtime.codecs import EncodeOptions
 from sc_runtime.commands.program import run_app
 from sc_runtime.errors import SettingsError
 from sc_runtime.files import write_atomically
@@ -57,7 +58,7 @@ def main(
     if len(windows) < 2:
         raise SettingsError(f"--seconds {seconds}", "more than 30, so that there are windows")
     windowed = codec.encode(sound).codes
-    whole = codec.model.encode_window(sound, slice(0, codec.config.vocab))[:, np.newaxis]
+    whole = codec.model.encode_windows([sound], codec.config, EncodeOptions())[0]  # type: ignore[arg-type]
     decoded = codec.decode(whole)
     vectors = codec.model.embed(whole, codec.config)[np.newaxis]  # type: ignore[arg-type]
     truth = codec.parts.run("decoder", vectors=vectors)["waveform"][0]

@@ -39,7 +39,8 @@ from sc_runtime.errors import BackendError, BundleError, CodecError, MissingExtr
 from sc_runtime.files import link_or_copy
 
 from .checkpoint import SeededWeights
-from .codecs import Network, Sizes, Tensors, Weights, find_export, read_tensors
+from .codecs import CodecExport, Network, Sizes, Tensors, Weights, find_export, read_tensors
+from .int8 import require_nncf, round_graphs
 from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
 from .precision import PRECISIONS, lower_precision, lower_specs
 from .recipes import PACKAGES, write_recipe
@@ -74,7 +75,11 @@ def main(
     ] = None,
     size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
     precision: Annotated[
-        str, typer.Option(help="Of the graphs: float32, or fp16 with float32 islands, for GPUs.")
+        str,
+        typer.Option(
+            help="Of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is harmless, for "
+            "OpenVINO on processors."
+        ),
     ] = "float32",
     engines: Annotated[
         str | None,
@@ -93,8 +98,10 @@ def main(
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
-    targets = choose_targets(engines, compute_capability)
     export = find_export(codec)
+    if precision == "int8":
+        check_int8(export, codec, engines)
+    targets = choose_targets(engines, compute_capability)
     vocabularies = parse_vocabularies(vocab, export.vocabularies)
     sizes = export.choose_sizes(size, tps, vocabularies[-1])
     if size != "full" and not checkpoint and seeded is None:
@@ -139,12 +146,15 @@ def build_bundle(
     VerificationError, BundleError, OutputError.
     """
     folder = folder.resolve()
+    export = find_export(sizes.config.codec)
+    traced = "float32" if precision == "int8" else precision
     recipes = {
-        name: write_recipe(name, sizes, weights, precision)
-        for name, graph in find_export(sizes.config.codec).graphs.items()
-        if precision == "float32" or not graph.shares
+        name: write_recipe(name, sizes, weights, traced)
+        for name, graph in export.graphs.items()
+        if traced == "float32" or not graph.shares
     }
-    if not force and (built := find_finished(folder, recipes, vocabularies, sizes, weights)):
+    rounded = {name: write_recipe(name, sizes, weights, precision) for name in export.int8 if precision == "int8"}
+    if not force and (built := find_finished(folder, recipes | rounded, vocabularies, sizes, weights)):
         return built
     report("Waiting for another build of the same bundle")
     with staging(folder) as stage:
@@ -162,13 +172,20 @@ def build_bundle(
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
         builder.add_codebooks()
-        missing = list(recipes) if force else builder.reuse_graphs(list_donors(folder))
+        missing = list(recipes)
+        if not force:
+            donors = list_donors(folder)
+            others = builder.reuse_graphs(donors, recipes | rounded)
+            missing = builder.reuse_graphs(donors, {name: recipes[name] for name in others})
+            rounded = {name: recipe for name, recipe in rounded.items() if name in others}
         builder.check_weights(missing)
         for file in dict.fromkeys(map(builder.file_of, missing)):
             builder.add_file(file, [name for name in missing if builder.file_of(name) == file])
+        if rounded:
+            round_graphs(builder.bundle, rounded, report)
         graphs = {name: manifest.graphs[name] for name in recipes}
         manifest = dataclasses.replace(manifest, graphs=graphs, files=dict(sorted(manifest.files.items())))
-        if weights.trained and precision == "float32":
+        if weights.trained and traced == "float32":
             report("Encoding the demo's sample in bfloat16")
             manifest = dataclasses.replace(manifest, equal_in_bfloat16=compare_bfloat16(Bundle(stage, manifest)))
         (stage / MANIFEST).write_text(manifest.to_json())
@@ -243,10 +260,10 @@ class Builder:
     def is_half(self) -> bool:
         return self.bundle.manifest.precision == "fp16"
 
-    def reuse_graphs(self, donors: list[Bundle]) -> list[str]:
-        """Take every graph that a donor holds of the same recipe; returns the names of the others."""
+    def reuse_graphs(self, donors: list[Bundle], recipes: dict[str, str]) -> list[str]:
+        """Take every graph of `recipes` that a donor holds of the same recipe; returns the names of the others."""
         missing = []
-        for name, recipe in self.recipes.items():
+        for name, recipe in recipes.items():
             found = (donor for donor in donors if has_recipe(donor, name, recipe) and self.fits(donor, name))
             if donor := next(found, None):
                 entry = donor.manifest.graphs[name]
@@ -341,6 +358,15 @@ class Builder:
     def file_of(self, graph: str) -> str:
         """The checkpoint file that holds the weights of `graph`."""
         return self.export.networks[self.export.graphs[graph].network].file
+
+
+def check_int8(export: CodecExport, codec: str, engines: str | None) -> None:
+    """Raises SettingsError where int8 graphs cannot be, MissingExtraError without what makes them."""
+    if not export.int8:
+        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: of no graph of it was int8 measured")
+    if engines:
+        raise SettingsError(f"--engines {engines} with --precision int8", "--precision fp16: int8 is for processors")
+    require_nncf()
 
 
 def parse_vocabularies(text: str | None, published: tuple[int, ...]) -> tuple[int, ...]:

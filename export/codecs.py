@@ -101,6 +101,7 @@ class CodecExport:
     make_codebooks: Callable[[Any, tuple[int, ...], Any], Iterator[tuple[str, np.ndarray]]]  #: sizes, vocabs, weights
     open_local: Callable[[Path, Sizes], Weights]  #: a checkpoint given by its path
     fetch: Callable[[Sizes, tuple[int, ...]], Weights]  #: the published checkpoint, from the hub
+    int8: tuple[str, ...] = ()  #: graphs that `--precision int8` rounds, because it was measured to be harmless there
 
     def list_shapes(self, file: str, sizes: Sizes) -> Shapes:
         """Published name -> shape of every tensor that inference needs of one checkpoint file."""

@@ -177,4 +177,5 @@ SEMANTICODEC = CodecExport(
     make_codebooks,
     lambda path, sizes: Folder(path, sizes.config.tps),
     lambda sizes, vocabularies: fetch_published(sizes.config.tps, vocabularies),
+    int8=("tunet_step", "vae_decoder"),
 )

@@ -15,8 +15,10 @@ from .codecs import Graph, Sizes, Weights, find_export
 from .trace import OPSET
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
+ROUNDING_PACKAGES = ("nncf", "openvino")  #: and those that are int8
 SOURCES = ("trace.py",)  #: of this package that shape every graph
-LOWERING, STORAGE = "precision.py", "storage.py"  #: that shape those that are FP16, and those of float16 weights
+LOWERING = {"fp16": "precision.py", "int8": "int8.py"}  #: that shape those of another precision than float32
+STORAGE = "storage.py"  #: that shapes those of float16 weights
 
 
 def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "float32") -> str:
@@ -25,10 +27,11 @@ def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "fl
     graph = export.graphs[name]
     digest = hashlib.sha256()
     digest.update(repr((name, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
-    digest.update(repr([version(package) for package in PACKAGES]).encode())
+    packages = PACKAGES + (ROUNDING_PACKAGES if precision == "int8" else ())
+    digest.update(repr([version(package) for package in packages]).encode())
     sources = [*SOURCES, *export.networks[graph.network].sources]
     if precision != "float32":
-        sources.append(LOWERING)
+        sources.append(LOWERING[precision])
     elif weights.half:
         sources.append(STORAGE)
     for source in sources:

@@ -77,7 +77,8 @@ class Manifest:
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
     trained: bool = False  #: whether the weights mean anything: stand-in weights do not
-    precision: str = "float32"  #: of the graphs' arithmetic: "float32", or "fp16" with float32 islands
+    #: Of the graphs' arithmetic: "float32", "fp16" with float32 islands, or "int8" of some, for OpenVINO.
+    precision: str = "float32"
     #: Share of the tokens that stay equal when encoding in bfloat16, on the demo's sample; None: not measured.
     equal_in_bfloat16: float | None = None
     made_with: dict[str, str] = field(default_factory=dict)
@@ -183,7 +184,7 @@ class Bundle:
         return self.manifest.configure(vocab)
 
     def find_graph(self, name: str) -> Path:
-        """The verified ONNX file of graph `name`."""
+        """The verified file of graph `name`: ONNX, or OpenVINO's if it is in int8."""
         entry = self.manifest.graphs.get(name)
         if entry is None:
             raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)

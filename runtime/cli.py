@@ -136,13 +136,28 @@ def encode(
         codec.bundle.choose_config(vocab)
         tell_rounding(report, codec, precision)
 
-        def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
-            with muted_libraries():
-                tokens = codec.encode(job.source or open_input(), vocab=vocab, domain=domain, progress=progress)
-            job.write_tokens(tokens)
-            return describe_tokens(tokens)
+        def start(jobs: list[Job]) -> Work:
+            shown: dict[int, ShowProgress | None] = {}
 
-        run_jobs(report, jobs, problems, work, force, describe_codec(codec))
+            def progress(number: int, windows: int, total: int) -> None:
+                if show := shown.get(number):
+                    show(windows, total)
+
+            sources = (job.source or open_input() for job in jobs)
+            found = codec.encode_many(sources, vocab=vocab, domain=domain, progress=progress)
+
+            def work(job: Job, show: ShowProgress | None) -> dict[str, Any]:
+                shown[len(shown)] = show
+                with muted_libraries():
+                    tokens = next(found)
+                if isinstance(tokens, AudioError):
+                    raise tokens
+                job.write_tokens(tokens)
+                return describe_tokens(tokens)
+
+            return work
+
+        run_jobs(report, jobs, problems, start, force, describe_codec(codec))
 
 
 @app.command()
@@ -200,7 +215,7 @@ def decode(
             return describe_tokens(tokens)
 
         facts = describe_codec(codec) | codec.settle(DecodeOptions(**settings))
-        run_jobs(report, jobs, problems, work, force, facts)
+        run_jobs(report, jobs, problems, lambda jobs: work, force, facts)
 
 
 @app.command()
@@ -258,7 +273,7 @@ def roundtrip(
             }
 
         facts = describe_codec(codec) | codec.settle(DecodeOptions(**settings))
-        records = run_jobs(report, jobs, problems, work, force, facts)
+        records = run_jobs(report, jobs, problems, lambda jobs: work, force, facts)
         for name in ("encode", "decode"):
             if name in records[0]:
                 seconds, factor = records[0][name]["seconds"], records[0][name]["real_time_factor"]
@@ -352,13 +367,14 @@ def run_jobs(
     report: Report,
     jobs: list[Job],
     problems: list[CodecError],
-    work: Work,
+    start: Callable[[list[Job]], Work],
     force: bool,
     document: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Do `work` for each job whose output is not there; report it all, in `document` too. Exits 1 if any failed.
+    """Do the work for each job whose output is not there; report it all, in `document` too. Exits 1 if any failed.
 
-    What is wrong with one file concerns that file; any other error ends the run.
+    `start` hears what is to be done, and returns what does each job in turn. What is wrong with one file concerns that
+    file; any other error ends the run.
     """
     if report.as_json and any(job.target is None for job in jobs):
         raise SettingsError("--json with the output on standard output", "one of them", "name a file with -o")
@@ -371,16 +387,24 @@ def run_jobs(
 
     for problem in problems:
         fail(problem, "")
-    for number, job in enumerate(jobs):
+    todo: list[tuple[Job, dict[str, Any]]] = []
+    for job in jobs:
         record = {"input": str(job.source or "-"), "output": str(job.target or "-")}
         if job.is_done() and not force:
             report.note(f"kept {job.target}: it exists already (-o names another, --force replaces it)")
             records.append({**record, "status": "kept"})
             continue
-        started = time.perf_counter()
         try:
             job.check_target()
-            with report.follow(job.name, number, len(jobs)) as progress:
+        except OutputError as error:
+            fail(error, job.name, **record)
+        else:
+            todo.append((job, record))
+    work = start([job for job, _ in todo])
+    for number, (job, record) in enumerate(todo):
+        started = time.perf_counter()
+        try:
+            with report.follow(job.name, len(jobs) - len(todo) + number, len(jobs)) as progress:
                 facts = work(job, progress)
         except (AudioError, TokensError, OutputError) as error:
             if isinstance(error.__cause__, BrokenPipeError):

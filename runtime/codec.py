@@ -7,7 +7,8 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,8 @@ from .backends.select import choose_backend
 from .bundle import Bundle, locate_bundle
 from .codecs import DecodeOptions, EncodeOptions, Noise, Progress, refuse_others
 from .config import CodecConfig
-from .errors import SettingsError
+from .encoding import Report, encode_recordings
+from .errors import AudioError, SettingsError
 from .parts import Parts
 from .tokens import Tokens
 
@@ -83,14 +85,41 @@ class Codec:
         together, by default as many as the backend gains by; it changes speed and memory, not tokens. Memory does not
         grow with the recording. Raises AudioError, SettingsError.
         """
+        def report(number: int, done: int, windows: int) -> None:
+            if progress:
+                progress(done, windows)
+
+        found = self.encode_many([audio], sample_rate, vocab=vocab, domain=domain, batch=batch, progress=report)
+        tokens = next(found)
+        if isinstance(tokens, AudioError):
+            raise tokens
+        return tokens
+
+    def encode_many(
+        self,
+        audios: Iterable[AudioSource],
+        sample_rate: int | None = None,
+        *,
+        vocab: int | None = None,
+        domain: str | None = None,
+        batch: int | None = None,
+        progress: Report | None = None,
+    ) -> Iterator[Tokens | AudioError]:
+        """The tokens of each of `audios`, in order: those of `encode`, with windows of several recordings together.
+
+        One that cannot be encoded gives its AudioError instead, and the others go on. `audios` are taken one by one as
+        their windows come due, at most `batch` windows ahead of what is returned. `progress` hears (number of the
+        recording, its windows that are done, all it has). Other arguments as of `encode`. Raises SettingsError.
+        """
         check_batch(batch)
         config = self.bundle.choose_config(vocab)
         options = EncodeOptions(domain)
         refuse_others(options, self.model.encode_options, config.codec)
-        rate = config.sample_rate
-        with Audio(audio, sample_rate, rate=rate, mono=self.model.mono) as recording:
-            codes, samples = self.model.encode(recording, config, options, batch, progress)
-        return Tokens(codes, config, samples)
+        rate, mono = config.sample_rate, self.model.mono
+        openings = (partial(Audio, audio, sample_rate, rate=rate, mono=mono) for audio in audios)
+        together = (batch or self.backend.encode_batch) if self.model.batches else 1
+        for found in encode_recordings(self.model, openings, config, options, together, progress):
+            yield found if isinstance(found, AudioError) else Tokens(found[0], config, found[1])
 
     def decode(
         self,

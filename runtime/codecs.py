@@ -16,6 +16,7 @@ from .unicodec.model import UniCodecModel
 
 if TYPE_CHECKING:
     from .audio import Audio, Mono
+    from .encoding import Cut
     from .parts import Parts
 
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
@@ -52,6 +53,7 @@ class Model(Protocol):
     config: ClassVar[type[CodecConfig]]
     published: ClassVar[tuple[CodecConfig, ...]]  #: the settings of which there are published weights
     mono: ClassVar[Mono]  #: of several channels: the first, or the mean of them
+    batches: ClassVar[bool]  #: whether windows gain by being encoded together
     exact: ClassVar[frozenset[str]]  #: graphs that make tokens, which a backend does not round by itself
     encode_options: ClassVar[frozenset[str]]  #: fields of `EncodeOptions` that it takes
     decode_options: ClassVar[frozenset[str]]  #: fields of `DecodeOptions` that it takes
@@ -71,15 +73,12 @@ class Model(Protocol):
         """All dynamic axes of `graph`, those of its outputs too, from what is `given` of its inputs'."""
         ...
 
-    def encode(
-        self,
-        recording: Audio,
-        config: Any,
-        options: EncodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> tuple[np.ndarray, int]:
-        """A recording -> codes int32 [T, C] and its samples; memory bounded, whatever its length."""
+    def cut(self, recording: Audio, config: Any) -> Cut:
+        """A recording -> its windows, each read when it is asked for: memory is bounded, whatever the length."""
+        ...
+
+    def encode_windows(self, windows: list[np.ndarray], config: Any, options: EncodeOptions) -> list[np.ndarray]:
+        """Windows, of whatever recordings -> the codes of each, int32 [n, C]. They go together where that gains."""
         ...
 
     def settle(self, options: DecodeOptions) -> dict[str, Any]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
+from sc_runtime.audio import Audio
 from sc_runtime.codecs import DecodeOptions
-from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError, TokensError
+from sc_runtime.encoding import Cut
+from sc_runtime.errors import AudioError, BackendError, CodecError, MissingExtraError, SettingsError, TokensError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.presets import PRESETS
 from sc_runtime.unicodec.config import UniCodecConfig
@@ -55,6 +60,71 @@ def test_encoding_in_batches_changes_nothing(codec: Codec, golden: Path) -> None
     expected = codec.encode(long, batch=1)
     assert codec.encode(long, batch=3) == expected
     assert codec.encode(long, batch=16) == expected
+
+
+def test_recordings_encoded_together_have_the_tokens_of_each_alone(
+    codec: Codec, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, _ = soundfile.read(golden / SPEECH, dtype="float32")
+    lengths = [16_000, 180_000, 5, 170_000, 400_000]  # 1, 2, 1, 2 and 3 windows
+    recordings = [np.tile(sound, 3)[:length] for length in lengths]
+    expected = [codec.encode(recording, batch=1) for recording in recordings]
+    batches: list[int] = []
+    encode_windows = codec.model.encode_windows
+
+    def count(windows: list[np.ndarray], *others: Any) -> list[np.ndarray]:
+        batches.append(len(windows))
+        return encode_windows(windows, *others)
+
+    monkeypatch.setattr(codec.model, "encode_windows", count)
+    for batch, wanted in ((1, [1] * 9), (2, [2] * 4 + [1]), (4, [4, 4, 1]), (16, [9])):
+        batches.clear()
+        assert list(codec.encode_many(recordings, batch=batch)) == expected
+        assert batches == wanted
+    assert list(codec.encode_many([])) == []
+
+
+def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
+    codec: Codec, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, damaged, shrinking = golden / SPEECH, np.zeros(200_000, np.float32), np.zeros(180_000, np.float32)
+    damaged[190_000] = np.nan
+    expected = codec.encode(good)
+    cut = codec.model.cut
+
+    def lose_the_second_window(recording: Audio, config: SemantiCodecConfig) -> Cut:
+        found = cut(recording, config)
+
+        def read() -> Iterator[np.ndarray]:
+            yield next(found.windows)
+            raise AudioError("audio that ends early", "all of it")
+
+        return replace(found, windows=read()) if found.samples == len(shrinking) else found
+
+    monkeypatch.setattr(codec.model, "cut", lose_the_second_window)
+    for batch in (1, 2, 3, 16):
+        found = list(codec.encode_many([b"", good, damaged, shrinking, "not there.wav", good], batch=batch))
+        assert [found[1], found[5]] == [expected] * 2
+        messages = ["empty file", "a sample of nan at 11.875 s", "ends early", "No such file"]
+        for i, message in zip((0, 2, 3, 4), messages, strict=True):
+            assert isinstance(found[i], AudioError)
+            assert message in str(found[i])
+
+
+def test_recordings_are_taken_as_their_windows_come_due(codec: Codec) -> None:
+    taken: list[int] = []
+    heard: list[tuple[int, int, int]] = []
+
+    def record() -> Iterator[np.ndarray]:
+        for number in range(6):
+            taken.append(number)
+            yield np.full(1000 + number, 0.1, np.float32)
+
+    found = codec.encode_many(record(), batch=2, progress=lambda *facts: heard.append(facts))
+    assert taken == []
+    samples = [(tokens.samples, len(taken)) for tokens in found if isinstance(tokens, Tokens)]
+    assert samples == [(1000, 2), (1001, 2), (1002, 4), (1003, 4), (1004, 6), (1005, 6)]
+    assert heard == [(number, 1, 1) for number in range(6)]
 
 
 def test_the_first_piece_comes_after_one_window(codec: Codec, tokens: Tokens) -> None:

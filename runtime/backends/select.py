@@ -35,6 +35,14 @@ def choose_backend(
         raise SettingsError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}")
     if name not in NAMES:
         raise SettingsError(f"backend {name!r}", f"one of {', '.join(NAMES)}")
+    if bundle and bundle.manifest.precision == "int8":
+        if name not in ("auto", "openvino"):
+            raise BackendError(
+                f"the int8 graphs of {bundle.name} with the backend {name}",
+                "openvino, whose files they are",
+                "build the bundle with --precision float32 or fp16",
+            )
+        return openvino.OpenVinoBackend(threads, precision)
     if name == "auto":
         chosen = choose_name(precision, bundle)
         if chosen is None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..audio import Audio, Mono, measure
 from ..backends.base import GPU_WINDOWS, Arrays, Decoder, ResidentBackend
 from ..config import CodecConfig
+from ..encoding import Cut
 from ..errors import SettingsError
 from ..overlap_add import overlap_add
 from .acoustic import join_features
@@ -57,6 +58,7 @@ class SemantiCodecModel:
         SemantiCodecConfig(tps, vocab) for tps in TOKEN_RATES for vocab in VOCABULARIES
     )
     mono: ClassVar[Mono] = "first"
+    batches: ClassVar[bool] = True
     exact: ClassVar[frozenset[str]] = frozenset({"audiomae", "acoustic_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset()
     decode_options: ClassVar[frozenset[str]] = frozenset(
@@ -79,29 +81,19 @@ class SemantiCodecModel:
             return dict(given)
         return {**given, "samples": FRAME_SHIFT * given["frames"] + WINDOW_SAMPLES - SEGMENT_SAMPLES}
 
-    def encode(
-        self,
-        recording: Audio,
-        config: SemantiCodecConfig,
-        options: EncodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> tuple[np.ndarray, int]:
-        """Recording -> codes [T, 2], samples. Reads it twice (its mean comes first), one window at a time."""
-        batch = self.parts.backend.encode_batch if batch is None else batch
+    def cut(self, recording: Audio, config: SemantiCodecConfig) -> Cut:
+        """Recording -> windows fbank [1024, 128]. Reads it twice, as its mean comes first."""
         samples, total = measure(recording)
         positions = config.count_positions(samples)
         windows = -(-positions // config.positions)  # a further, wholly padded segment holds no tokens
         segments = islice(fbank_segments(recording.blocks(), samples, total), windows)
-        codes: list[np.ndarray] = []
-        while fbanks := list(islice(segments, batch)):
-            codes.extend(self.encode_windows(np.stack(fbanks), config))
-            if progress:
-                progress(len(codes), windows)
-        return np.concatenate(codes)[:positions], samples
+        return Cut(samples, windows, segments, lambda codes: np.concatenate(codes)[:positions])
 
-    def encode_windows(self, fbank: np.ndarray, config: SemantiCodecConfig) -> np.ndarray:
-        """fbank [B, 1024, 128] -> codes [B, L, 2]: semantic tokens, then acoustic tokens beside them."""
+    def encode_windows(
+        self, windows: list[np.ndarray], config: SemantiCodecConfig, options: EncodeOptions
+    ) -> list[np.ndarray]:
+        """fbanks [1024, 128] -> codes [L, 2] of each: semantic tokens, then acoustic tokens beside them."""
+        fbank = np.stack(windows)
         shape = (len(fbank), config.positions)
         semantic_book, acoustic_book = f"semantic-{config.vocab}", "acoustic"
         features = self.parts.run("audiomae", fbank=fbank)["features"]
@@ -111,7 +103,7 @@ class SemantiCodecModel:
         joined = join_features(features, centroids, [count_frames(window) for window in fbank])
         encoded = self.parts.run("acoustic_encoder", features=joined)["acoustic"]
         acoustic = self.parts.open_search(acoustic_book).search(encoded.reshape(-1, config.feature_width))
-        return np.stack([semantic, acoustic.reshape(shape)], axis=-1)
+        return list(np.stack([semantic, acoustic.reshape(shape)], axis=-1))
 
     def settle(self, options: DecodeOptions) -> dict[str, Any]:
         return {

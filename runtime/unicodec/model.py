@@ -10,6 +10,7 @@ import numpy as np
 from ..audio import Audio, Mono, measure
 from ..backends.base import ResidentBackend
 from ..config import CodecConfig
+from ..encoding import Cut
 from ..errors import AudioError
 from ..overlap_add import overlap_add
 from .config import HOP, TPS, UniCodecConfig
@@ -34,6 +35,7 @@ class UniCodecModel:
     config: ClassVar[type[CodecConfig]] = UniCodecConfig
     published: ClassVar[tuple[CodecConfig, ...]] = (UniCodecConfig(),)
     mono: ClassVar[Mono] = "mean"
+    batches: ClassVar[bool] = False
     exact: ClassVar[frozenset[str]] = frozenset({"encoder", "routed_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset({"domain"})
     decode_options: ClassVar[frozenset[str]] = frozenset()
@@ -58,36 +60,36 @@ class UniCodecModel:
             return {**given, "positions": -(-given["samples"] // HOP)}
         return {**given, "samples": HOP * given["positions"]}
 
-    def encode(
-        self,
-        recording: Audio,
-        config: UniCodecConfig,
-        options: EncodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> tuple[np.ndarray, int]:
-        """Recording -> codes [T, 1], samples. `options.domain` confines the search to its part of the codebook.
-
-        Reads it twice (its length comes first), one window at a time.
-        """
-        entries = config.find_entries(options.domain)
+    def cut(self, recording: Audio, config: UniCodecConfig) -> Cut:
+        """Recording -> windows float32 [n] of its waveform. Reads it twice, as its length comes first."""
         samples, _ = measure(recording)
         windows = split_positions(config.count_positions(samples))
-        codes: list[np.ndarray] = []
-        for window, waveform in zip(windows, cut_samples(recording.blocks(), windows), strict=True):
-            if len(waveform) != min(HOP * window.stop, samples) - HOP * window.start:
-                given = f"audio that ends after {HOP * window.start + len(waveform)} samples"
-                remedy = "do not write to the file while it is read"
-                raise AudioError(given, f"the {samples} of its first reading", remedy)
-            codes.append(self.encode_window(waveform, entries))
-            if progress:
-                progress(len(codes), len(windows))
-        return join_codes(windows, codes)[:, np.newaxis], samples
 
-    def encode_window(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
-        """waveform float32 [n] -> codes int32 [T], T = ceil(n / 320), each the nearest of `entries` of the codebook."""
-        features = self.parts.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
-        return self.parts.open_search(CODEBOOK, entries).search(features) + np.int32(entries.start)
+        def read() -> Iterator[np.ndarray]:
+            for window, waveform in zip(windows, cut_samples(recording.blocks(), windows), strict=True):
+                if len(waveform) != min(HOP * window.stop, samples) - HOP * window.start:
+                    given = f"audio that ends after {HOP * window.start + len(waveform)} samples"
+                    remedy = "do not write to the file while it is read"
+                    raise AudioError(given, f"the {samples} of its first reading", remedy)
+                yield waveform
+
+        return Cut(samples, len(windows), read(), lambda codes: join_codes(windows, codes))
+
+    def encode_windows(
+        self, windows: list[np.ndarray], config: UniCodecConfig, options: EncodeOptions
+    ) -> list[np.ndarray]:
+        """Waveforms float32 [n] -> codes [T, 1] of each, T = ceil(n / 320); one by one, as their lengths differ.
+
+        `options.domain` confines the search to its part of the codebook.
+        """
+        entries = config.find_entries(options.domain)
+        search = self.parts.open_search(CODEBOOK, entries)
+
+        def encode(waveform: np.ndarray) -> np.ndarray:
+            features = self.parts.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
+            return (search.search(features) + np.int32(entries.start))[:, np.newaxis]
+
+        return [encode(waveform) for waveform in windows]
 
     def settle(self, options: DecodeOptions) -> dict[str, Any]:
         return {}
