@@ -378,29 +378,31 @@ def run_jobs(
     """
     if report.as_json and any(job.target is None for job in jobs):
         raise SettingsError("--json with the output on standard output", "one of them", "name a file with -o")
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = [{} for _ in problems]
 
-    def fail(error: CodecError, name: str, **record: Any) -> None:
+    def fail(error: CodecError, name: str, record: dict[str, Any]) -> None:
         text = str(error) if name in str(error) else f"{name}: {error}"
         report.error(text)
-        records.append({**record, "status": "failed", "error": text})
+        record.update(status="failed", error=text)
 
-    for problem in problems:
-        fail(problem, "")
+    for problem, record in zip(problems, records, strict=True):
+        fail(problem, "", record)
     todo: list[tuple[Job, dict[str, Any]]] = []
     for job in jobs:
         record = {"input": str(job.source or "-"), "output": str(job.target or "-")}
+        records.append(record)
         if job.is_done() and not force:
             report.note(f"kept {job.target}: it exists already (-o names another, --force replaces it)")
-            records.append({**record, "status": "kept"})
+            record["status"] = "kept"
             continue
         try:
             job.check_target()
         except OutputError as error:
-            fail(error, job.name, **record)
+            fail(error, job.name, record)
         else:
             todo.append((job, record))
     work = start([job for job, _ in todo])
+    begun = time.perf_counter()
     for number, (job, record) in enumerate(todo):
         started = time.perf_counter()
         try:
@@ -409,15 +411,20 @@ def run_jobs(
         except (AudioError, TokensError, OutputError) as error:
             if isinstance(error.__cause__, BrokenPipeError):
                 raise
-            fail(error, job.name, **record)
+            fail(error, job.name, record)
             continue
         facts["elapsed"] = time.perf_counter() - started
-        records.append({**record, "status": "written", **facts})
+        record |= {"status": "written", **facts}
         if job.target:
+            took = f"; took {facts['elapsed']:.1f} s" if len(todo) == 1 else ""
             report.result(
                 f"{job.target}: {facts['seconds']:.2f} s, {facts['positions']} positions, "
-                f"{facts['bitrate'] / 1000:.3g} kbps; took {facts['elapsed']:.1f} s"
+                f"{facts['bitrate'] / 1000:.3g} kbps{took}"
             )
+    if len(todo) > 1:  # of some, encoded together, the last takes no time
+        seconds = [record["seconds"] for _, record in todo if record["status"] == "written"]
+        took = f"took {time.perf_counter() - begun:.1f} s"
+        report.result(f"{len(seconds)} of {len(jobs)} files written: {sum(seconds):.2f} s; {took}")
     report.finish({**document, "files": records})
     if any(record["status"] == "failed" for record in records):
         raise typer.Exit(1)

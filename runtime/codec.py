@@ -118,8 +118,8 @@ class Codec:
         rate, mono = config.sample_rate, self.model.mono
         openings = (partial(Audio, audio, sample_rate, rate=rate, mono=mono) for audio in audios)
         together = (batch or self.backend.encode_batch) if self.model.batches else 1
-        for found in encode_recordings(self.model, openings, config, options, together, progress):
-            yield found if isinstance(found, AudioError) else Tokens(found[0], config, found[1])
+        encoded = encode_recordings(self.model, openings, config, options, together, progress)
+        return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
 
     def decode(
         self,

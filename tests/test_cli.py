@@ -665,7 +665,7 @@ def test_settings_that_cannot_work_end_the_run_at_once(fails, tokens, tmp_path, 
 
 def test_options_of_another_codec_end_the_run_at_once(fails, speech, tokens, tiny_unicodec):
     words = ["domain speech", "semanticodec", "leave it out"]
-    fails("encode", "speech.wav", "tokens.sct", "--domain", "speech", words=words)
+    fails("encode", "speech.wav", "other.wav", "--domain", "speech", words=words)
     fails("roundtrip", "speech.wav", "--domain", "speech", words=words)
     words = ["preset fast", "unicodec", "leave it out"]
     fails("decode", "tokens.sct", "--preset", "fast", "--bundle", tiny_unicodec, words=words)
@@ -806,7 +806,7 @@ def test_no_memory(fails, speech, monkeypatch):
     def encode(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("sc_runtime.codec.Codec.encode", encode)
+    monkeypatch.setattr("sc_runtime.codec.Codec.encode_many", encode)
     fails("encode", "speech.wav", words=["memory"])
 
 
@@ -814,5 +814,5 @@ def test_an_error_of_the_system(fails, speech, monkeypatch):
     def encode(*_, **__):
         raise PermissionError(13, "Permission denied", "somewhere")
 
-    monkeypatch.setattr("sc_runtime.codec.Codec.encode", encode)
+    monkeypatch.setattr("sc_runtime.codec.Codec.encode_many", encode)
     fails("encode", "speech.wav", words=["somewhere: Permission denied"])
