@@ -1,6 +1,6 @@
-"""Each lever of CPU speed alone: backend, precision, batch, keys and values out of the loop, the short vocoder.
+"""Each lever of CPU speed alone: backend, precision, batch, recordings together, keys and values, the short vocoder.
 
-    python bench/levers.py --bundle tps100-v16384-seeded1
+    python bench/levers.py --bundle tps100-v16384-seeded1 --int8 tps100-v16384-seeded1-int8
 
 Every case is timed warm, cases of one lever taking turns; medians go to bench/results/levers-BUNDLE.json.
 """
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from sc_runtime.backends.base import Arrays
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import Bundle, locate_bundle
+from sc_runtime.codec import Codec
 from sc_runtime.commands.program import run_app
 from sc_runtime.files import write_atomically
 
@@ -36,6 +38,7 @@ BACKENDS = {
     "openvino bfloat16": ("openvino", "bfloat16"),
 }
 WHOLE = 1024  #: frames of a window
+RECORDINGS = 12  #: of one window each
 SHORT = 320  #: frames made for the last 2.3 s of a recording
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -44,6 +47,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     bundle: Annotated[str | None, typer.Option(help="A bundle's folder or name.")] = None,
+    int8: Annotated[str | None, typer.Option(help="The same, built with --precision int8.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each case.")] = 3,
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
@@ -57,7 +61,8 @@ def main(
         "versions": list_versions(),
         "levers": {},
     }
-    for lever, cases in list_levers(loaded).items():
+    rounded = Bundle.load(locate_bundle(int8)) if int8 else None
+    for lever, cases in list_levers(loaded, rounded).items():
         seconds = time_cases(cases, repeats)
         first = next(iter(seconds.values()))
         results["levers"][lever] = seconds
@@ -69,12 +74,14 @@ def main(
     write_atomically(target, (json.dumps(results, indent=1) + "\n").encode())
 
 
-def list_levers(bundle: Bundle) -> dict[str, dict[str, Callable[[], Callable[[], object]]]]:
-    """Lever -> case -> a function that prepares it and returns what is to be timed."""
+def list_levers(bundle: Bundle, rounded: Bundle | None) -> dict[str, dict[str, Callable[[], Callable[[], object]]]]:
+    """Lever -> case -> a function that prepares it and returns what is to be timed. `rounded`: the bundle in int8."""
 
-    def graph(name: str, backend: str, batch: int, frames: int = WHOLE, share: int = 1) -> Callable[[], Callable]:
+    def graph(
+        name: str, backend: str, batch: int, frames: int = WHOLE, share: int = 1, of: Bundle = bundle
+    ) -> Callable[[], Callable]:
         def prepare() -> Callable[[], object]:
-            opened = choose_backend(BACKENDS[backend][0], precision=BACKENDS[backend][1]).open(bundle, name)
+            opened = choose_backend(BACKENDS[backend][0], precision=BACKENDS[backend][1]).open(of, name)
             feeds = draw_feeds(bundle, name, batch, frames)
             opened.run(feeds)
             return lambda: [opened.run(feeds) for _ in range(share)]
@@ -90,6 +97,17 @@ def list_levers(bundle: Bundle) -> dict[str, dict[str, Callable[[], Callable[[],
         ("hifigan", 1),
     ):
         levers[f"{name}, batch {batch}: backend and precision"] = {case: graph(name, case, batch) for case in BACKENDS}
+    if rounded:
+        for name, batch in (("tunet_step", 2), ("vae_decoder", 1)):
+            lever = f"{name}, batch {batch}: backend and precision"
+            for precision in ("float32", "bfloat16"):  # of what is not rounded
+                levers[lever][f"openvino int8 and {precision}"] = graph(
+                    name, f"openvino {precision}", batch, of=rounded
+                )
+    levers[f"encoding {RECORDINGS} recordings of 10 s: each alone or windows of all together (auto)"] = {
+        "alone": partial(prepare_encoding, bundle, together=False),
+        "together": partial(prepare_encoding, bundle, together=True),
+    }
     levers["acoustic_encoder, 4 windows: one by one or as a batch (openvino float32)"] = {
         "one by one": graph("acoustic_encoder", "openvino float32", 1, share=4),
         "a batch of 4": graph("acoustic_encoder", "openvino float32", 4),
@@ -107,6 +125,20 @@ def list_levers(bundle: Bundle) -> dict[str, dict[str, Callable[[], Callable[[],
         "what is needed": graph("hifigan", "openvino bfloat16", 1, frames=SHORT),
     }
     return levers
+
+
+def prepare_encoding(bundle: Bundle, together: bool) -> Callable[[], object]:
+    codec = Codec(bundle, choose_backend())
+    generator = np.random.default_rng(0)
+    recordings = [generator.uniform(-0.3, 0.3, 10 * codec.sample_rate).astype(np.float32) for _ in range(RECORDINGS)]
+
+    def encode() -> object:
+        if together:
+            return list(codec.encode_many(recordings))
+        return [codec.encode(recording) for recording in recordings]
+
+    encode()
+    return encode
 
 
 def draw_feeds(bundle: Bundle, name: str, batch: int, frames: int) -> Arrays:

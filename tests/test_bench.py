@@ -244,3 +244,29 @@ def test_peak_memory_is_of_this_process() -> None:
     assert measure_peak_memory() >= before
     assert before > 1 << 24
     assert block.nbytes == 1 << 26
+
+
+def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "first.json"
+    command = [sys.executable, "bench/first_sample.py", "--bundle", str(tiny_bundle), "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    starts = json.loads(out.read_text())["starts"]
+    assert list(starts) == ["first start", "second start", "third start"]
+    for start in starts.values():
+        assert 0 < start["imported"] < start["loaded"] < start["first_sample"]
+        assert 150_000 < start["samples"] <= 160_000  # the overlap waits for what may follow
+
+
+def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    out = tmp_path / "levers.json"
+    command = [sys.executable, "bench/levers.py", "--bundle", str(tiny_bundle), "--repeats", "1", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if "bfloat16 on this processor" in done.stderr:
+        pytest.skip("a processor without bfloat16")
+    assert done.returncode == 0, done.stderr
+    levers = json.loads(out.read_text())["levers"]
+    together = next(cases for lever, cases in levers.items() if lever.startswith("encoding 12 recordings"))
+    assert list(together) == ["alone", "together"]
+    assert all(seconds > 0 for cases in levers.values() for seconds in cases.values())
