@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Annotated, Any
 
 import numpy as np
@@ -122,6 +122,8 @@ def main(
     domains = load_domains(held_out, ceiling, clips)
     loaded = Bundle.load(locate_bundle(bundle))
     take_config(loaded)  # raises for another codec
+    if loaded.manifest.precision != "float32":
+        plan = replace(plan, precisions=[])  # its graphs have the one they have
     codec = Codec(loaded, choose_backend(backend, threads, precision, loaded))
     count_branches(sampling, codec)  # raises for steps that cannot work
     out = out or RESULTS / f"quality-{loaded.name}.json"
@@ -277,7 +279,7 @@ class Systems:
             given = f"int8 without {error.name}"
             raise MissingExtraError(given, "the extra `int8`", "pip install 'sc-runtime[int8]'") from None
         require_nncf()
-        return round_bundle(self.codec.bundle, self.folder, log.print)
+        return round_bundle(self.codec.bundle, Path(mkdtemp(dir=self.folder)), log.print)
 
 
 class Source:
@@ -431,13 +433,15 @@ def measure_codebooks(sources: list[Source], results: Results) -> None:
 
     Not of a few: 3072 tokens drawn evenly from 4096 entries would be of 53 % of them.
     """
-    domains = [*(source.domain.name for source in sources), ALL]
+    clips = {source.domain.name: len(source.domain.whole) for source in sources}
+    clips[ALL] = sum(clips.values())
     for column, (book, entries) in enumerate(sources[0].codec.config.books.items()):
-        if all(results.find("codebooks", {"codebook": book, "domain": domain}) for domain in domains):
+        keys = {domain: {"codebook": book, "domain": domain, "clips": count} for domain, count in clips.items()}
+        if all(results.find("codebooks", key) for key in keys.values()):
             continue
         codes = {source.domain.name: source.whole_codes[:, column] for source in sources}
         for domain, part in (codes | {ALL: np.concatenate(list(codes.values()))}).items():
-            results.add("codebooks", {"codebook": book, "domain": domain}, asdict(measure_use(part, entries)))
+            results.add("codebooks", keys[domain], asdict(measure_use(part, entries)))
 
 
 def list_samplings(reference: Sampling, steps: str, guidance: str) -> list[Sampling]:

@@ -43,7 +43,7 @@ from .codecs import CodecExport, Network, Sizes, Tensors, Weights, find_export, 
 from .int8 import require_nncf, round_graphs
 from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
 from .precision import PRECISIONS, lower_precision, lower_specs
-from .recipes import PACKAGES, write_recipe
+from .recipes import PACKAGES, ROUNDING_PACKAGES, write_recipe
 from .storage import shrink, store_half
 from .trace import save_model, share_weights, trace
 from .verify import draw_inputs, measure_error, run_reference
@@ -168,7 +168,7 @@ def build_bundle(
             files={},
             trained=weights.trained,
             precision=precision,
-            made_with={package: version(package) for package in PACKAGES},
+            made_with={package: version(package) for package in (*PACKAGES, *(ROUNDING_PACKAGES if rounded else ()))},
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
         builder.add_codebooks()
@@ -447,7 +447,7 @@ def find_finished(
 
 
 def print_table(console: Console, bundle: Bundle) -> None:
-    table = Table("graph", "MB", "relative error against torch", title=bundle.name)
+    table = Table("graph", "MB", "relative error against the exact network", title=bundle.name)
     for name, entry in bundle.manifest.graphs.items():
         size = sum(bundle.manifest.files[file].bytes for file in entry.files) / 1e6
         table.add_row(name, f"{size:.1f}", f"{entry.error:.1e}")

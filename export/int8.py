@@ -27,7 +27,7 @@ from sc_runtime.backends.openvino import OpenVinoBackend
 from sc_runtime.bundle import Bundle, FileEntry, hash_file
 from sc_runtime.codec import Codec
 from sc_runtime.commands.demo import SAMPLE
-from sc_runtime.errors import MissingExtraError, VerificationError
+from sc_runtime.errors import MissingExtraError, SettingsError, VerificationError
 from sc_runtime.files import link_or_copy
 
 from .codecs import find_export
@@ -41,6 +41,7 @@ def require_nncf() -> None:
     """Raises MissingExtraError where it is not installed."""
     try:
         import_nncf()
+        import openvino  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             f"--precision int8 without {error.name}", "the extra `int8`", "pip install 'sc-runtime[int8]'"
@@ -56,7 +57,12 @@ def import_nncf() -> ModuleType:
 
 
 def round_bundle(bundle: Bundle, folder: Path, report: Callable[[str], None] = lambda line: None) -> Bundle:
-    """`bundle`, float32, once more with int8 graphs, files in `folder`; for measurements, without a manifest there."""
+    """`bundle` once more with int8 graphs, its files in `folder`, empty; for measurements: no manifest is written.
+
+    Raises SettingsError unless `bundle` is float32.
+    """
+    if bundle.manifest.precision != "float32":
+        raise SettingsError(f"int8 of {bundle.name}, which is {bundle.manifest.precision}", "a float32 bundle")
     manifest = dataclasses.replace(
         bundle.manifest, precision="int8", graphs=dict(bundle.manifest.graphs), files=dict(bundle.manifest.files)
     )
@@ -70,8 +76,9 @@ def round_bundle(bundle: Bundle, folder: Path, report: Callable[[str], None] = l
 def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Callable[[str], None] = lambda line: None) -> None:
     """Replace the float32 graphs named in `recipes` (name -> recipe) by int8 ones, in the folder and the manifest.
 
-    Quantised on every second input that decoding the demo's sample gives them, verified on the others. The manifest
-    takes the relative error there, against the float32 graph. Raises VerificationError where it passes TOLERANCE.
+    Quantised on every second input that decoding the demo's sample, of two windows, gives them, verified on the others.
+    The manifest takes the relative error there, against the float32 graph. Raises VerificationError where it passes
+    TOLERANCE.
     """
     report("Decoding the demo's sample, to see what numbers occur")
     backend = OpenVinoBackend(precision="float32")

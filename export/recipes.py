@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 
+from sc_runtime.bundle import hash_file
+from sc_runtime.commands.demo import SAMPLE
+from sc_runtime.semanticodec.presets import PRESETS
+
 from .codecs import Graph, Sizes, Weights, find_export
+from .int8 import PRESET
 from .trace import OPSET
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
@@ -27,12 +32,14 @@ def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "fl
     graph = export.graphs[name]
     digest = hashlib.sha256()
     digest.update(repr((name, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
-    packages = PACKAGES + (ROUNDING_PACKAGES if precision == "int8" else ())
-    digest.update(repr([version(package) for package in packages]).encode())
+    digest.update(repr([version(package) for package in PACKAGES]).encode())
+    if precision == "int8":  # its ranges are those of a decoding, by all that the codec is
+        digest.update(repr((sizes, [version(package) for package in ROUNDING_PACKAGES])).encode())
+        digest.update(hash_file(SAMPLE).encode() + repr(PRESETS[PRESET]).encode())
     sources = [*SOURCES, *export.networks[graph.network].sources]
     if precision != "float32":
         sources.append(LOWERING[precision])
-    elif weights.half:
+    if weights.half and precision != "fp16":
         sources.append(STORAGE)
     for source in sources:
         digest.update((Path(__file__).parent / source).read_bytes())

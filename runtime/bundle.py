@@ -53,7 +53,8 @@ class GraphEntry:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     recipe: str  #: hash of everything the graph was made from
-    error: float  #: largest relative error against the torch network when it was built
+    #: Largest relative error when it was built: against the torch network, of an int8 graph against the float32 one.
+    error: float
 
 
 @dataclass(frozen=True)
@@ -274,12 +275,13 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
 def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:
     """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
 
-    With neither, the newest built bundle of trained weights, and the embedded one where none is built; with `config`,
-    of these the first that decodes tokens of it, if there is one. Raises BundleError naming what there is.
+    With neither, the newest built bundle of trained weights that is not in int8, and the embedded one where none is
+    built; with `config`, of these the first that decodes tokens of it, if there is one. Raises BundleError naming what
+    there is.
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
     if not wanted:
-        trained = [*filter(is_trained, list_bundles()), EMBEDDED]
+        trained = [*filter(is_candidate, list_bundles()), EMBEDDED]
         return next((path for path in trained if config is None or suits(path, config)), trained[0])
     for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
         if candidate.is_dir():
@@ -292,10 +294,10 @@ def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None =
     )
 
 
-def is_trained(path: Path) -> bool:
-    """Whether the bundle in `path` has trained weights; what cannot be read has none."""
+def is_candidate(path: Path) -> bool:
+    """Whether the bundle in `path` may be taken unnamed: of trained weights, not in int8, which one backend runs."""
     manifest = read_manifest(path)
-    return manifest is not None and manifest.trained
+    return manifest is not None and manifest.trained and manifest.precision != "int8"
 
 
 def suits(path: Path, config: CodecConfig) -> bool:

@@ -352,6 +352,8 @@ def open_codec(
         else:
             choice = "no published one is built" if config is None else "no other suits these tokens"
         report.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
+    if precision == "float32" and codec.bundle.manifest.precision == "int8":
+        report.note(f"bundle {path.name} decodes in int8, whatever --precision says")
     return codec
 
 
@@ -413,7 +415,7 @@ def run_jobs(
                 raise
             fail(error, job.name, record)
             continue
-        facts["elapsed"] = time.perf_counter() - started
+        facts["elapsed"] = time.perf_counter() - started  # since the last: files may be done together
         record |= {"status": "written", **facts}
         if job.target:
             took = f"; took {facts['elapsed']:.1f} s" if len(todo) == 1 else ""
@@ -421,11 +423,13 @@ def run_jobs(
                 f"{job.target}: {facts['seconds']:.2f} s, {facts['positions']} positions, "
                 f"{facts['bitrate'] / 1000:.3g} kbps{took}"
             )
-    if len(todo) > 1:  # of some, encoded together, the last takes no time
-        seconds = [record["seconds"] for _, record in todo if record["status"] == "written"]
-        took = f"took {time.perf_counter() - begun:.1f} s"
-        report.result(f"{len(seconds)} of {len(jobs)} files written: {sum(seconds):.2f} s; {took}")
-    report.finish({**document, "files": records})
+    elapsed = time.perf_counter() - begun
+    if len(todo) > 1:
+        states = [record["status"] for record in records]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states, reverse=True)))
+        seconds = sum(record.get("seconds", 0.0) for record in records)
+        report.result(f"{counts}: {seconds:.2f} s of sound; took {elapsed:.1f} s")
+    report.finish({**document, "elapsed": elapsed, "files": records})
     if any(record["status"] == "failed" for record in records):
         raise typer.Exit(1)
     return records

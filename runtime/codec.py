@@ -52,7 +52,8 @@ class Codec:
         """The codec of `bundle`: a folder, a built bundle's name, or None for $SC_RUNTIME_BUNDLE or the newest.
 
         `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all;
-        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for everything.
+        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for everything, but
+        for what the bundle itself holds in int8.
         Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """
         loaded = Bundle.load(locate_bundle(None if bundle is None else os.fspath(bundle)))
@@ -85,6 +86,7 @@ class Codec:
         together, by default as many as the backend gains by; it changes speed and memory, not tokens. Memory does not
         grow with the recording. Raises AudioError, SettingsError.
         """
+
         def report(number: int, done: int, windows: int) -> None:
             if progress:
                 progress(done, windows)
@@ -115,6 +117,7 @@ class Codec:
         config = self.bundle.choose_config(vocab)
         options = EncodeOptions(domain)
         refuse_others(options, self.model.encode_options, config.codec)
+        self.model.check(config, options)
         rate, mono = config.sample_rate, self.model.mono
         openings = (partial(Audio, audio, sample_rate, rate=rate, mono=mono) for audio in audios)
         together = (batch or self.backend.encode_batch) if self.model.batches else 1

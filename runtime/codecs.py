@@ -73,6 +73,10 @@ class Model(Protocol):
         """All dynamic axes of `graph`, those of its outputs too, from what is `given` of its inputs'."""
         ...
 
+    def check(self, config: Any, options: EncodeOptions) -> None:
+        """Raises SettingsError for a value of `options` that it does not take."""
+        ...
+
     def cut(self, recording: Audio, config: Any) -> Cut:
         """A recording -> its windows, each read when it is asked for: memory is bounded, whatever the length."""
         ...

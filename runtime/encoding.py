@@ -63,11 +63,11 @@ def encode_recordings(
     """(codes [T, C], samples) of each recording in turn, or the AudioError that it raised; the others go on.
 
     Up to `batch` windows, of one recording or of several, go through the networks together. A recording is opened when
-    its first window is due and closed after its last, and no more than `batch` windows are held.
+    its first window is due and closed after its last, and no more than twice `batch` windows are held.
     """
     tasks: deque[Task] = deque()
 
-    def read_windows() -> Iterator[tuple[Task, np.ndarray]]:
+    def read_windows() -> Iterator[tuple[Task, np.ndarray | None]]:
         for number, opening in enumerate(openings):
             task = Task(number)
             tasks.append(task)
@@ -78,10 +78,11 @@ def encode_recordings(
                         yield task, window
             except AudioError as error:
                 task.error = error
+                yield task, None  # or many bad ones would be opened before the first is told of
 
     windows = read_windows()
     while group := list(islice(windows, batch)):
-        sound = [(task, window) for task, window in group if task.error is None]
+        sound = [(task, window) for task, window in group if task.error is None and window is not None]
         found = model.encode_windows([window for _, window in sound], config, options) if sound else []
         for (task, _), codes in zip(sound, found, strict=True):
             task.codes.append(codes)
@@ -89,5 +90,3 @@ def encode_recordings(
                 report(task.number, len(task.codes), task.cut.count)
         while tasks and tasks[0].is_done():
             yield tasks.popleft().finish()
-    for task in tasks:
-        yield task.finish()

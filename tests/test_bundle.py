@@ -18,7 +18,7 @@ from sc_runtime.bundle import (
     VERIFIED,
     Bundle,
     Manifest,
-    is_trained,
+    is_candidate,
     list_bundles,
     locate_bundle,
 )
@@ -139,7 +139,7 @@ def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message
     with pytest.raises(BundleError) as error:
         Bundle.load(copy)
     assert str(error.value) == f"{copy / MANIFEST}: {message}: {BUILD_AGAIN}"
-    assert not is_trained(copy)
+    assert not is_candidate(copy)
 
 
 def test_a_manifest_of_the_other_codec_does_not_fit_these_settings(copy: Path) -> None:

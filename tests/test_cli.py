@@ -390,7 +390,7 @@ def test_the_bundle_taken_is_named_when_none_was(call, speech, tiny_bundle, monk
     monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda folder=None: [tiny_bundle])
     code, _, err = call("encode", speech)
     assert (code, err) == (0, "bundle: embedded, checkpoint embedded (no published one is built)\n")
-    monkeypatch.setattr("sc_runtime.bundle.is_trained", lambda path: True)
+    monkeypatch.setattr("sc_runtime.bundle.is_candidate", lambda path: True)
     code, _, err = call("encode", speech, "--force")
     assert (code, err) == (
         0,

@@ -111,6 +111,13 @@ def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
             assert message in str(found[i])
 
 
+def test_what_is_wrong_with_a_recording_is_told_before_more_are_opened(codec: Codec) -> None:
+    taken: list[int] = []
+    found = codec.encode_many((taken.append(number) or b"" for number in range(100)), batch=4)  # type: ignore[func-returns-value]
+    assert isinstance(next(found), AudioError)
+    assert len(taken) == 4
+
+
 def test_recordings_are_taken_as_their_windows_come_due(codec: Codec) -> None:
     taken: list[int] = []
     heard: list[tuple[int, int, int]] = []

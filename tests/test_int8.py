@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from bench.metrics import mel_distance
 from sc_runtime import Codec
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.openvino import OpenVinoBackend
-from sc_runtime.bundle import EMBEDDED, Bundle
+from sc_runtime.bundle import EMBEDDED, Bundle, locate_bundle
+from sc_runtime.commands.doctor import examine_backend
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError, VerificationError
 from sc_runtime.export import build, int8
 from sc_runtime.export.graphs import SEMANTICODEC
@@ -94,6 +96,30 @@ def test_a_build_takes_what_a_neighbour_holds(
     with pytest.raises(AssertionError, match="quantised again"):
         build.build_bundle(tmp_path / "other", sizes, (32768,), other, size="tiny", precision="int8")
     assert not (tmp_path / "other").exists()
+
+
+def test_what_is_int8_already_is_refused_and_left_as_it_is(rounded: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="which is int8"):
+        int8.round_bundle(rounded, tmp_path)
+    for file in rounded.manifest.files:
+        rounded.verify_hash(file, rounded.manifest.files[file].sha256, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_int8_bundle_is_taken_by_name_only(rounded: Bundle, exact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = {bundle.path: dataclasses.replace(bundle.manifest, trained=True) for bundle in (rounded, exact)}
+    monkeypatch.setattr("sc_runtime.bundle.read_manifest", trained.get)
+    monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
+    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda: list(trained))
+    assert locate_bundle() == exact.path
+    assert locate_bundle(rounded.path) == rounded.path
+
+
+def test_doctor_says_which_backend_runs_it(rounded: Bundle) -> None:
+    assert examine_backend("openvino", rounded)["works"]
+    refused = examine_backend("onnxruntime", rounded)
+    assert not refused["works"]
+    assert "int8 graphs" in refused["reason"]
 
 
 def test_a_graph_that_rounding_ruins_makes_no_bundle(

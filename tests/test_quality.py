@@ -246,7 +246,7 @@ def test_missing_programs_skip_their_rows(monkeypatch: pytest.MonkeyPatch) -> No
         (("--clips", "0"), "--clips 0"),
         (("--curve-clips", "-1"), "--curve-clips -1"),
         (("--curve-steps", "5,x"), "--curve-steps 5,x"),
-        (("--curve-precision", "int8"), "--curve-precision int8"),
+        (("--curve-precision", "fp16"), "--curve-precision fp16"),
         (("--steps", "3"), "3 steps"),
         (("--bundle", "no-such-bundle"), "no-such-bundle"),
     ],

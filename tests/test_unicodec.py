@@ -284,7 +284,7 @@ def test_decoding_takes_the_bundle_that_suits_the_file(
 
     built = [tiny_bundle, tiny_unicodec]
     monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda *_: built)
-    monkeypatch.setattr("sc_runtime.bundle.is_trained", lambda path: path in built)
+    monkeypatch.setattr("sc_runtime.bundle.is_candidate", lambda path: path in built)
     monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
     for config, name in ((UniCodecConfig(), tiny_unicodec.name), (SemantiCodecConfig(50, 4096), tiny_bundle.name)):
         file = tmp_path / f"{config.codec}.sct"

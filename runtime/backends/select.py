@@ -40,7 +40,7 @@ def choose_backend(
             raise BackendError(
                 f"the int8 graphs of {bundle.name} with the backend {name}",
                 "openvino, whose files they are",
-                "build the bundle with --precision float32 or fp16",
+                "name a float32 bundle with --bundle, or build one",
             )
         return openvino.OpenVinoBackend(threads, precision)
     if name == "auto":

@@ -109,7 +109,7 @@ def examine_backend(name: str, bundle: Bundle | None) -> Findings:
     findings: Findings = {"name": name, "works": False, "tried": False, "device": None, "reason": ABSENCES[name]()}
     if findings["reason"] is None:
         try:
-            backend = choose_backend(name)
+            backend = choose_backend(name, bundle=bundle)
             findings["device"] = backend.device
             if bundle:
                 findings["tried"] = True

@@ -176,7 +176,7 @@ def tell_description(description: dict[str, Any]) -> None:
     if kind == "bundle":
         graphs = description["graphs"].items()
         rows = [(name, tell_bytes(graph["bytes"]), f"{graph['error']:.1e}") for name, graph in graphs]
-        print_table(("graph", "size", "error against torch"), rows)
+        print_table(("graph", "size", "error"), rows)
 
 
 def tell_findings(findings: dict[str, Any]) -> None:

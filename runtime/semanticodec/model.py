@@ -81,6 +81,9 @@ class SemantiCodecModel:
             return dict(given)
         return {**given, "samples": FRAME_SHIFT * given["frames"] + WINDOW_SAMPLES - SEGMENT_SAMPLES}
 
+    def check(self, config: SemantiCodecConfig, options: EncodeOptions) -> None:
+        pass  # it has no options
+
     def cut(self, recording: Audio, config: SemantiCodecConfig) -> Cut:
         """Recording -> windows fbank [1024, 128]. Reads it twice, as its mean comes first."""
         samples, total = measure(recording)

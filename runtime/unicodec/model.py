@@ -60,6 +60,9 @@ class UniCodecModel:
             return {**given, "positions": -(-given["samples"] // HOP)}
         return {**given, "samples": HOP * given["positions"]}
 
+    def check(self, config: UniCodecConfig, options: EncodeOptions) -> None:
+        config.find_entries(options.domain)
+
     def cut(self, recording: Audio, config: UniCodecConfig) -> Cut:
         """Recording -> windows float32 [n] of its waveform. Reads it twice, as its length comes first."""
         samples, _ = measure(recording)
