@@ -402,7 +402,7 @@ def test_unknown_precisions_are_refused(capfd: pytest.CaptureFixture[str], monke
     with pytest.raises(SystemExit) as caught:
         build.run()
     assert caught.value.code == 1
-    assert capfd.readouterr().err.strip() == "error: --precision int4; expected one of float32, fp16"
+    assert capfd.readouterr().err.strip() == "error: --precision int4; expected one of float32, fp16, int8"
 
 
 def test_islands_hold_in_a_network_of_another_shape() -> None:
