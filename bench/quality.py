@@ -95,8 +95,11 @@ def main(
         bool, typer.Option("--curves", help="Quality against steps, solver, guidance and precision, and the presets.")
     ] = False,
     curve_clips: Annotated[int, typer.Option(help="Clips of a domain for the curves, of those above.")] = 8,
-    curve_steps: Annotated[str, typer.Option(help="Steps of the curves.")] = "5,10,20,50",
+    curve_steps: Annotated[str, typer.Option(help="Steps of the curves.")] = "5,8,10,20,50",
     curve_guidance: Annotated[str, typer.Option(help="Guidances of the curves.")] = "1,1.5,2,3,4",
+    curve_intervals: Annotated[
+        str, typer.Option(help="Intervals of guidance of the curves; none to skip.")
+    ] = "0-800,200-1000,400-1000",
     curve_precision: Annotated[
         str, typer.Option(help="Precisions of OpenVINO; none to skip.")
     ] = "float32,bfloat16,int8",
@@ -118,7 +121,7 @@ def main(
     precisions = [] if curve_precision == "none" else curve_precision.split(",")
     if not set(precisions) <= {"float32", "bfloat16", "int8"}:
         raise SettingsError(f"--curve-precision {curve_precision}", "float32,bfloat16,int8, some of them or none")
-    plan = Plan(list_samplings(sampling, curve_steps, curve_guidance), precisions, curve_clips)
+    plan = Plan(list_samplings(sampling, curve_steps, curve_guidance, curve_intervals), precisions, curve_clips)
     domains = load_domains(held_out, ceiling, clips)
     loaded = Bundle.load(locate_bundle(bundle))
     take_config(loaded)  # raises for another codec
@@ -302,15 +305,14 @@ class Source:
 
     def decode(self, codec: Codec, sampling: Sampling, chosen: Iterable[int]) -> list[np.ndarray]:
         """The sound of the chosen clips' tokens; clip i always with the noise of seed i."""
-        preset = next(name for name, preset in PRESETS.items() if preset.interval == sampling.interval)
         return [
             codec.decode(
                 self.tokens[i],
-                preset=preset,
                 solver=sampling.solver,
                 steps=sampling.steps,
                 guidance=sampling.guidance,
                 eta=sampling.eta,
+                interval=sampling.interval,
                 seed=i,
             )
             for i in chosen
@@ -444,20 +446,23 @@ def measure_codebooks(sources: list[Source], results: Results) -> None:
             results.add("codebooks", keys[domain], asdict(measure_use(part, entries)))
 
 
-def list_samplings(reference: Sampling, steps: str, guidance: str) -> list[Sampling]:
-    """The yardstick, the presets, every solver at every one of `steps`, and the yardstick at every one of `guidance`.
+def list_samplings(reference: Sampling, steps: str, guidance: str, intervals: str = "none") -> list[Sampling]:
+    """The yardstick, the presets, every solver at every one of `steps`, and the yardstick with all else.
 
-    Both are comma-separated. Raises SettingsError.
+    That is every one of `guidance` and of `intervals` of it. All are comma-separated. Raises SettingsError.
     """
     try:
         counts, scales = [int(part) for part in steps.split(",")], [float(part) for part in guidance.split(",")]
+        bounds = [part.split("-") for part in intervals.split(",") if intervals != "none"]
+        spans = [(int(low), int(high)) for low, high in bounds]
     except ValueError:
-        given = f"--curve-steps {steps} --curve-guidance {guidance}"
-        raise SettingsError(given, "numbers, comma-separated, such as 5,10 and 1,2") from None
+        given = f"--curve-steps {steps} --curve-guidance {guidance} --curve-intervals {intervals}"
+        raise SettingsError(given, "numbers, comma-separated, such as 5,10 and 1,2 and 0-800,200-1000") from None
     samplings = [reference, *(preset for name, preset in PRESETS.items() if name != "reference")]
     for solver, eta in SOLVER_LINES:
         samplings += [replace(reference, solver=solver, eta=eta, steps=count) for count in counts]
     samplings += [replace(reference, guidance=scale) for scale in scales]
+    samplings += [replace(reference, interval=span) for span in spans]
     return list(dict.fromkeys(samplings))
 
 

@@ -87,7 +87,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     figure, panels = pyplot.subplots(len(metrics), 4, figsize=(17.6, 1.4 + 3.9 * len(metrics)), squeeze=False)
     same = [e for e in entries if (e["backend"], e["precision"]) == (base["backend"], base["precision"])]
     for row, metric in zip(panels, metrics, strict=True):
-        draw_steps(row[0], metric, [e for e in same if e["sampling"]["guidance"] == base["sampling"]["guidance"]])
+        draw_steps(row[0], metric, [e for e in same if is_same(e, base, "solver", "steps", "eta")])
         draw_guidance(row[1], metric, [e for e in same if is_same(e, base, "guidance")])
         draw_precision(row[2], metric, [e for e in entries if is_same(e, base)])
         draw_presets(row[3], metric, [e for e in same if e["presets"]])
@@ -104,9 +104,9 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     finish(figure, "Quality against cost", f"{describe(results)} · clips: {counts}", notes, path, bottom=0.95)
 
 
-def is_same(entry: dict[str, Any], base: dict[str, Any], but: str = "") -> bool:
-    """Whether two samplings are the same but for the setting `but`."""
-    return all(entry["sampling"][name] == value for name, value in base["sampling"].items() if name != but)
+def is_same(entry: dict[str, Any], base: dict[str, Any], *but: str) -> bool:
+    """Whether two samplings are the same but for the settings `but`."""
+    return all(entry["sampling"][name] == value for name, value in base["sampling"].items() if name not in but)
 
 
 def draw_steps(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:

@@ -120,7 +120,10 @@ def write_sampling(sampling: Sampling) -> dict[str, Any]:
 
 
 def label_sampling(sampling: dict[str, Any]) -> str:
-    return f"{sampling['solver']} {sampling['steps']} steps, guidance {sampling['guidance']:g}, η {sampling['eta']:g}"
+    low, high = sampling["interval"]
+    within = "" if (low, high) == Sampling().interval else f" in {low}-{high}"
+    settings = f"guidance {sampling['guidance']:g}{within}, η {sampling['eta']:g}"
+    return f"{sampling['solver']} {sampling['steps']} steps, {settings}"
 
 
 def format_score(metric: str, score: float | None) -> str:

@@ -30,7 +30,7 @@ Domain = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="reference (the default, as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (10).",
+        help="reference (the default, as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (8).",
         show_default=False,
     ),
 ]
@@ -44,6 +44,14 @@ Eta = Annotated[
 ]
 SolverName = Annotated[
     str | None, typer.Option("--solver", help="ddim, dpm or unipc, instead of the preset's.", show_default=False)
+]
+Interval = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="LOW HIGH",
+        help="Guidance only in these diffusion steps, of 0 to 1000; the others cost half.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -74,6 +82,7 @@ class Settings(TypedDict):
     guidance: float | None
     eta: float | None
     solver: str | None
+    interval: tuple[int, int] | None
     seed: int | None
 
 
@@ -180,6 +189,7 @@ def decode(
     guidance: Guidance = None,
     eta: Eta = None,
     solver: SolverName = None,
+    interval: Interval = None,
     seed: Seed = None,
     vocab: Annotated[
         int | None, typer.Option(help="The vocabulary of .npy files, which do not say it.", show_default=False)
@@ -206,7 +216,9 @@ def decode(
         codec = open_codec(report, bundle, backend, threads, precision, None if bundle else peek_config(jobs))
         codec.bundle.choose_config(vocab)
 
-        settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
+        settings = Settings(
+            preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, interval=interval, seed=seed
+        )
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             tokens = job.read_tokens(codec.bundle.choose_config(vocab))
@@ -235,6 +247,7 @@ def roundtrip(
     guidance: Guidance = None,
     eta: Eta = None,
     solver: SolverName = None,
+    interval: Interval = None,
     seed: Seed = None,
     vocab: Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)] = None,
     domain: Domain = None,
@@ -258,7 +271,9 @@ def roundtrip(
     with Report(as_json) as report:
         codec = open_codec(report, bundle, backend, threads, precision)
         tell_rounding(report, codec, precision)
-        settings = Settings(preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, seed=seed)
+        settings = Settings(
+            preset=preset, steps=steps, guidance=guidance, eta=eta, solver=solver, interval=interval, seed=seed
+        )
 
         def work(job: Job, progress: ShowProgress | None) -> dict[str, Any]:
             started = time.perf_counter()

@@ -133,6 +133,7 @@ class Codec:
         guidance: float | None = None,
         eta: float | None = None,
         solver: str | None = None,
+        interval: tuple[int, int] | None = None,
         seed: int | None = None,
         noise: Noise | None = None,
         vocab: int | None = None,
@@ -150,6 +151,7 @@ class Codec:
             guidance=guidance,
             eta=eta,
             solver=solver,
+            interval=interval,
             seed=seed,
             noise=noise,
             vocab=vocab,
@@ -167,26 +169,27 @@ class Codec:
         guidance: float | None = None,
         eta: float | None = None,
         solver: str | None = None,
+        interval: tuple[int, int] | None = None,
         seed: int | None = None,
         noise: Noise | None = None,
         vocab: int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
-        """Tokens to sound, window by window: pieces float32 [n] that `decode` would join.
+        """Tokens to sound, as it is made: pieces float32 [n] that `decode` would join.
 
         `tokens`: Tokens, their file, or codes [T, C] or [1, T, C], then in vocabulary `vocab`. The options from
         `preset` to `noise` are SemantiCodec's; a codec without diffusion refuses them. `preset` of
         `semanticodec.presets`, by default "reference", the published 50 steps of DDIM with guidance 2 and eta 1;
-        `steps`, `guidance`, `eta` and `solver` change it (see `Sampling`). Noise is a function of (`seed`, by default
-        0, window, draw), or `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is x_T and draw
-        1 + i the noise of step i. `batch` windows run together, by default as many as the backend gains by. Raises
-        TokensError, SettingsError and BundleError before anything is computed.
+        `steps`, `guidance`, `eta`, `solver` and `interval` change it (see `Sampling`). Noise is a function of (`seed`,
+        by default 0, window, draw), or `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is
+        x_T and draw 1 + i the noise of step i. `batch` windows run together, by default as many as the backend gains
+        by. Raises TokensError, SettingsError and BundleError before anything is computed.
         """
         check_batch(batch)
         tokens = self._take_tokens(tokens, vocab)
         config = tokens.config
-        options = DecodeOptions(preset, steps, guidance, eta, solver, seed, noise)
+        options = DecodeOptions(preset, steps, guidance, eta, solver, interval, seed, noise)
         self.settle(options)
         samples = tokens.samples or config.count_samples(len(tokens))
         return self.model.decode(tokens.codes, config, samples, options, batch, progress)

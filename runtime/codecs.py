@@ -38,6 +38,7 @@ class DecodeOptions:
     guidance: float | None = None
     eta: float | None = None
     solver: str | None = None
+    interval: tuple[int, int] | None = None
     seed: int | None = None
     noise: Noise | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backends.base import Backend, Graph, ResidentBackend, Search
+from .backends.base import Backend, CompiledGraph, Graph, ResidentBackend, Search
 from .bundle import Bundle
 from .centroids import NearestCentroid
 
@@ -23,6 +23,14 @@ class Parts:
         if name not in self.graphs:
             self.graphs[name] = self.backend.open(self.bundle, name)
         return self.graphs[name]
+
+    def prepare_graph(self, name: str, **axes: int) -> Graph:
+        """The same, ready to run inputs whose dynamic axes have these sizes."""
+        graph = self.open_graph(name)
+        if isinstance(graph, CompiledGraph):
+            inputs = self.bundle.manifest.graphs[name].inputs
+            graph.prepare({key: spec.resolve(**axes) for key, spec in inputs.items()})
+        return graph
 
     def run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
         return self.open_graph(graph).run(feeds)

@@ -195,10 +195,19 @@ def test_settings_reach_the_decoder(call, tokens, monkeypatch):
     monkeypatch.setattr("sc_runtime.codec.Codec.decode_stream", decode_stream)
     assert call("decode", tokens)[0] == 0
     settings = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63, "--preset", "fast", "--solver", "unipc")
+    settings += ("--interval", 200, 1000)
     assert call("decode", tokens, "--force", *settings)[0] == 0
     assert taken == [
-        {"preset": None, "steps": None, "guidance": None, "eta": None, "solver": None, "seed": None},
-        {"preset": "fast", "steps": 20, "guidance": 1.5, "eta": 0, "solver": "unipc", "seed": 2**63},
+        {"preset": None, "steps": None, "guidance": None, "eta": None, "solver": None, "interval": None, "seed": None},
+        {
+            "preset": "fast",
+            "steps": 20,
+            "guidance": 1.5,
+            "eta": 0,
+            "solver": "unipc",
+            "interval": (200, 1000),
+            "seed": 2**63,
+        },
     ]
 
 

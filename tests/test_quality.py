@@ -158,7 +158,7 @@ def test_curves_and_presets(document: dict[str, Any]) -> None:
     assert first["mel"]["loss_percent"] == 0
     presets = {entry["presets"][0]: entry for entry in others if entry["presets"]}
     assert set(presets) == set(PRESETS) - {"reference"}
-    assert [presets[name]["branches"] for name in ("balanced", "fast")] == [40, 20]
+    assert [presets[name]["branches"] for name in ("balanced", "fast")] == [40, 16]
     (unguided,) = [entry for entry in others if entry["sampling"]["guidance"] == 1]
     assert unguided["branches"] == 2
     solvers = {(entry["sampling"]["solver"], entry["sampling"]["eta"]) for entry in document["samplings"]}
@@ -370,9 +370,10 @@ def test_goals_by_hand() -> None:
 
 
 def test_samplings_begin_with_the_yardstick_and_repeat_none() -> None:
-    samplings = list_samplings(Sampling(), "10,20,50", "1,2")
+    samplings = list_samplings(Sampling(), "8,20,50", "1,2", "0-1000,200-1000")
     assert samplings[0] == Sampling()
-    assert len(samplings) == len(set(samplings)) == 12 + 1  # the presets are among the twelve
+    assert len(samplings) == len(set(samplings)) == 12 + 1 + 1  # the presets are among the twelve
+    assert samplings[-1] == Sampling(interval=(200, 1000))
     assert set(PRESETS.values()) <= set(samplings)
 
 

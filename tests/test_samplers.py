@@ -165,12 +165,14 @@ def test_order_of_convergence(solver: str, low: float, high: float, exact_flow: 
     assert low < order < high, errors
 
 
-def test_the_fast_solvers_at_ten_steps_beat_ddim_at_fifty(exact_flow: np.ndarray) -> None:
+def test_the_fast_preset_has_the_fewest_steps_that_beat_ddim_at_fifty(exact_flow: np.ndarray) -> None:
     def error(solver: str, nodes: np.ndarray) -> float:
         return float(np.sqrt(np.mean((solve_mixture(solver, nodes) - exact_flow) ** 2)))
 
     ddim = error("ddim", choose_nodes(50, SCHEDULE))
-    assert error("dpm", choose_nodes(10, SCHEDULE, "logsnr")) < ddim
+    fast = PRESETS["fast"]
+    assert error(fast.solver, choose_nodes(fast.steps, SCHEDULE, "logsnr")) < ddim
+    assert error(fast.solver, choose_nodes(fast.steps - 1, SCHEDULE, "logsnr")) > ddim
     assert error("unipc", choose_nodes(10, SCHEDULE, "logsnr")) < ddim
 
 
@@ -193,7 +195,7 @@ def test_the_stochastic_dpm_solver_samples_the_mixture() -> None:
 
 def test_presets_and_their_changes() -> None:
     assert choose_sampling("reference") == Sampling("ddim", 50, 2.0, 1.0)
-    assert choose_sampling("fast", steps=8, guidance=None).steps == 8
+    assert choose_sampling("fast", steps=9, guidance=None).steps == 9
     for sampling in PRESETS.values():
         choose_nodes(sampling.steps, SCHEDULE, SOLVERS[sampling.solver].spacing)
     for changes, message in [

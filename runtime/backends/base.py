@@ -25,6 +25,15 @@ class Graph(Protocol):
         ...
 
 
+@runtime_checkable
+class CompiledGraph(Graph, Protocol):
+    """A graph that is loaded for inputs of given shapes, the first time it runs them or before."""
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Load it for inputs of these shapes, by name."""
+        ...
+
+
 class Backend(Protocol):
     """Opens graphs of a bundle on one kind of device."""
 

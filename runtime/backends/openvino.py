@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
 #: clip of music grew by 11 %. With that stage, a twentieth of the arithmetic, in float32, by 0.1 % (embedded model).
 EXACT_TAILS = {"hifigan": "ConvolutionBackpropData"}
 HEAD, TAIL = "head", "tail"
+Shapes = Mapping[str, tuple[int, ...]]
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
 
@@ -114,7 +115,8 @@ class OpenVinoGraph:
         free: bool = False,
     ) -> None:
         self.core, self.read, self.settings, self.one_by_one, self.free = core, read, settings, one_by_one, free
-        self.outputs = [output.any_name for output in read().outputs]
+        self.model = read()
+        self.outputs = [output.any_name for output in self.model.outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -122,26 +124,29 @@ class OpenVinoGraph:
         if self.one_by_one and batch > 1:
             each = [self.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(batch)]
             return {name: np.concatenate([result[name] for result in each]) for name in self.outputs}
-        shapes = tuple(array.shape for array in feeds.values())
+        shapes = {name: array.shape for name, array in feeds.items()}
         try:
-            key = () if self.free else shapes
-            if key not in self.compiled:
-                self.compiled[key] = self.compile(feeds)
-            results = self.compiled[key].infer(dict(feeds))
+            results = self.find_request(shapes).infer(dict(feeds))
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO failed on shapes {shapes[0]} ({first_line(error)})",
+                f"OpenVINO failed on shapes {next(iter(shapes.values()))} ({first_line(error)})",
                 "inputs that fit in memory",
                 "use a smaller batch",
             ) from error
         return {name: np.array(results[name]) for name in self.outputs}
 
-    def compile(self, feeds: Arrays) -> Any:
+    def prepare(self, shapes: Shapes) -> None:
+        self.find_request(shapes)
+
+    def find_request(self, shapes: Shapes) -> Any:
         """An inference request for exactly these shapes, or for all."""
-        model = self.read()  # anew, so that only the compiled weights stay in memory
-        if not self.free:
-            model.reshape({name: list(array.shape) for name, array in feeds.items()})
-        return self.core.compile_model(model, "CPU", self.settings).create_infer_request()
+        key = () if self.free else tuple(shapes[name] for name in sorted(shapes))
+        if key not in self.compiled:
+            model, self.model = self.model or self.read(), None  # only the compiled weights stay in memory
+            if not self.free:
+                model.reshape({name: list(shape) for name, shape in shapes.items()})
+            self.compiled[key] = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
+        return self.compiled[key]
 
 
 class JoinedGraph:
@@ -152,6 +157,10 @@ class JoinedGraph:
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         return self.tail.run({TAIL: self.head.run(feeds)[HEAD]})
+
+    def prepare(self, shapes: Shapes) -> None:
+        middle = self.head.find_request(shapes).get_output_tensor().shape
+        self.tail.prepare({TAIL: tuple(middle)})
 
 
 def cut_model(read: Callable[[], Any], kind: str, half: str) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..audio import Audio, Mono, measure
-from ..backends.base import GPU_WINDOWS, Arrays, Decoder, ResidentBackend
+from ..backends.base import GPU_WINDOWS, Arrays, Decoder, Graph, ResidentBackend
 from ..config import CodecConfig
 from ..encoding import Cut
 from ..errors import SettingsError
@@ -37,7 +38,7 @@ from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .presets import Sampling, choose_sampling
 from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
-from .vocode import FRAME_STEP, vocode
+from .vocode import FRAME_STEP, choose_frames, split_frames, vocode
 from .windows import split_windows
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class SemantiCodecModel:
     exact: ClassVar[frozenset[str]] = frozenset({"audiomae", "acoustic_encoder"})
     encode_options: ClassVar[frozenset[str]] = frozenset()
     decode_options: ClassVar[frozenset[str]] = frozenset(
-        {"preset", "steps", "guidance", "eta", "solver", "seed", "noise"}
+        {"preset", "steps", "guidance", "eta", "solver", "interval", "seed", "noise"}
     )
 
     def __init__(self, parts: Parts) -> None:
@@ -128,7 +129,7 @@ class SemantiCodecModel:
         batch: int | None,
         progress: Progress | None,
     ) -> Iterator[np.ndarray]:
-        """codes [T, 2] -> pieces float32 [n], window by window.
+        """codes [T, 2] -> pieces float32 [n]: half a window, where windows run one by one, or a whole.
 
         Draw 0 of a window's noise is x_T, draw 1 + i the noise of step i.
         """
@@ -145,32 +146,45 @@ class SemantiCodecModel:
         decoder = self.decoder
         together = batch or (decoder.batch if decoder else DECODE_BATCH)
 
-        def synthesise() -> Iterator[np.ndarray]:
+        def synthesise() -> Iterator[Iterable[np.ndarray]]:
             for start in range(0, len(windows), together):
                 group = range(start, min(start + together, len(windows)))
                 features = self.embed_windows([codes[windows[i]] for i in group], config)
                 needed = max(samples - WINDOW_STRIDE * window for window in group)
                 if decoder:  # all of it on a device that keeps what passes between the stages
-                    yield from decoder.run(features, sampling, draw_noise, group, needed)
+                    yield from zip(decoder.run(features, sampling, draw_noise, group, needed))
                 else:
                     draw = partial(draw_windows, draw_noise, group)
-                    predict = guide(
-                        self.parts.open_graph("tunet_step"),
-                        self.parts.run("conditioning", features=features),
-                        self.unconditional,
-                        sampling.guidance,
-                        sampling.interval,
-                    )
-                    if progress:
-                        calls = (group.start * work + len(group) * call for call in itertools.count(1))
-                        predict = report_calls(predict, progress, calls, units)
-                    latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
-                    vae_decoder, hifigan = map(self.parts.open_graph, ("vae_decoder", "hifigan"))
-                    yield from vocode(vae_decoder, hifigan, latent, needed)
+                    with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded beside the first
+                        vocoder = loader.submit(self.load_vocoder, len(group), needed)
+                        predict = guide(
+                            self.parts.open_graph("tunet_step"),
+                            self.parts.run("conditioning", features=features),
+                            self.unconditional,
+                            sampling.guidance,
+                            sampling.interval,
+                        )
+                        if progress:
+                            calls = (group.start * work + len(group) * call for call in itertools.count(1))
+                            predict = report_calls(predict, progress, calls, units)
+                        latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
+                    pieces = vocode(*vocoder.result(), latent, needed)
+                    if len(group) == 1:
+                        yield (piece[0] for piece in pieces)  # as they are made
+                    else:
+                        yield from zip(*pieces, strict=True)
                 if progress:
                     progress(group.stop * work, units)
 
         return overlap_add(synthesise(), samples, OVERLAP_SAMPLES)
+
+    def load_vocoder(self, batch: int, samples: int) -> tuple[Graph, Graph]:
+        """VAE decoder and HiFi-GAN, ready for so many windows of so many samples."""
+        span, _ = split_frames(choose_frames(samples))[0]
+        return (
+            self.parts.prepare_graph("vae_decoder", batch=batch),
+            self.parts.prepare_graph("hifigan", batch=batch, frames=span.stop),
+        )
 
     def embed_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> np.ndarray:
         """codes [<= L, 2] of B windows -> what the T-UNet is conditioned on, float32 [B, L, 2D]."""
@@ -205,6 +219,7 @@ def choose_options(options: DecodeOptions) -> Sampling:
         guidance=options.guidance,
         eta=options.eta,
         solver=options.solver,
+        interval=options.interval,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -114,10 +114,10 @@ class UniCodecModel:
         self.parts.bundle.find_graph("decoder")  # a damaged file is named now
         windows = split_positions(len(codes))
 
-        def synthesise() -> Iterator[np.ndarray]:
+        def synthesise() -> Iterator[Iterable[np.ndarray]]:
             for number, window in enumerate(windows, 1):
                 vectors = self.embed(codes[window], config)[np.newaxis]
-                yield self.parts.run("decoder", vectors=vectors)["waveform"][0]
+                yield self.parts.run("decoder", vectors=vectors)["waveform"]  # [1, n]: a window in one piece
                 if progress:
                     progress(number, len(windows))
 
