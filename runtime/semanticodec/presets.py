@@ -41,8 +41,8 @@ class Sampling:
 
 
 #: T-UNet branches each preset runs in a window: 100, 40 and 16. On a Gaussian mixture 8 steps of `dpm` are the fewest
-#: that are nearer to the exact solution than 50 of `ddim` (test_samplers.py). The embedded model loses nothing by either
-#: preset (bench/results/quality-embedded.json); on the published weights they were not measured.
+#: that are nearer to the exact solution than 50 of `ddim` (test_samplers.py). On the embedded model neither loses
+#: anything (bench/results/quality-embedded.json); on the published weights they were not measured.
 PRESETS = {
     "reference": Sampling(),
     "balanced": Sampling("dpm", 20, 2.0, 0.0),
