@@ -3,7 +3,7 @@
     python bench/first_sample.py --bundle tps100-v16384-seeded1
 
 Writes bench/results/first-sample-BUNDLE.json: seconds until Python has imported, the codec is loaded, and the first
-window has become sound, at the first start (no compiled graphs on disk) and at the second.
+samples are there, at the first start (no compiled graphs on disk) and at the second.
 """
 
 from __future__ import annotations

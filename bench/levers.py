@@ -39,7 +39,7 @@ BACKENDS = {
 }
 WHOLE = 1024  #: frames of a window
 RECORDINGS = 12  #: of one window each
-SHORT = 320  #: frames made for the last 2.3 s of a recording
+SHORT = 256  #: frames made for the last 2.3 s of a recording
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

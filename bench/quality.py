@@ -92,7 +92,8 @@ def main(
     clips: Annotated[int | None, typer.Option(help="Clips of a domain, evenly chosen; by default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps, instead of the reference's 50.")] = None,
     curves: Annotated[
-        bool, typer.Option("--curves", help="Quality against steps, solver, guidance and precision, and the presets.")
+        bool,
+        typer.Option("--curves", help="Quality against steps, solver, guidance and precision, and the presets."),
     ] = False,
     curve_clips: Annotated[int, typer.Option(help="Clips of a domain for the curves, of those above.")] = 8,
     curve_steps: Annotated[str, typer.Option(help="Steps of the curves.")] = "5,8,10,20,50",
@@ -447,9 +448,9 @@ def measure_codebooks(sources: list[Source], results: Results) -> None:
 
 
 def list_samplings(reference: Sampling, steps: str, guidance: str, intervals: str = "none") -> list[Sampling]:
-    """The yardstick, the presets, every solver at every one of `steps`, and the yardstick with all else.
+    """The yardstick, the presets, every solver at every one of `steps`, and the yardstick at every one of `guidance`.
 
-    That is every one of `guidance` and of `intervals` of it. All are comma-separated. Raises SettingsError.
+    And with guidance in every one of `intervals`, if that is not "none". All are comma-separated. Raises SettingsError.
     """
     try:
         counts, scales = [int(part) for part in steps.split(",")], [float(part) for part in guidance.split(",")]

@@ -88,7 +88,8 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     same = [e for e in entries if (e["backend"], e["precision"]) == (base["backend"], base["precision"])]
     for row, metric in zip(panels, metrics, strict=True):
         draw_steps(row[0], metric, [e for e in same if is_same(e, base, "solver", "steps", "eta")])
-        draw_guidance(row[1], metric, [e for e in same if is_same(e, base, "guidance")])
+        intervals = [e for e in same if is_same(e, base, "interval") and e is not base]
+        draw_guidance(row[1], metric, [e for e in same if is_same(e, base, "guidance")], intervals)
         draw_precision(row[2], metric, [e for e in entries if is_same(e, base)])
         draw_presets(row[3], metric, [e for e in same if e["presets"]])
         for axes in row[:3]:
@@ -124,9 +125,15 @@ def draw_steps(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
     style(axes, AXES[metric])
 
 
-def draw_guidance(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
+def draw_guidance(axes: Any, metric: str, entries: list[dict[str, Any]], intervals: list[dict[str, Any]]) -> None:
     points = sorted((e["sampling"]["guidance"], e[metric]["mean"]) for e in entries)
     axes.plot(*zip(*points, strict=True), "o-", color="#0072B2")
+    for entry, colour in zip(intervals, SOLVER_COLOURS.values(), strict=False):
+        low, high = entry["sampling"]["interval"]
+        point = entry["sampling"]["guidance"], entry[metric]["mean"]
+        axes.plot(*point, "D", color=colour, markersize=5, label=f"in steps {low} to {high}")
+    if intervals:
+        axes.legend(**LEGEND)
     axes.set_xlabel("guidance")
     style(axes, AXES[metric])
 

@@ -21,7 +21,7 @@ import numpy as np
 import sc_runtime.parts as parts_module
 import sc_runtime.semanticodec.model as model_module
 from sc_runtime import Codec, CodecError
-from sc_runtime.backends.base import Arrays, Backend, Graph
+from sc_runtime.backends.base import Arrays, Backend, CompiledGraph, Graph, Shapes
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle import Bundle
 from sc_runtime.centroids import NearestCentroid
@@ -95,15 +95,17 @@ class TimedBackend:
         self.name, self.device, self.encode_batch = backend.name, backend.device, backend.encode_batch
 
     def open(self, bundle: Bundle, graph: str) -> TimedGraph:
-        self.clock.lap_host()
         opened = self.backend.open(bundle, graph)
-        self.clock.lap("load")
         return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
 
 
 class TimedGraph:
     def __init__(self, graph: Graph, stage: str, clock: StageClock) -> None:
         self.graph, self.stage, self.clock = graph, stage, clock
+
+    def prepare(self, shapes: Shapes) -> None:
+        if isinstance(self.graph, CompiledGraph):
+            self.graph.prepare(shapes)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         self.clock.lap_host()
@@ -174,6 +176,7 @@ class RuntimeSide:
             guidance=sampling.guidance,
             eta=sampling.eta,
             solver=sampling.solver,
+            interval=sampling.interval,
             batch=self.settings.decode_batch,
         )
 

@@ -68,7 +68,7 @@ BundleName = Annotated[
 BackendName = Annotated[str, typer.Option(help="What runs the networks; `sc-runtime doctor` lists what works.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default.", show_default=False)]
 Precision = Annotated[
-    str, typer.Option(help="auto (float32 for tokens, what is fastest for sound), float32 or bfloat16 for everything.")
+    str, typer.Option(help="auto (float32 for tokens, what is fastest for sound), float32 or bfloat16 for both.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist, which are kept otherwise.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]

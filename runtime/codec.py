@@ -52,7 +52,7 @@ class Codec:
         """The codec of `bundle`: a folder, a built bundle's name, or None for $SC_RUNTIME_BUNDLE or the newest.
 
         `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all;
-        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for everything, but
+        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for both, but
         for what the bundle itself holds in int8.
         Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """

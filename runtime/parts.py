@@ -10,7 +10,10 @@ from .centroids import NearestCentroid
 
 
 class Parts:
-    """The parts of `bundle` on `backend`. Opening one raises BundleError or BackendError."""
+    """The parts of `bundle` on `backend`. Opening one raises BundleError or BackendError.
+
+    Two threads may open different parts, but not the same one.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle, self.backend = bundle, backend

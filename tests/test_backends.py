@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import locale
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from sc_runtime import Codec
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
+from sc_runtime.parts import Parts
 
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
 
@@ -78,6 +81,35 @@ def test_the_vocoders_last_stage_is_not_rounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sc_runtime.backends.openvino.EXACT_TAILS", {})
     all_rounded = Codec.load(EMBEDDED, backend="openvino").decode(tokens, preset="fast")
     assert distance < 0.6 * mel_distance(truth, all_rounded)
+
+
+@needs_openvino
+def test_what_is_prepared_is_what_runs(tiny_bundle: Path) -> None:
+    parts = Parts(Bundle.load(tiny_bundle), choose_backend("openvino", precision="float32"))
+    graph = parts.prepare_graph("hifigan", batch=1, frames=128)
+    graph.run({"mel": np.zeros((1, 64, 128), np.float32)})
+    assert len(graph.compiled) == 1  # type: ignore[attr-defined]
+    for precision in ("float32", "auto"):
+        parts = Parts(Bundle.load(tiny_bundle), choose_backend("openvino", precision=precision))
+        with pytest.raises(BackendError, match=r"OpenVINO failed on shapes \(1, 64, 0\)"):
+            parts.prepare_graph("hifigan", batch=1, frames=0)
+
+
+@needs_openvino
+def test_the_locale_stays_when_two_threads_load_graphs(tiny_bundle: Path, tmp_path: Path) -> None:
+    """OpenVINO changes it to C meanwhile, and to put it back is nothing that two can do for themselves."""
+    bundle, backend = Bundle.load(tiny_bundle), choose_backend("openvino")
+    backend.cache = tmp_path  # type: ignore[attr-defined]
+    before = locale.setlocale(locale.LC_ALL)
+    for frames in range(64, 64 * 9, 64):
+        with ThreadPoolExecutor(2) as pool:
+            parts = [Parts(bundle, backend) for _ in range(2)]
+            loaded = [
+                pool.submit(parts[0].prepare_graph, "hifigan", batch=1, frames=frames),
+                pool.submit(parts[1].prepare_graph, "vae_decoder", batch=frames),
+            ]
+        assert all(not part.exception() for part in loaded)
+        assert locale.setlocale(locale.LC_ALL) == before
 
 
 @needs_openvino

@@ -16,6 +16,8 @@ import soundfile
 
 from sc_runtime import Codec, Tokens
 from sc_runtime.audio import Audio
+from sc_runtime.backends.base import Graph
+from sc_runtime.bundle import Bundle
 from sc_runtime.codecs import DecodeOptions
 from sc_runtime.encoding import Cut
 from sc_runtime.errors import AudioError, BackendError, CodecError, MissingExtraError, SettingsError, TokensError
@@ -140,6 +142,22 @@ def test_the_first_piece_comes_after_half_a_window(codec: Codec, tokens: Tokens)
     piece = next(stream)
     assert len(piece) == 81_920 - 10_240
     assert seen[-1][0] <= seen[-1][1] / 3
+
+
+def test_what_fails_while_the_vocoder_loads_is_told(
+    tiny_bundle: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Codec.load(tiny_bundle, backend="onnxruntime")
+    opened = codec.backend.open
+
+    def refuse(bundle: Bundle, graph: str) -> Graph:
+        if graph == "hifigan":
+            raise BackendError("hifigan", "a graph it can load")
+        return opened(bundle, graph)
+
+    monkeypatch.setattr(codec.backend, "open", refuse)
+    with pytest.raises(BackendError, match="hifigan; expected a graph it can load"):
+        next(codec.decode_stream(tokens, steps=1))
 
 
 def test_progress_ends_at_its_total(codec: Codec, tokens: Tokens) -> None:

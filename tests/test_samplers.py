@@ -203,10 +203,13 @@ def test_presets_and_their_changes() -> None:
         ({"solver": "unipc"}, "eta 1.0 with the solver unipc"),
         ({"eta": -0.1}, "eta -0.1"),
         ({"guidance": float("nan")}, "guidance nan"),
-        ({"interval": (500, 100)}, "guidance interval 500 to 100"),
+        ({"interval": (500, 100)}, r"guidance interval \(500, 100\)"),
+        ({"interval": (1, 2, 3)}, r"guidance interval \(1, 2, 3\)"),
+        ({"interval": 5}, "guidance interval 5"),
     ]:
         with pytest.raises(SettingsError, match=message):
             choose_sampling("reference", **changes)
+    assert choose_sampling("fast", interval=[200, 1000]) == choose_sampling("fast", interval=(200, 1000))
     with pytest.raises(SettingsError, match="preset 'best'; expected one of reference, balanced, fast"):
         choose_sampling("best")
 

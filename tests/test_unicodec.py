@@ -215,7 +215,16 @@ def test_files_hold_fourteen_bits_a_token(codec: Codec, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"preset": "fast"}, {"steps": 10}, {"guidance": 2.0}, {"eta": 0.0}, {"solver": "dpm"}, {"seed": 1}]
+    "option",
+    [
+        {"preset": "fast"},
+        {"steps": 10},
+        {"guidance": 2.0},
+        {"eta": 0.0},
+        {"solver": "dpm"},
+        {"seed": 1},
+        {"interval": (0, 9)},
+    ],
 )
 def test_options_of_a_sampler_are_refused(codec: Codec, option: dict[str, object]) -> None:
     (name,) = option

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..semanticodec.presets import Sampling
     from ..semanticodec.samplers import Noise
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]  #: by the names of inputs or outputs
+Shapes = Mapping[str, tuple[int, ...]]  #: by the same
 
 GPU_WINDOWS = 16  #: run together on a GPU: one after the other from here on costs no more
 
@@ -29,8 +30,8 @@ class Graph(Protocol):
 class CompiledGraph(Graph, Protocol):
     """A graph that is loaded for inputs of given shapes, the first time it runs them or before."""
 
-    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Load it for inputs of these shapes, by name."""
+    def prepare(self, shapes: Shapes) -> None:
+        """Load it for inputs of these shapes. Raises BackendError."""
         ...
 
 

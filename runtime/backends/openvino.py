@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+import locale
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import platformdirs
 from ..bundle import Bundle
 from ..errors import BackendError, MissingExtraError
 from ..initializers import Initializers
-from .base import Arrays, Graph, first_line
+from .base import Arrays, Graph, Shapes, first_line
 from .recurrence import RecurrentGraph, is_recurrent
 
 ONE_BY_ONE = ("audiomae",)  #: gains nothing from a batch, and each batch size would be compiled anew
@@ -28,7 +31,6 @@ FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
 #: clip of music grew by 11 %. With that stage, a twentieth of the arithmetic, in float32, by 0.1 % (embedded model).
 EXACT_TAILS = {"hifigan": "ConvolutionBackpropData"}
 HEAD, TAIL = "head", "tail"
-Shapes = Mapping[str, tuple[int, ...]]
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
 
@@ -39,11 +41,38 @@ def explain_absence() -> str | None:
     return None
 
 
+class KeptLocale:
+    """While OpenVINO reads or writes a graph, the process has the locale C. It puts back what it found.
+
+    Two threads at once may so put back C, and Python would read and write text as ASCII from then on. The last one to
+    leave this context puts back what the first one found.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.found = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.found = locale.setlocale(locale.LC_ALL)
+            self.inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                locale.setlocale(locale.LC_ALL, self.found)
+
+
+LOCALE = KeptLocale()
+
+
 class OpenVinoBackend:
     """`threads` None for all cores; `precision` "auto", "float32" or "bfloat16".
 
-    "auto" encodes in float32, so that tokens are exact, and decodes in bfloat16 where the processor multiplies it.
-    Raises MissingExtraError without the package, BackendError for bfloat16 on a processor without it.
+    "auto" encodes in float32, so that tokens are exact, and decodes in bfloat16 where the processor multiplies it,
+    but for `EXACT_TAILS`. Raises MissingExtraError without the package, BackendError for bfloat16 on a processor
+    without it.
     """
 
     name = "openvino"
@@ -115,7 +144,8 @@ class OpenVinoGraph:
         free: bool = False,
     ) -> None:
         self.core, self.read, self.settings, self.one_by_one, self.free = core, read, settings, one_by_one, free
-        self.model = read()
+        with LOCALE:
+            self.model = read()
         self.outputs = [output.any_name for output in self.model.outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
@@ -125,27 +155,24 @@ class OpenVinoGraph:
             each = [self.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(batch)]
             return {name: np.concatenate([result[name] for result in each]) for name in self.outputs}
         shapes = {name: array.shape for name, array in feeds.items()}
-        try:
+        with told_failures(shapes):
             results = self.find_request(shapes).infer(dict(feeds))
-        except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO failed on shapes {next(iter(shapes.values()))} ({first_line(error)})",
-                "inputs that fit in memory",
-                "use a smaller batch",
-            ) from error
         return {name: np.array(results[name]) for name in self.outputs}
 
     def prepare(self, shapes: Shapes) -> None:
-        self.find_request(shapes)
+        with told_failures(shapes):
+            self.find_request(shapes)
 
     def find_request(self, shapes: Shapes) -> Any:
         """An inference request for exactly these shapes, or for all."""
         key = () if self.free else tuple(shapes[name] for name in sorted(shapes))
         if key not in self.compiled:
-            model, self.model = self.model or self.read(), None  # only the compiled weights stay in memory
+            model = self.read() if self.model is None else self.model
+            self.model = None  # only the compiled weights stay in memory
             if not self.free:
                 model.reshape({name: list(shape) for name, shape in shapes.items()})
-            self.compiled[key] = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
+            with LOCALE:
+                self.compiled[key] = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
         return self.compiled[key]
 
 
@@ -159,8 +186,22 @@ class JoinedGraph:
         return self.tail.run({TAIL: self.head.run(feeds)[HEAD]})
 
     def prepare(self, shapes: Shapes) -> None:
-        middle = self.head.find_request(shapes).get_output_tensor().shape
-        self.tail.prepare({TAIL: tuple(middle)})
+        with told_failures(shapes):
+            middle = tuple(self.head.find_request(shapes).get_output_tensor().shape)
+        self.tail.prepare({TAIL: middle})
+
+
+@contextmanager
+def told_failures(shapes: Shapes) -> Iterator[None]:
+    """Raises BackendError for what OpenVINO raises on inputs of these shapes."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BackendError(
+            f"OpenVINO failed on shapes {next(iter(shapes.values()))} ({first_line(error)})",
+            "inputs that fit in memory",
+            "use a smaller batch",
+        ) from error
 
 
 def cut_model(read: Callable[[], Any], kind: str, half: str) -> Any:

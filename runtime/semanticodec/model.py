@@ -38,7 +38,7 @@ from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .presets import Sampling, choose_sampling
 from .samplers import SOLVERS, Noise, Predict, choose_nodes, compute_alphas, seeded_noise
-from .vocode import FRAME_STEP, choose_frames, split_frames, vocode
+from .vocode import FRAME_STEP, plan_runs, vocode
 from .windows import split_windows
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class SemantiCodecModel:
 
     def load_vocoder(self, batch: int, samples: int) -> tuple[Graph, Graph]:
         """VAE decoder and HiFi-GAN, ready for so many windows of so many samples."""
-        span, _ = split_frames(choose_frames(samples))[0]
+        span, _ = plan_runs(batch, samples)[0]
         return (
             self.parts.prepare_graph("vae_decoder", batch=batch),
             self.parts.prepare_graph("hifigan", batch=batch, frames=span.stop),

@@ -35,9 +35,13 @@ class Sampling:
             raise SettingsError(f"eta {self.eta}", "0 (deterministic) to 1 (published)")
         if self.eta > 0 and not SOLVERS[self.solver].stochastic:
             raise SettingsError(f"eta {self.eta} with the solver {self.solver}", "eta 0, as it is deterministic")
-        low, high = self.interval
+        try:
+            low, high = (int(bound) for bound in self.interval)
+        except (TypeError, ValueError):
+            low, high = 0, -1
         if not 0 <= low <= high <= 1000:
-            raise SettingsError(f"guidance interval {low} to {high}", "two diffusion steps, 0 to 1000, in order")
+            raise SettingsError(f"guidance interval {self.interval}", "two diffusion steps, 0 to 1000, in order")
+        object.__setattr__(self, "interval", (low, high))  # of a list, too
 
 
 #: T-UNet branches each preset runs in a window: 100, 40 and 16. On a Gaussian mixture 8 steps of `dpm` are the fewest

@@ -11,7 +11,7 @@ from .config import FRAME_SHIFT, SEGMENT_FRAMES
 
 REACH = 24  #: frames on either side that a sample depends on, at most (kernels, dilations and strides added up)
 FRAME_STEP = 64  #: frame counts are multiples of it, so that a backend meets few different shapes
-HALVED = 256  #: frames from which on a window is made in halves: with fewer their common frames would cost too much
+HALVED = 512  #: frames from which on a window is made in halves: of fewer, those that both need would be too many
 
 
 def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int) -> Iterator[np.ndarray]:
@@ -21,23 +21,29 @@ def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int)
     before the second is made. The pieces of a whole window have 163 872 samples together.
     """
     mel = vae_decoder.run({"latent": latent})["mel"]
-    for span, kept in split_frames(choose_frames(samples)):
+    for span, kept in plan_runs(len(latent), samples):
         yield hifigan.run({"mel": np.ascontiguousarray(mel[:, :, span])})["waveform"][:, kept]
 
 
 def choose_frames(samples: int) -> int:
-    """Frames of a window that its first `samples` samples depend on, few different counts of them."""
-    frames = -(-samples // FRAME_SHIFT) + REACH
-    return min(-(-frames // FRAME_STEP) * FRAME_STEP, SEGMENT_FRAMES)
+    """Frames of a window that its first `samples` samples depend on, few different counts of them.
 
-
-def split_frames(frames: int) -> list[tuple[slice, slice]]:
-    """How to make a window of so many frames: the frames to run together, and the samples to keep of each run.
-
-    Two halves, each with `REACH` frames of the other, or one run where that is short.
+    At least `FRAME_STEP`: windows are a little shorter than what their tokens stand for, so that after an hour of them
+    the last may begin behind the last sample.
     """
+    frames = -(-samples // FRAME_SHIFT) + REACH
+    return min(max(-(-frames // FRAME_STEP), 1) * FRAME_STEP, SEGMENT_FRAMES)
+
+
+def plan_runs(batch: int, samples: int) -> list[tuple[slice, slice]]:
+    """The vocoder's runs for the first `samples` samples of `batch` windows: frames to run, samples to keep of them.
+
+    One window in two halves, each with `REACH` frames of the other; several, of which none is heard first, or a short
+    one in one run. All runs have as many frames.
+    """
+    frames = choose_frames(samples)
     half = frames // 2
-    if frames < HALVED:
+    if batch > 1 or frames < HALVED:
         return [(slice(0, frames), slice(None))]
     return [
         (slice(0, half + REACH), slice(0, half * FRAME_SHIFT)),
