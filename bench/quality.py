@@ -92,8 +92,7 @@ def main(
     clips: Annotated[int | None, typer.Option(help="Clips of a domain, evenly chosen; by default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps, instead of the reference's 50.")] = None,
     curves: Annotated[
-        bool,
-        typer.Option("--curves", help="Quality against steps, solver, guidance and precision, and the presets."),
+        bool, typer.Option("--curves", help="Quality against steps, solver, guidance and precision, and the presets.")
     ] = False,
     curve_clips: Annotated[int, typer.Option(help="Clips of a domain for the curves, of those above.")] = 8,
     curve_steps: Annotated[str, typer.Option(help="Steps of the curves.")] = "5,8,10,20,50",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def draw_steps(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
 def draw_guidance(axes: Any, metric: str, entries: list[dict[str, Any]], intervals: list[dict[str, Any]]) -> None:
     points = sorted((e["sampling"]["guidance"], e[metric]["mean"]) for e in entries)
     axes.plot(*zip(*points, strict=True), "o-", color="#0072B2")
-    for entry, colour in zip(intervals, SOLVER_COLOURS.values(), strict=False):
+    for entry, colour in zip(intervals, cycle(SOLVER_COLOURS.values()), strict=False):
         low, high = entry["sampling"]["interval"]
         point = entry["sampling"]["guidance"], entry[metric]["mean"]
         axes.plot(*point, "D", color=colour, markersize=5, label=f"in steps {low} to {high}")

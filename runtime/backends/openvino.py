@@ -186,9 +186,8 @@ class JoinedGraph:
         return self.tail.run({TAIL: self.head.run(feeds)[HEAD]})
 
     def prepare(self, shapes: Shapes) -> None:
-        with told_failures(shapes):
-            middle = tuple(self.head.find_request(shapes).get_output_tensor().shape)
-        self.tail.prepare({TAIL: middle})
+        self.head.prepare(shapes)
+        self.tail.prepare({TAIL: tuple(self.head.find_request(shapes).get_output_tensor().shape)})
 
 
 @contextmanager

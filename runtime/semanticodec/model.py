@@ -146,6 +146,20 @@ class SemantiCodecModel:
         decoder = self.decoder
         together = batch or (decoder.batch if decoder else DECODE_BATCH)
 
+        def denoise(features: np.ndarray, group: range) -> np.ndarray:
+            draw = partial(draw_windows, draw_noise, group)
+            predict = guide(
+                self.parts.open_graph("tunet_step"),
+                self.parts.run("conditioning", features=features),
+                self.unconditional,
+                sampling.guidance,
+                sampling.interval,
+            )
+            if progress:
+                calls = (group.start * work + len(group) * call for call in itertools.count(1))
+                predict = report_calls(predict, progress, calls, units)
+            return chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
+
         def synthesise() -> Iterator[Iterable[np.ndarray]]:
             for start in range(0, len(windows), together):
                 group = range(start, min(start + together, len(windows)))
@@ -154,20 +168,9 @@ class SemantiCodecModel:
                 if decoder:  # all of it on a device that keeps what passes between the stages
                     yield from zip(decoder.run(features, sampling, draw_noise, group, needed))
                 else:
-                    draw = partial(draw_windows, draw_noise, group)
                     with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded beside the first
                         vocoder = loader.submit(self.load_vocoder, len(group), needed)
-                        predict = guide(
-                            self.parts.open_graph("tunet_step"),
-                            self.parts.run("conditioning", features=features),
-                            self.unconditional,
-                            sampling.guidance,
-                            sampling.interval,
-                        )
-                        if progress:
-                            calls = (group.start * work + len(group) * call for call in itertools.count(1))
-                            predict = report_calls(predict, progress, calls, units)
-                        latent = chosen.sample(predict, draw(0), draw, nodes, alphas, sampling.eta)
+                        latent = denoise(features, group)
                     pieces = vocode(*vocoder.result(), latent, needed)
                     if len(group) == 1:
                         yield (piece[0] for piece in pieces)  # as they are made

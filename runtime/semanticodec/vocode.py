@@ -28,8 +28,8 @@ def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int)
 def choose_frames(samples: int) -> int:
     """Frames of a window that its first `samples` samples depend on, few different counts of them.
 
-    At least `FRAME_STEP`: windows are a little shorter than what their tokens stand for, so that after an hour of them
-    the last may begin behind the last sample.
+    At least `FRAME_STEP`: windows lie a little further apart than what their tokens stand for, so that after an hour of
+    them the last may begin behind the last sample.
     """
     frames = -(-samples // FRAME_SHIFT) + REACH
     return min(max(-(-frames // FRAME_STEP), 1) * FRAME_STEP, SEGMENT_FRAMES)
