@@ -37,26 +37,37 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
 
-from bench import nearest
+from bench.kernels import nearest
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
 from bench.rtf import parse_seconds
-from bench.semanticodec import take_config, take_model
-from bench.sides import GRAPH_STAGES, StageClock, TimedGraph, make_codes, make_sound, time_host_stages
-from bench.subjects import SUBJECTS, find_seed
+from bench.speed.semanticodec import take_config, take_model
+from bench.speed.sides import (
+    GRAPH_STAGES,
+    StageClock,
+    TimedGraph,
+    TimedSearch,
+    make_codes,
+    make_sound,
+    time_host_stages,
+)
+from bench.speed.subjects import SUBJECTS, find_seed
 from sc_runtime import Codec, CodecError
-from sc_runtime.backends import device, tensorrt
-from sc_runtime.backends.base import Search, first_line
-from sc_runtime.backends.resident import ResidentDecoder
 from sc_runtime.backends.select import ABSENCES, choose_backend
-from sc_runtime.bundle import Bundle, bundles_folder, list_bundles, locate_bundle
-from sc_runtime.commands.program import run_app
-from sc_runtime.cuda_centroids import CudaNearestCentroid
-from sc_runtime.cuda_source import check
+from sc_runtime.backends.tensorrt import backend as tensorrt
+from sc_runtime.bundle.locate import bundles_folder, list_bundles, locate_bundle
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_app
+from sc_runtime.cuda import device
+from sc_runtime.cuda.nearest import CudaNearestCentroid
+from sc_runtime.cuda.source import check
+from sc_runtime.errors import first_line
 from sc_runtime.files import write_atomically
-from sc_runtime.semanticodec.config import SAMPLE_RATE
+from sc_runtime.semanticodec.config import SAMPLE_RATE, Schedule
+from sc_runtime.semanticodec.noise import SeededNoise
 from sc_runtime.semanticodec.presets import Sampling
-from sc_runtime.semanticodec.samplers import Noise, SeededNoise
+from sc_runtime.semanticodec.resident import ResidentDecoder
 from sc_runtime.semanticodec.windows import split_windows
+from sc_runtime.spec import Noise
 
 FORMAT = 1  #: of the JSON
 BACKENDS = ("tensorrt", "onnxruntime-cuda")
@@ -188,7 +199,7 @@ def check_centroids(bench: Bench) -> dict[str, Any]:
         from tests import test_kernels as cases
     except ImportError as error:
         raise Skipped(f"the cases are in tests/test_kernels.py ({error})") from None
-    gpu, wrong, exact = nearest.Gpu(), [], dict.fromkeys(cases.CASES, 0)
+    gpu, wrong, exact = nearest.Device(), [], dict.fromkeys(cases.CASES, 0)
     for seed in range(CASES):
         kind = list(exact)[seed % len(exact)]
         generator = np.random.default_rng(seed)
@@ -207,7 +218,7 @@ def check_centroids(bench: Bench) -> dict[str, Any]:
 
 def time_centroids(bench: Bench) -> dict[str, Any]:
     need_gpu(with_torch=True)
-    rate, ways = bench.results["ceilings"]["fp16_flop_per_s"], nearest.list_gpu_ways(nearest.Gpu(), {})
+    rate, ways = bench.results["ceilings"]["fp16_flop_per_s"], nearest.list_gpu_ways(nearest.Device(), {})
     return {"rows": [nearest.measure_row(shape, ways, True, 5, rate) for shape in nearest.parse_rows(nearest.ROWS)]}
 
 
@@ -235,7 +246,7 @@ def compare_graphs(codec: Codec) -> dict[str, Any]:
             shape = spec.resolve(batch=2, frames=1024)
             drawn = generator.integers(1, 1000, shape) if spec.dtype == "int64" else generator.standard_normal(shape)
             feeds[key] = drawn.astype(spec.dtype)
-        found, truth = codec.parts.open_graph(name).run(feeds), cpu.open(codec.bundle, name).run(feeds)
+        found, truth = codec.networks.open_graph(name).run(feeds), cpu.open(codec.bundle, name).run(feeds)
         errors[name] = max(relative_error(found[key], truth[key]) for key in truth)
     return errors
 
@@ -265,25 +276,16 @@ def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-class TimedSearch:
-    def __init__(self, search: Search, clock: StageClock) -> None:
-        self.inner, self.clock = search, clock
-
-    def search(self, queries: np.ndarray) -> np.ndarray:
-        self.clock.lap_host()
-        found = self.inner.search(queries)
-        self.clock.lap("centroids")
-        return found
-
-
 class TimedDecoder:
     """A decoder that waits for the GPU after each stage, some ten microseconds a time."""
 
     def __init__(self, decoder: ResidentDecoder, clock: StageClock) -> None:
         self.decoder, self.clock, self.batch = decoder, clock, decoder.batch
 
-    def run(self, features: np.ndarray, sampling: Sampling, noise: Noise, windows: range, samples: int) -> np.ndarray:
-        group = self.decoder.prepare(len(features), sampling)
+    def run(
+        self, features: np.ndarray, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range, samples: int
+    ) -> np.ndarray:
+        group = self.decoder.prepare(len(features), sampling, schedule)
         stages: dict[str, Callable[[], None]] = {
             "conditioning": partial(group.condition, features),
             "tunet": partial(group.denoise, noise, windows),
@@ -305,9 +307,9 @@ def time_runtime(codec: Codec, bench: Bench) -> dict[str, Any]:
     clock.start()
     time_host_stages(clock)
     for name in ("audiomae", "acoustic_encoder"):
-        codec.parts.graphs[name] = TimedGraph(codec.parts.open_graph(name), name, clock)
+        codec.networks.graphs[name] = TimedGraph(codec.networks.open_graph(name), name, clock)
     for book in (f"semantic-{config.vocab}", "acoustic"):
-        codec.parts.searches[book] = TimedSearch(codec.parts.open_search(book), clock)
+        codec.networks.searches[book] = TimedSearch(codec.networks.open_search(book), clock)
     assert isinstance(decoder, ResidentDecoder)
     codec.model.__dict__["decoder"] = TimedDecoder(decoder, clock)
     rows = []
@@ -332,8 +334,8 @@ def time_runtime(codec: Codec, bench: Bench) -> dict[str, Any]:
 def time_published(bench: Bench) -> dict[str, Any]:
     """One run of each row, after a short one that is not counted; rows that would not end in time are left out."""
     need_gpu(with_torch=True)
-    from bench.published import PublishedCodec
-    from sc_runtime.export.checkpoint import SeededWeights
+    from bench.reference.semanticodec import PublishedCodec
+    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
 
     clock, sampling, noise = StageClock(), bench.sampling, SeededNoise(0)
 
@@ -394,7 +396,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
         raise Skipped("torch, which counts, is not installed")
     from torch.utils.flop_counter import FlopCounterMode
 
-    from sc_runtime.export.graphs import GRAPHS
+    from sc_runtime.export.semanticodec.graphs import GRAPHS
 
     config, sizes, work = take_config(bundle), find_sizes(bundle), {}
     for name, graph in GRAPHS.items():
@@ -449,7 +451,7 @@ def describe_gpu() -> dict[str, Any] | None:
     if device.explain_absence():
         return None
     gpu, query = device.Device(), ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
-    found = {"name": gpu.name, "arch": gpu.gpu.arch, "multiprocessors": gpu.gpu.processors}
+    found = {"name": gpu.name, "arch": gpu.arch, "multiprocessors": gpu.processors}
     with suppress(OSError, subprocess.CalledProcessError):
         found["driver_and_memory"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     return found
@@ -477,7 +479,7 @@ def find_bundle(size: str) -> Path:
 
 def find_sizes(bundle: Bundle) -> Any:
     """`NetworkSizes` of the bundle's networks."""
-    from sc_runtime.export.networks.sizes import choose_sizes
+    from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 
     config = take_config(bundle)
     return choose_sizes("tiny" if config.width == TINY_WIDTH else "full", config.tps, config.vocab)

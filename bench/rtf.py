@@ -27,21 +27,24 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
 
-from bench.chart import draw_chart, format_ratio
 from bench.machine import ROOT, describe_commit, describe_machine, list_versions
-from bench.sides import DIRECTIONS, Run, Settings, Worker
-from bench.subjects import SUBJECTS, Subject, find_seed
+from bench.speed.chart import draw_chart, format_ratio
+from bench.speed.sides import DIRECTIONS, Run, Settings, Worker
+from bench.speed.subjects import SUBJECTS, Subject, find_seed
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import BUNDLE_VARIABLE, Bundle, list_bundles, locate_bundle
-from sc_runtime.codecs import find_model
-from sc_runtime.commands.program import run_app
+from sc_runtime.bundle.locate import BUNDLE_VARIABLE, list_bundles, locate_bundle
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_app
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, MissingExtraError, SettingsError
 from sc_runtime.files import replacing, write_atomically
+from sc_runtime.registry import find_model
 from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.model import DECODE_BATCH
-from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
-from sc_runtime.semanticodec.samplers import SOLVERS, choose_nodes
+from sc_runtime.semanticodec.presets import PRESETS, Sampling, resolve_sampling
+from sc_runtime.semanticodec.samplers import SOLVERS
+from sc_runtime.semanticodec.schedule import choose_timesteps
+from sc_runtime.spec import DecodeOptions
 
 FORMAT = 1  #: of the JSON
 RESULTS = ROOT / "bench" / "results"
@@ -98,7 +101,7 @@ def main(
     durations = parse_seconds(seconds)
     batches = parse_batch(batch) if batch else None
     choose_backend(backend, threads, precision)  # raises for one that cannot work
-    sampling = choose_sampling(preset, steps=steps, guidance=guidance, eta=eta, solver=solver)
+    sampling = resolve_sampling(DecodeOptions(preset, steps=steps, guidance=guidance, eta=eta, solver=solver))
     published = sampling if sampling.solver == "ddim" else PRESETS["reference"]
     for each in (sampling, published):
         for count in (each.steps, measure_steps):
@@ -113,7 +116,7 @@ def main(
 
     path = locate_bundle(bundle) if bundle or os.environ.get(BUNDLE_VARIABLE) else find_newest()
     loaded = Bundle.load(path)
-    has_sampler = "steps" in loaded.manifest.model.decode_options
+    has_sampler = "steps" in loaded.spec.decode_options
     if is_sampler_set and not has_sampler:
         raise SettingsError(f"settings of a sampler with {loaded.name}", f"none: {loaded.manifest.codec} has none")
     if baseline and checkpoint is None:
@@ -320,7 +323,7 @@ def count_steps(sampling: Sampling, steps: int) -> int:
 
     Raises SettingsError for a count that cannot work, before minutes are spent.
     """
-    return len(choose_nodes(steps, Schedule(), SOLVERS[sampling.solver].spacing)) - 1
+    return len(choose_timesteps(steps, Schedule(), SOLVERS[sampling.solver].spacing)) - 1
 
 
 def extrapolate(stages: Mapping[str, float], factor: float) -> dict[str, float]:

@@ -21,29 +21,21 @@ from rich.console import Console
 from rich.table import Table
 
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import (
-    MALFORMED,
-    MANIFEST,
-    Bundle,
-    FileEntry,
-    GraphEntry,
-    Manifest,
-    bundles_folder,
-    hash_file,
-    list_bundles,
-)
+from sc_runtime.bundle.locate import bundles_folder, list_bundles
+from sc_runtime.bundle.manifest import MALFORMED, MANIFEST, FileEntry, GraphEntry, Manifest
+from sc_runtime.bundle.store import Bundle, hash_file
+from sc_runtime.cli.program import run_app
 from sc_runtime.codec import Codec
-from sc_runtime.commands.demo import SAMPLE
-from sc_runtime.commands.program import run_app
 from sc_runtime.errors import BackendError, BundleError, CodecError, MissingExtraError, OutputError, SettingsError
+from sc_runtime.export.semanticodec.checkpoint import SeededWeights
 from sc_runtime.files import link_or_copy
+from sc_runtime.samples import SPEECH_AND_MUSIC
 
-from .checkpoint import SeededWeights
-from .codecs import CodecExport, Network, Sizes, Tensors, Weights, find_export, read_tensors
 from .int8 import require_nncf, round_graphs
 from .plans import BuiltPlan, build_plans, choose_targets, reuse_plans
 from .precision import PRECISIONS, lower_precision, lower_specs
 from .recipes import PACKAGES, ROUNDING_PACKAGES, write_recipe
+from .registry import CodecExport, Network, Sizes, Tensors, Weights, find_export, read_tensors
 from .storage import shrink, store_half
 from .trace import save_model, share_weights, trace
 from .verify import draw_inputs, measure_error, run_reference
@@ -200,7 +192,7 @@ def compare_bfloat16(bundle: Bundle) -> float | None:
         backends = [choose_backend("openvino", precision=precision) for precision in ("float32", "bfloat16")]
     except (BackendError, MissingExtraError):
         return None
-    exact, rounded = (Codec(bundle, backend).encode(SAMPLE).codes for backend in backends)
+    exact, rounded = (Codec(bundle, backend).encode(SPEECH_AND_MUSIC).codes for backend in backends)
     return float((exact == rounded).mean())
 
 

@@ -22,15 +22,16 @@ from types import ModuleType
 
 import numpy as np
 
-from sc_runtime.backends.base import Arrays, Graph
-from sc_runtime.backends.openvino import OpenVinoBackend
-from sc_runtime.bundle import Bundle, FileEntry, hash_file
+from sc_runtime.backends.openvino.backend import OpenVinoBackend
+from sc_runtime.bundle.manifest import FileEntry
+from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.codec import Codec
-from sc_runtime.commands.demo import SAMPLE
 from sc_runtime.errors import MissingExtraError, SettingsError, VerificationError
 from sc_runtime.files import link_or_copy
+from sc_runtime.networks import Arrays, Graph, Search
+from sc_runtime.samples import SPEECH_AND_MUSIC
 
-from .codecs import find_export
+from .registry import find_export
 from .verify import relative_error
 
 TOLERANCE = 0.3  #: relative error over the inputs of a real decoding
@@ -84,7 +85,7 @@ def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Callable[[s
     backend = OpenVinoBackend(precision="float32")
     recorder = Recorder(backend, frozenset(recipes))
     codec = Codec(bundle, recorder)
-    codec.decode(codec.encode(SAMPLE), preset=PRESET)
+    codec.decode(codec.encode(SPEECH_AND_MUSIC), preset=PRESET)
     for name, recipe in recipes.items():
         report(f"{name}: quantising")
         recorded = recorder.inputs[name]
@@ -139,6 +140,7 @@ class Recorder:
     """A backend that keeps what the graphs `wanted` are given."""
 
     encode_batch = 1
+    gpu = None
 
     def __init__(self, backend: OpenVinoBackend, wanted: frozenset[str]) -> None:
         self.backend, self.wanted = backend, wanted
@@ -149,6 +151,9 @@ class Recorder:
     def open(self, bundle: Bundle, graph: str) -> Graph:
         self.graphs[graph] = self.backend.open(bundle, graph)
         return RecordedGraph(self.graphs[graph], self.inputs[graph]) if graph in self.wanted else self.graphs[graph]
+
+    def open_search(self, codebook: np.ndarray) -> Search:
+        return self.backend.open_search(codebook)
 
 
 class RecordedGraph:

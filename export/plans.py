@@ -24,17 +24,12 @@ from typing import Any
 
 import platformdirs
 
-from sc_runtime.backends.base import first_line
-from sc_runtime.bundle import Bundle, hash_file, list_bundles
-from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError
-from sc_runtime.files import link_or_copy, replacing, write_atomically
-from sc_runtime.plans import (
+from sc_runtime.backends.tensorrt.plans import (
     FOLDER,
     MODULES,
     PlanEntry,
     Shape,
     Target,
-    find_capability,
     find_plan,
     hash_source,
     import_library,
@@ -43,6 +38,11 @@ from sc_runtime.plans import (
     locate_plan,
     read_entry,
 )
+from sc_runtime.bundle.locate import list_bundles
+from sc_runtime.bundle.store import Bundle, hash_file
+from sc_runtime.cuda.device import find_capability
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError, first_line
+from sc_runtime.files import link_or_copy, replacing, write_atomically
 
 DEFAULT_CAPABILITY = (8, 9)  #: of plans by TensorRT-RTX where there is no GPU
 LOGGER = "Polygraphy"  #: the name under which polygraphy logs

@@ -33,7 +33,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from sc_runtime.bundle import TensorSpec
+from sc_runtime.spec import TensorSpec
 
 PRECISIONS = ("float32", "fp16", "int8")
 ISLANDS = ("InstanceNormalization", "LayerNormalization", "Softmax")  #: operators computed in float32

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from sc_runtime.bundle import hash_file
-from sc_runtime.commands.demo import SAMPLE
+from sc_runtime.bundle.store import hash_file
+from sc_runtime.samples import SPEECH_AND_MUSIC
 from sc_runtime.semanticodec.presets import PRESETS
 
-from .codecs import Graph, Sizes, Weights, find_export
 from .int8 import PRESET
+from .registry import Graph, Sizes, Weights, find_export
 from .trace import OPSET
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
@@ -35,7 +35,7 @@ def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "fl
     digest.update(repr([version(package) for package in PACKAGES]).encode())
     if precision == "int8":  # its ranges are those of a decoding, by all that the codec is
         digest.update(repr((sizes, [version(package) for package in ROUNDING_PACKAGES])).encode())
-        digest.update(hash_file(SAMPLE).encode() + repr(PRESETS[PRESET]).encode())
+        digest.update(hash_file(SPEECH_AND_MUSIC).encode() + repr(PRESETS[PRESET]).encode())
     sources = [*SOURCES, *export.networks[graph.network].sources]
     if precision != "float32":
         sources.append(LOWERING[precision])

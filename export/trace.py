@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sc_runtime.bundle import TensorSpec
+from sc_runtime.spec import TensorSpec
 
 OPSET = 18
 TRACED_AXES = {

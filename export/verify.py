@@ -11,10 +11,11 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from sc_runtime.backends.base import Graph
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from sc_runtime.bundle import Bundle, TensorSpec
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import VerificationError
+from sc_runtime.networks import Graph
+from sc_runtime.spec import TensorSpec
 
 #: Sizes of the dynamic axes.
 CASES = (

@@ -8,8 +8,8 @@ audio = codec.decode(tokens)
 
 from .codec import Codec
 from .config import CodecConfig
+from .drop_in import SemantiCodec
 from .errors import CodecError
-from .semanticodec.published import SemantiCodec
 from .tokens import Tokens
 
 __all__ = ["Codec", "CodecConfig", "CodecError", "SemantiCodec", "Tokens"]

@@ -37,7 +37,7 @@ class NearestCentroid:
     def __init__(self, codebook: npt.NDArray[np.float32]) -> None:
         """`codebook` float32 [N, D], N and D ≥ 1; kept, not copied. Raises `SettingsError`."""
         if codebook.ndim != 2 or codebook.dtype != np.float32 or 0 in codebook.shape:
-            raise SettingsError(f"codebook of {_describe(codebook)}", "float32 [centroids, width]")
+            raise SettingsError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]")
         self.codebook = codebook
         with np.errstate(over="ignore", invalid="ignore"):
             self._mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -57,7 +57,7 @@ class NearestCentroid:
         """
         count, width = self.codebook.shape
         if queries.ndim != 2 or queries.shape[1] != width or queries.dtype != np.float32:
-            raise SettingsError(f"queries of {_describe(queries)}", f"float32 [queries, {width}]")
+            raise SettingsError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]")
         nearest = np.empty(len(queries), np.int32)
         rows = max(1, BLOCK_SCORES // count)
         scores = np.empty((min(rows, len(queries)), count), np.float32)
@@ -106,5 +106,5 @@ def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
 
 
-def _describe(array: npt.NDArray[np.generic]) -> str:
+def describe_array(array: npt.NDArray[np.generic]) -> str:
     return f"{array.dtype} {list(array.shape)}"

@@ -10,19 +10,21 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from .audio import Audio
 from .backends.base import Backend
 from .backends.select import choose_backend
-from .bundle import Bundle, locate_bundle
-from .codecs import DecodeOptions, EncodeOptions, Noise, Progress, refuse_others
+from .bundle.locate import locate_bundle
+from .bundle.store import Bundle
 from .config import CodecConfig
-from .encoding import Report, encode_recordings
+from .encoding import EncodeProgress, encode_recordings
 from .errors import AudioError, SettingsError
-from .parts import Parts
+from .loaded import LoadedBundle
+from .registry import find_model
+from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -30,15 +32,15 @@ TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
 
 
 class Codec:
-    """One bundle on one backend. Graphs and codebooks are loaded when first needed.
+    """One bundle on one backend. Graphs and codebooks are loaded when they are first needed.
 
     `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle, self.backend = bundle, backend
-        self.parts = Parts(bundle, backend)
-        self.model = bundle.manifest.model(self.parts)
+        self.networks = LoadedBundle(bundle, backend)
+        self.model = find_model(bundle.manifest.codec)(self.networks)
 
     @classmethod
     def load(
@@ -49,11 +51,16 @@ class Codec:
         threads: int | None = None,
         precision: str = "auto",
     ) -> Codec:
-        """The codec of `bundle`: a folder, a built bundle's name, or None for $SC_RUNTIME_BUNDLE or the newest.
+        """Open a bundle.
 
-        `backend` is "auto" or a name of `sc_runtime.backends.select`; `threads` those of the CPU, None for all;
-        `precision` "auto" (float32 for tokens, what is fastest for sound), "float32" or "bfloat16" for both, but
-        for what the bundle itself holds in int8.
+        Arguments:
+            bundle: a folder, or the name of a built bundle. None uses $SC_RUNTIME_BUNDLE, else the newest built bundle
+                of trained weights, else the embedded model.
+            backend: "auto", "openvino", "onnxruntime", "onnxruntime-cuda" or "tensorrt".
+            threads: number of CPU threads. None uses all.
+            precision: "auto" computes tokens in float32 and sound in what is fastest. "float32" and "bfloat16" hold for
+                both, except for graphs that the bundle stores in int8.
+
         Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """
         loaded = Bundle.load(locate_bundle(None if bundle is None else os.fspath(bundle)))
@@ -79,12 +86,19 @@ class Codec:
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
-        """Sound to tokens.
+        """Sound to tokens. Memory does not grow with the recording.
 
-        `audio`: a file's path, bytes or stream, or an array [n] or [n, channels] at `sample_rate` Hz, by default the
-        codec's. `vocab`: a vocabulary of the bundle. `domain`: an option that not every codec has. `batch` windows run
-        together, by default as many as the backend gains by; it changes speed and memory, not tokens. Memory does not
-        grow with the recording. Raises AudioError, SettingsError.
+        Arguments:
+            audio: a path, the bytes of a file, a binary stream, or an array [n] or [n, channels] of int16, int32 or
+                floats. Full scale of floats is 1.
+            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own.
+            vocab: entries of the semantic codebook, one of those that the bundle holds. None is its default.
+            domain: "speech", "music" or "sound", for codecs that have this option.
+            batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
+                uses what suits the backend.
+            progress: called with (windows done, windows in all).
+
+        Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
         """
 
         def report(number: int, done: int, windows: int) -> None:
@@ -105,112 +119,92 @@ class Codec:
         vocab: int | None = None,
         domain: str | None = None,
         batch: int | None = None,
-        progress: Report | None = None,
+        progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
-        """The tokens of each of `audios`, in order: those of `encode`, with windows of several recordings together.
+        """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
 
-        One that cannot be encoded gives its AudioError instead, and the others go on. `audios` are taken one by one as
-        their windows come due, at most `batch` windows ahead of what is returned. `progress` hears (number of the
-        recording, its windows that are done, all it has). Other arguments as of `encode`. Raises SettingsError.
+        A recording that cannot be encoded gives its AudioError in its place; the others go on. `audios` is read at most
+        `batch` windows ahead of what is returned. `progress` is called with (number of the recording, its windows that
+        are done, all that it has). The other arguments are those of `encode`. Raises SettingsError.
         """
         check_batch(batch)
         config = self.bundle.choose_config(vocab)
-        options = EncodeOptions(domain)
-        refuse_others(options, self.model.encode_options, config.codec)
-        self.model.check(config, options)
-        rate, mono = config.sample_rate, self.model.mono
-        openings = (partial(Audio, audio, sample_rate, rate=rate, mono=mono) for audio in audios)
-        together = (batch or self.backend.encode_batch) if self.model.batches else 1
+        options, spec = EncodeOptions(domain), self.model.spec
+        check_options(options, spec)
+        self.model.check_encode_options(options, config)
+        openings = (partial(Audio, audio, sample_rate, rate=config.sample_rate, mono=spec.mono) for audio in audios)
+        together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
 
     def decode(
         self,
         tokens: TokensSource,
+        options: DecodeOptions | None = None,
         *,
-        preset: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        eta: float | None = None,
-        solver: str | None = None,
-        interval: tuple[int, int] | None = None,
-        seed: int | None = None,
-        noise: Noise | None = None,
         vocab: int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
+        **changes: Any,
     ) -> np.ndarray:
-        """Tokens to sound, float32 [n] at `sample_rate` Hz: the original's length where the tokens know it.
+        """Tokens to sound, float32 [n] at `sample_rate` Hz: the original's length where the tokens state it.
 
-        See `decode_stream`, of which this is the whole.
+        It is `decode_stream`, joined; its arguments and errors are the same.
         """
-        pieces = self.decode_stream(
-            tokens,
-            preset=preset,
-            steps=steps,
-            guidance=guidance,
-            eta=eta,
-            solver=solver,
-            interval=interval,
-            seed=seed,
-            noise=noise,
-            vocab=vocab,
-            batch=batch,
-            progress=progress,
-        )
-        return np.concatenate(list(pieces))
+        stream = self.decode_stream(tokens, options, vocab=vocab, batch=batch, progress=progress, **changes)
+        return np.concatenate(list(stream))
 
     def decode_stream(
         self,
         tokens: TokensSource,
+        options: DecodeOptions | None = None,
         *,
-        preset: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        eta: float | None = None,
-        solver: str | None = None,
-        interval: tuple[int, int] | None = None,
-        seed: int | None = None,
-        noise: Noise | None = None,
         vocab: int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
+        **changes: Any,
     ) -> Iterator[np.ndarray]:
-        """Tokens to sound, as it is made: pieces float32 [n] that `decode` would join.
+        """Tokens to sound, as it is made: pieces float32 [n] at `sample_rate` Hz.
 
-        `tokens`: Tokens, their file, or codes [T, C] or [1, T, C], then in vocabulary `vocab`. The options from
-        `preset` to `noise` are SemantiCodec's; a codec without diffusion refuses them. `preset` of
-        `semanticodec.presets`, by default "reference", the published 50 steps of DDIM with guidance 2 and eta 1;
-        `steps`, `guidance`, `eta`, `solver` and `interval` change it (see `Sampling`). Noise is a function of (`seed`,
-        by default 0, window, draw), or `noise(window, draw)` -> standard normal float32 [8, 256, 16], where draw 0 is
-        x_T and draw 1 + i the noise of step i. `batch` windows run together, by default as many as the backend gains
-        by. Raises TokensError, SettingsError and BundleError before anything is computed.
+        Arguments:
+            tokens: Tokens, the path of their file, or an array of integers [T, C] or [1, T, C].
+            options: see `DecodeOptions`. None leaves every choice to the codec.
+            vocab: entries of the semantic codebook that an array or an .npy file was made with. None is the bundle's
+                default.
+            batch: number of windows that run together, at least 1. None uses what suits the backend.
+            progress: called with (units of work done, units in all).
+            changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
+
+        Raises TokensError, SettingsError and BundleError when it is called, before anything is computed.
         """
         check_batch(batch)
         tokens = self._take_tokens(tokens, vocab)
         config = tokens.config
-        options = DecodeOptions(preset, steps, guidance, eta, solver, interval, seed, noise)
-        self.settle(options)
+        chosen = change_options(options, changes)
+        self.resolve_options(chosen)
         samples = tokens.samples or config.count_samples(len(tokens))
-        return self.model.decode(tokens.codes, config, samples, options, batch, progress)
+        return self.model.decode(tokens.codes, config, samples, chosen, batch, progress)
 
-    def settle(self, options: DecodeOptions) -> dict[str, object]:
-        """All settings that decoding with `options` will have. Raises SettingsError."""
-        refuse_others(options, self.model.decode_options, self.config.codec)
-        return self.model.settle(options)
+    def resolve_options(self, options: DecodeOptions) -> dict[str, object]:
+        """Every setting that decoding with `options` has, by name. Raises SettingsError."""
+        check_options(options, self.model.spec)
+        return self.model.resolve_options(options)
 
     def count_windows(self, tokens: Tokens) -> int:
-        """Windows that `tokens` are decoded in. Raises TokensError where they are of another codec or bundle."""
+        """The number of windows that `tokens` are decoded in. Raises TokensError for those of another bundle."""
         config = self._take_tokens(tokens, None).config
         return self.model.count_windows(len(tokens), config)
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
-        """The quantised features, float32 [T, D], for models on top: of SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D]."""
+        """The quantised features, float32 [T, D], for models on top. Of SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D].
+
+        `tokens` and `vocab` are those of `decode_stream`. Raises TokensError, BundleError.
+        """
         tokens = self._take_tokens(tokens, vocab)
         return self.model.embed(tokens.codes, tokens.config)
 
     def _take_tokens(self, tokens: TokensSource, vocab: int | None) -> Tokens:
-        """`tokens` as Tokens of this bundle. Raises TokensError where they are of other settings than the bundle's."""
+        """`tokens` as Tokens of this bundle. Raises TokensError if their settings differ from the bundle's."""
         if isinstance(tokens, (str, os.PathLike)):
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
@@ -221,7 +215,7 @@ class Codec:
 
 
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:
-    """Tokens of a file: an .sct says what it is, an .npy is taken to be of `config`."""
+    """Tokens of a file. An .sct file states its settings; an .npy file is read with those of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
 
 

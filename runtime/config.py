@@ -33,12 +33,12 @@ class CodecConfig(ABC):
 
     @classmethod
     @abstractmethod
-    def from_books(cls: type[Config], tps: int, entries: tuple[int, ...]) -> Config:
+    def from_codebook_sizes(cls: type[Config], tps: int, entries: tuple[int, ...]) -> Config:
         """What a token file knows of its codec. Raises SettingsError where no such codec is."""
 
     @property
     @abstractmethod
-    def books(self) -> dict[str, int]:
+    def codebook_sizes(self) -> dict[str, int]:
         """Name -> entries of the codebook behind each column of codes."""
 
     @abstractmethod
@@ -52,14 +52,14 @@ class CodecConfig(ABC):
     @property
     def identity(self) -> tuple[str, int, dict[str, int]]:
         """What tokens have to be of alike: codec, rate and vocabularies, not the sizes of networks."""
-        return self.codec, self.tps, self.books
+        return self.codec, self.tps, self.codebook_sizes
 
     @property
     def bits(self) -> tuple[int, ...]:
         """Bits of a token of each column."""
-        return tuple((entries - 1).bit_length() for entries in self.books.values())
+        return tuple((entries - 1).bit_length() for entries in self.codebook_sizes.values())
 
     @property
     def bitrate(self) -> float:
         """Bits per second of packed tokens."""
-        return self.tps / len(self.books) * sum(self.bits)
+        return self.tps / len(self.codebook_sizes) * sum(self.bits)

@@ -56,3 +56,9 @@ class MissingExtraError(CodecError, ImportError):
 
 class OutputError(CodecError, OSError):
     """An output that cannot be written (exists already, no permission, disk full)."""
+
+
+def first_line(error: BaseException | str) -> str:
+    """The message of a library's error, without its stack."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

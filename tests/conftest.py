@@ -21,8 +21,8 @@ def build_test_bundle(
 ) -> Path:
     """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
     from sc_runtime.export.build import build_bundle, name_bundle
-    from sc_runtime.export.checkpoint import SeededWeights
-    from sc_runtime.export.codecs import find_export
+    from sc_runtime.export.registry import find_export
+    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
 
     weights = SeededWeights(seed)
     sizes = find_export(codec).choose_sizes(size, tps, vocabularies[-1])
@@ -56,7 +56,7 @@ def tiny_fp16_unicodec() -> Path:
 
 def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
     """Have bundles of SemantiCodec hold the graphs `names` alone, until `patch` is undone."""
-    from sc_runtime.export.graphs import GRAPHS
+    from sc_runtime.export.semanticodec.graphs import GRAPHS
 
     for name in GRAPHS.keys() - set(names):
         patch.delitem(GRAPHS, name)

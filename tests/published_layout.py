@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sc_runtime.export.codecs import read_tensors
-from sc_runtime.export.networks.sizes import NetworkSizes
+from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from tests.golden.seeded_weights import SCALE_FACTOR, centroids, fill, layout, schedule_buffers
 
 PARTS = ("encoder", "decoder")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.metrics import mel_distance
+from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
 from sc_runtime.backends.select import ABSENCES, choose_backend
-from sc_runtime.bundle import EMBEDDED, Bundle
+from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
-from sc_runtime.parts import Parts
+from sc_runtime.loaded import LoadedBundle
 
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
 
@@ -60,7 +60,7 @@ def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: 
             else generator.standard_normal(spec.resolve(batch=2, frames=128), np.float32)
             for key, spec in inputs.items()
         }
-        truth = reference.parts.open_graph(name).run(feeds)
+        truth = reference.networks.open_graph(name).run(feeds)
         found = backend.open(bundle, name).run(feeds)
         assert found.keys() == truth.keys()
         for key, array in truth.items():
@@ -78,19 +78,19 @@ def test_the_vocoders_last_stage_is_not_rounded(monkeypatch: pytest.MonkeyPatch)
     tokens = exact.encode(Path(__file__).parent / "held_out" / "speech_2.flac")
     truth = exact.decode(tokens, preset="fast")
     distance = mel_distance(truth, rounded.decode(tokens, preset="fast"))
-    monkeypatch.setattr("sc_runtime.backends.openvino.EXACT_TAILS", {})
+    monkeypatch.setattr("sc_runtime.backends.openvino.backend.EXACT_TAILS", {})
     all_rounded = Codec.load(EMBEDDED, backend="openvino").decode(tokens, preset="fast")
     assert distance < 0.6 * mel_distance(truth, all_rounded)
 
 
 @needs_openvino
 def test_what_is_prepared_is_what_runs(tiny_bundle: Path) -> None:
-    parts = Parts(Bundle.load(tiny_bundle), choose_backend("openvino", precision="float32"))
+    parts = LoadedBundle(Bundle.load(tiny_bundle), choose_backend("openvino", precision="float32"))
     graph = parts.prepare_graph("hifigan", batch=1, frames=128)
     graph.run({"mel": np.zeros((1, 64, 128), np.float32)})
     assert len(graph.compiled) == 1  # type: ignore[attr-defined]
     for precision in ("float32", "auto"):
-        parts = Parts(Bundle.load(tiny_bundle), choose_backend("openvino", precision=precision))
+        parts = LoadedBundle(Bundle.load(tiny_bundle), choose_backend("openvino", precision=precision))
         with pytest.raises(BackendError, match=r"OpenVINO failed on shapes \(1, 64, 0\)"):
             parts.prepare_graph("hifigan", batch=1, frames=0)
 
@@ -103,7 +103,7 @@ def test_the_locale_stays_when_two_threads_load_graphs(tiny_bundle: Path, tmp_pa
     before = locale.setlocale(locale.LC_ALL)
     for frames in range(64, 64 * 9, 64):
         with ThreadPoolExecutor(2) as pool:
-            parts = [Parts(bundle, backend) for _ in range(2)]
+            parts = [LoadedBundle(bundle, backend) for _ in range(2)]
             loaded = [
                 pool.submit(parts[0].prepare_graph, "hifigan", batch=1, frames=frames),
                 pool.submit(parts[1].prepare_graph, "vae_decoder", batch=frames),
@@ -121,7 +121,7 @@ def test_auto_takes_each_graph_where_it_runs_better(tiny_bundle: Path, monkeypat
     assert opened.pop("hifigan") == ("JoinedGraph" if "bfloat16" in auto.device else "OpenVinoGraph")
     assert set(opened.values()) == {"OpenVinoGraph"}
     assert choose_backend("auto", precision="bfloat16").name == "openvino"  # asked for all graphs
-    monkeypatch.setattr("sc_runtime.backends.openvino.explain_absence", lambda: "gone")
+    monkeypatch.setattr("sc_runtime.backends.openvino.backend.explain_absence", lambda: "gone")
     monkeypatch.setitem(ABSENCES, "openvino", lambda: "gone")
     assert choose_backend("auto").name == "onnxruntime"
 

@@ -14,8 +14,8 @@ import pytest
 
 from bench import rtf
 from bench.machine import measure_peak_memory
-from bench.sides import StageClock, make_codes, make_sound
-from sc_runtime.bundle import Bundle
+from bench.speed.sides import StageClock, make_codes, make_sound
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import BundleError, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,15 +24,17 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle
+from sc_runtime.bundle.manifest import MANIFEST
+from sc_runtime.bundle.store import VERIFIED, Bundle
 from sc_runtime.errors import BundleError, CheckpointError, CodecError, OutputError, VerificationError
-from sc_runtime.export import build, graphs, recipes, verify
+from sc_runtime.export import build, recipes, verify
 from sc_runtime.export.build import build_bundle, name_bundle
-from sc_runtime.export.checkpoint import Folder, SeededWeights
-from sc_runtime.export.codecs import read_tensors
-from sc_runtime.export.graphs import GRAPHS, NETWORKS
-from sc_runtime.export.networks.sizes import choose_sizes
 from sc_runtime.export.recipes import write_recipe
+from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.semanticodec import graphs
+from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights
+from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.conftest import ROOT, keep_graphs
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook

@@ -10,18 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sc_runtime import bundle as bundle_module
-from sc_runtime.bundle import (
-    BUILD_AGAIN,
-    EMBEDDED,
-    MANIFEST,
-    VERIFIED,
-    Bundle,
-    Manifest,
-    is_candidate,
-    list_bundles,
-    locate_bundle,
-)
+from sc_runtime.bundle import store as bundle_module
+from sc_runtime.bundle.locate import is_candidate, list_bundles, locate_bundle
+from sc_runtime.bundle.manifest import MANIFEST, Manifest
+from sc_runtime.bundle.store import BUILD_AGAIN, EMBEDDED, VERIFIED, Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.checkpoint import Folder, SeededWeights, read_state
-from sc_runtime.export.codecs import read_tensors
-from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights, read_state
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.golden.seeded_weights import centroids, fill
 from tests.published_layout import PARTS, list_training_only, make_state, write_codebook
 

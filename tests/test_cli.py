@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sc_runtime.cli import app
-from sc_runtime.commands.program import run_command
+from sc_runtime.cli.app import app
+from sc_runtime.cli.program import run_command
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import Tokens
 from sc_runtime.unicodec.config import UniCodecConfig
@@ -41,7 +41,7 @@ def program_run(tmp_path, environment):
     """Run the real program in `tmp_path`: finished process, its streams as bytes."""
 
     def run(*arguments, **options):
-        command = [sys.executable, "-m", "sc_runtime.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "sc_runtime.cli.app", *map(str, arguments)]
         options = {"capture_output": True, "cwd": tmp_path, "env": environment, "timeout": 60, **options}
         return subprocess.run(command, **options)
 
@@ -308,7 +308,7 @@ def test_nonsense_in_a_pipe(program_run, command, given):
 def test_a_reader_that_left_is_no_error(speech, environment, arguments):
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "sc_runtime.cli", *arguments]
+    command = [sys.executable, "-m", "sc_runtime.cli.app", *arguments]
     with os.fdopen(writing, "wb") as stdout:
         result = subprocess.run(command, cwd=speech.parent, env=environment, stdout=stdout, stderr=subprocess.PIPE)
     assert result.returncode == 1
@@ -320,7 +320,7 @@ def test_progress_is_for_terminals(tokens, environment, tmp_path):
     import pty
 
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "sc_runtime.cli", "decode", "tokens.sct", "gone.sct", "--steps", "25"]
+    command = [sys.executable, "-m", "sc_runtime.cli.app", "decode", "tokens.sct", "gone.sct", "--steps", "25"]
     with os.fdopen(theirs, "wb") as stderr:
         process = subprocess.Popen(
             command, cwd=tmp_path, env={**environment, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=stderr
@@ -395,11 +395,11 @@ def test_roundtrip(call, speech, tmp_path):
 
 def test_the_bundle_taken_is_named_when_none_was(call, speech, tiny_bundle, monkeypatch):
     monkeypatch.delenv("SC_RUNTIME_BUNDLE")
-    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tiny_bundle.parent)
-    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda folder=None: [tiny_bundle])
+    monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tiny_bundle.parent)
+    monkeypatch.setattr("sc_runtime.bundle.locate.list_bundles", lambda folder=None: [tiny_bundle])
     code, _, err = call("encode", speech)
     assert (code, err) == (0, "bundle: embedded, checkpoint embedded (no published one is built)\n")
-    monkeypatch.setattr("sc_runtime.bundle.is_candidate", lambda path: True)
+    monkeypatch.setattr("sc_runtime.bundle.locate.is_candidate", lambda path: True)
     code, _, err = call("encode", speech, "--force")
     assert (code, err) == (
         0,
@@ -493,7 +493,7 @@ def test_doctor_says_what_each_bundle_is_of(call, tiny_bundle, tiny_unicodec, tm
         shutil.copytree(bundle, folder / name)
     manifest = folder / "three" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"semanticodec"', '"abacus"'))
-    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: folder)
+    monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: folder)
     code, out, err = call("doctor")
     assert (code, err) == (0, "")
     for words in ("semanticodec, 50 tps, vocabulary 4096 or 32768", "unicodec, 75 tps, vocabulary 16384", "'abacus'"):
@@ -510,7 +510,7 @@ def test_doctor_says_what_each_bundle_is_of(call, tiny_bundle, tiny_unicodec, tm
 
 
 def test_doctor_where_nothing_works(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("sc_runtime.commands.doctor.ABSENCES", {"onnxruntime": lambda: "pip install 'sc-runtime[cpu]'"})
+    monkeypatch.setattr("sc_runtime.cli.doctor.ABSENCES", {"onnxruntime": lambda: "pip install 'sc-runtime[cpu]'"})
     monkeypatch.setenv("SC_RUNTIME_BUNDLE", str(tmp_path / "gone"))
     code, out, err = call("doctor")
     assert (code, err) == (1, "")
@@ -792,7 +792,7 @@ def test_a_full_standard_output(program_run, speech, tokens, arguments):
 def test_interrupted(tokens, environment, tmp_path, number, code, said):
     """A signal in the middle of decoding leaves neither an output nor a temporary file."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "sc_runtime.cli", "decode", "tokens.sct", "-o", "out/", "--steps", "500"],
+        [sys.executable, "-m", "sc_runtime.cli.app", "decode", "tokens.sct", "-o", "out/", "--steps", "500"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,

@@ -16,13 +16,13 @@ import soundfile
 
 from sc_runtime import Codec, Tokens
 from sc_runtime.audio import Audio
-from sc_runtime.backends.base import Graph
-from sc_runtime.bundle import Bundle
-from sc_runtime.codecs import DecodeOptions
-from sc_runtime.encoding import Cut
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import AudioError, BackendError, CodecError, MissingExtraError, SettingsError, TokensError
+from sc_runtime.model import WindowPlan
+from sc_runtime.networks import Graph
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.presets import PRESETS
+from sc_runtime.spec import DecodeOptions
 from sc_runtime.unicodec.config import UniCodecConfig
 
 SPEECH = "speech_12s.wav"
@@ -94,7 +94,7 @@ def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
     expected = codec.encode(good)
     cut = codec.model.cut
 
-    def lose_the_second_window(recording: Audio, config: SemantiCodecConfig) -> Cut:
+    def lose_the_second_window(recording: Audio, config: SemantiCodecConfig) -> WindowPlan:
         found = cut(recording, config)
 
         def read() -> Iterator[np.ndarray]:

@@ -9,11 +9,14 @@ from dataclasses import fields
 
 import pytest
 
-from sc_runtime.bundle import Bundle
-from sc_runtime.codecs import MODELS, DecodeOptions, EncodeOptions, Model, find_model, refuse_others
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
-from sc_runtime.tokens import Tokens, count_bytes
+from sc_runtime.model import Model
+from sc_runtime.registry import MODELS, find_model
+from sc_runtime.spec import DecodeOptions, EncodeOptions, check_options
+from sc_runtime.token_files import count_bytes
+from sc_runtime.tokens import Tokens
 
 BUNDLES = {"semanticodec": "tiny_bundle", "unicodec": "tiny_unicodec"}  #: fixtures
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.config.codec)
@@ -63,9 +66,9 @@ def test_its_published_settings_survive_manifests_and_token_files(model: type[Mo
         assert type(config) is model.config
         settings = json.loads(json.dumps(config.settings))
         assert model.config.from_settings(config.vocab, settings) == config
-        assert model.config.from_books(config.tps, tuple(config.books.values())) == config
-        assert next(iter(config.books.values())) == config.vocab
-        codes = [[entries - 1 for entries in config.books.values()]]
+        assert model.config.from_codebook_sizes(config.tps, tuple(config.codebook_sizes.values())) == config
+        assert next(iter(config.codebook_sizes.values())) == config.vocab
+        codes = [[entries - 1 for entries in config.codebook_sizes.values()]]
         data = Tokens.from_array(codes, config).to_bytes()
         assert len(data) == count_bytes(1, config)
         assert Tokens.from_bytes(data).config == config
@@ -77,7 +80,7 @@ def test_positions_are_of_its_rate(model: type[Model]) -> None:
     for config in model.published:
         seconds = 3600
         positions = config.count_positions(seconds * config.sample_rate)
-        assert positions * len(config.books) / seconds == pytest.approx(config.tps, rel=1e-3)
+        assert positions * len(config.codebook_sizes) / seconds == pytest.approx(config.tps, rel=1e-3)
         assert config.count_samples(positions) == pytest.approx(seconds * config.sample_rate, rel=1e-3)
         assert config.bitrate == pytest.approx(positions * sum(config.bits) / seconds, rel=1e-3)
         assert config.count_positions(1) >= 1
@@ -99,7 +102,7 @@ def test_an_unknown_codec_is_one_clear_line() -> None:
 
 def test_a_domain_is_no_option_of_semanticodec() -> None:
     with pytest.raises(SettingsError) as caught:
-        refuse_others(EncodeOptions("music"), find_model("semanticodec").encode_options, "semanticodec")
+        check_options(EncodeOptions("music"), find_model("semanticodec").encode_options, "semanticodec")
     expected = "domain music; expected an option of semanticodec (it has none): leave it out"
     assert str(caught.value) == expected
 
@@ -109,18 +112,18 @@ def test_a_domain_is_no_option_of_semanticodec() -> None:
 def test_an_option_is_told_whatever_its_value(name: str, value: object) -> None:
     """0 steps are no absent steps. Of the codecs that take it, all is well."""
     options = DecodeOptions(**{name: value})  # type: ignore[arg-type]
-    refuse_others(options, frozenset({name}), "this")
+    check_options(options, frozenset({name}), "this")
     with pytest.raises(
         SettingsError, match=rf"^{name} {value}; expected an option of that \(it has none\): leave it out$"
     ):
-        refuse_others(options, frozenset(), "that")
+        check_options(options, frozenset(), "that")
     with pytest.raises(
         SettingsError, match=rf"^{name} {value}; expected an option of that \(it has a, z\): leave it out$"
     ):
-        refuse_others(options, frozenset({"z", "a"}), "that")
+        check_options(options, frozenset({"z", "a"}), "that")
 
 
 @each_model
 def test_what_is_not_told_is_not_refused(model: type[Model]) -> None:
-    refuse_others(EncodeOptions(), model.encode_options, model.config.codec)
-    refuse_others(DecodeOptions(), model.decode_options, model.config.codec)
+    check_options(EncodeOptions(), model.encode_options, model.config.codec)
+    check_options(DecodeOptions(), model.decode_options, model.config.codec)

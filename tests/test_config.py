@@ -73,15 +73,15 @@ def test_settings_and_codebooks_tell_it_again() -> None:
     config = SemantiCodecConfig(25, 8192, 1024, width=96, schedule=Schedule(steps=500))
     assert SemantiCodecConfig.from_settings(8192, json.loads(json.dumps(config.settings))) == config
     assert "vocab" not in config.settings
-    assert config.books == {"semantic": 8192, "acoustic": 1024}
+    assert config.codebook_sizes == {"semantic": 8192, "acoustic": 1024}
     assert config.bits == (13, 10)
-    assert SemantiCodecConfig.from_books(25, (8192, 1024)) == SemantiCodecConfig(25, 8192, 1024)
+    assert SemantiCodecConfig.from_codebook_sizes(25, (8192, 1024)) == SemantiCodecConfig(25, 8192, 1024)
 
 
 @pytest.mark.parametrize("entries", [(), (4096,), (4096, 8192, 8192)])
 def test_other_numbers_of_codebooks_make_none(entries: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match=f"{len(entries)} codebooks; expected a semantic and an acoustic one"):
-        SemantiCodecConfig.from_books(25, entries)
+        SemantiCodecConfig.from_codebook_sizes(25, entries)
 
 
 @pytest.mark.parametrize(

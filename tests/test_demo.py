@@ -10,11 +10,11 @@ import pytest
 import soundfile
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sc_runtime import cli
 from sc_runtime.audio import save_audio
+from sc_runtime.cli import app as cli
+from sc_runtime.cli import demo
+from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
-from sc_runtime.commands import demo
-from sc_runtime.commands.program import run_command
 from sc_runtime.tokens import Tokens
 
 FAST = ("--preset", "fast")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.metrics import mel_distance
+from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
-from sc_runtime.bundle import EMBEDDED, Bundle, bundles_folder, locate_bundle
+from sc_runtime.bundle.locate import bundles_folder, locate_bundle
+from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import Tokens
 from tests.conftest import ROOT
@@ -58,7 +59,7 @@ def test_it_is_whole_and_small() -> None:
 
 def test_it_is_the_default_until_a_trained_bundle_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
-    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
+    monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tmp_path)
     assert locate_bundle() == EMBEDDED
     assert bundles_folder() == ROOT / "engines"
 

@@ -13,9 +13,10 @@ pytest.importorskip("filelock", reason="the export extra is not installed")
 
 from rich.progress import Progress
 
-from sc_runtime.commands.program import run_command
+from sc_runtime.cli.program import run_command
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError
-from sc_runtime.export.embedded import corpus, environment, music, signals, speech, splits, words
+from sc_runtime.export.embedded.corpus import command as corpus
+from sc_runtime.export.embedded.corpus import environment, music, signals, speech, splits, words
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
 RATE = 16_000

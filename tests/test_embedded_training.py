@@ -12,37 +12,38 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sc_runtime.bundle import Bundle
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 from sc_runtime.export.build import build_bundle
-from sc_runtime.export.checkpoint import Folder
-from sc_runtime.export.embedded import assembly, training
-from sc_runtime.export.embedded.assembly import assemble, load_audiomae
-from sc_runtime.export.embedded.clusters import cluster_domains
-from sc_runtime.export.embedded.diffusion import (
+from sc_runtime.export.embedded.training import assembly
+from sc_runtime.export.embedded.training import loop as training
+from sc_runtime.export.embedded.training.assembly import assemble, load_audiomae
+from sc_runtime.export.embedded.training.clusters import cluster_domains
+from sc_runtime.export.embedded.training.diffusion import (
     DiffusionStage,
     VectorQuantizer,
     align_positions,
     draw_steps,
     number_tokens,
 )
-from sc_runtime.export.embedded.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
-from sc_runtime.export.embedded.mel import LogMel
-from sc_runtime.export.embedded.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
-from sc_runtime.export.embedded.preparation import (
+from sc_runtime.export.embedded.training.loop import Stage, fit, load_average, load_encoder, read_curves, schedule_rate
+from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
+from sc_runtime.export.embedded.training.mel import LogMel
+from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
     choose_lengths,
     compute_fbanks,
     load_weights,
     prepare_latents,
 )
-from sc_runtime.export.embedded.restoring import restore_bundle
-from sc_runtime.export.embedded.training import Stage, fit, load_average, load_encoder, read_curves, schedule_rate
-from sc_runtime.export.embedded.vocoder import VocoderStage
-from sc_runtime.export.networks.audiomae import AudioMAE
-from sc_runtime.export.networks.sizes import EMBEDDED, choose_sizes
-from sc_runtime.export.networks.tunet import SpatialTransformer, TUNet, embed_positions
+from sc_runtime.export.embedded.training.restoring import restore_bundle
+from sc_runtime.export.embedded.training.vocoder import VocoderStage
+from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED, choose_sizes
+from sc_runtime.export.semanticodec.networks.tunet import SpatialTransformer, TUNet, embed_positions
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
 librosa = pytest.importorskip("librosa", reason="the extra `train` is not installed")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from bench import gpu
-from bench.semanticodec import take_model
+from bench.speed.semanticodec import take_model
 from sc_runtime import Codec
-from sc_runtime.backends import device
 from sc_runtime.backends.select import ABSENCES
-from sc_runtime.bundle import Bundle
-from sc_runtime.commands.program import run_command
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_command
+from sc_runtime.cuda import device
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.semanticodec.presets import Sampling
 from tests.conftest import ROOT

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 import torch
 
-from sc_runtime.export.checkpoint import Folder
-from sc_runtime.export.codecs import read_tensors
-from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.conftest import ROOT
 from tests.golden.seeded_weights import centroids, fill
 from tests.published_layout import PARTS, make_state, write_codebook

@@ -11,15 +11,16 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from bench.metrics import mel_distance
+from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from sc_runtime.backends.openvino import OpenVinoBackend
-from sc_runtime.bundle import EMBEDDED, Bundle, locate_bundle
-from sc_runtime.commands.doctor import examine_backend
+from sc_runtime.backends.openvino.backend import OpenVinoBackend
+from sc_runtime.bundle.locate import locate_bundle
+from sc_runtime.bundle.store import EMBEDDED, Bundle
+from sc_runtime.cli.doctor import examine_backend
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError, VerificationError
 from sc_runtime.export import build, int8
-from sc_runtime.export.graphs import SEMANTICODEC
+from sc_runtime.export.semanticodec.graphs import SEMANTICODEC
 from sc_runtime.export.verify import draw_inputs, relative_error
 from tests.conftest import build_test_bundle
 
@@ -86,7 +87,7 @@ def test_a_build_takes_what_a_neighbour_holds(
 
     monkeypatch.setattr(int8, "quantise", refuse)
     monkeypatch.setattr(build, "list_donors", lambda folder: [rounded])
-    from sc_runtime.export.checkpoint import SeededWeights
+    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
 
     sizes = SEMANTICODEC.choose_sizes("tiny", 50, 32768)
     weights = SeededWeights(1)
@@ -108,9 +109,9 @@ def test_what_is_int8_already_is_refused_and_left_as_it_is(rounded: Bundle, tmp_
 
 def test_an_int8_bundle_is_taken_by_name_only(rounded: Bundle, exact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = {bundle.path: dataclasses.replace(bundle.manifest, trained=True) for bundle in (rounded, exact)}
-    monkeypatch.setattr("sc_runtime.bundle.read_manifest", trained.get)
+    monkeypatch.setattr("sc_runtime.bundle.manifest.read_manifest", trained.get)
     monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
-    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda: list(trained))
+    monkeypatch.setattr("sc_runtime.bundle.locate.list_bundles", lambda: list(trained))
     assert locate_bundle() == exact.path
     assert locate_bundle(rounded.path) == rounded.path
 

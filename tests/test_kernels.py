@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc_runtime import cuda_centroids, cuda_source
 from sc_runtime.centroids import UNIT_ROUNDOFF, NearestCentroid
-from sc_runtime.cuda_centroids import (
+from sc_runtime.cuda import nearest as cuda_centroids
+from sc_runtime.cuda import source as cuda_source
+from sc_runtime.cuda.device import Device, Memory
+from sc_runtime.cuda.nearest import (
     GROUP,
     LARGEST_EXPONENT,
     SLICE,
@@ -31,15 +33,12 @@ from sc_runtime.cuda_centroids import (
     TILE_CENTROIDS,
     TILE_QUERIES,
     CudaNearestCentroid,
-    Gpu,
-    Memory,
-    ScreenedCodebook,
     choose_stages,
     explain_absence,
     load_kernels,
-    screen_codebook,
 )
-from sc_runtime.cuda_source import compile_source, find_source
+from sc_runtime.cuda.screening import ScreenedCodebook, screen_codebook
+from sc_runtime.cuda.source import compile_source, find_source
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError
 from tests.conftest import ROOT
 
@@ -322,7 +321,7 @@ def test_codebook_as_the_kernels_take_it() -> None:
 
 
 class EmulatedGpu:
-    """What `Gpu` does, on the CPU, with one multiprocessor or as many as are asked for."""
+    """What `Device` does, on the CPU, with one multiprocessor or as many as are asked for."""
 
     arch = "sm_90"
 
@@ -554,7 +553,7 @@ def test_source_that_does_not_compile(tmp_path: Path) -> None:
 
 def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
-    for act in (Gpu, lambda: compile_kernel("sm_90")):
+    for act in (Device, lambda: compile_kernel("sm_90")):
         with pytest.raises(MissingExtraError, match=r"the extra `gpu`: pip install 'sc-runtime\[gpu\]'"):
             act()
     assert "cuda-core" in (explain_absence() or "")
@@ -660,13 +659,13 @@ def test_bench_of_wrong_settings(arguments: tuple[str, str], line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Gpu:
-    return Gpu()
+def gpu() -> Device:
+    return Device()
 
 
 @needs_gpu
 @pytest.mark.parametrize("kind", CASES)
-def test_gpu_finds_the_nearest(gpu: Gpu, kind: str) -> None:
+def test_gpu_finds_the_nearest(gpu: Device, kind: str) -> None:
     """A hundred cases of each kind: the answers of brute force, and scores within the bound on these tensor cores."""
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -685,7 +684,7 @@ def test_gpu_finds_the_nearest(gpu: Gpu, kind: str) -> None:
     ("count", "size", "width"),
     [(512, 32768, 768), (256, 32768, 1536), (128, 32768, 3072), (1, 8192, 768), (5000, 4096, 768), (513, 8191, 768)],
 )
-def test_gpu_agrees_with_the_twin_at_full_size(gpu: Gpu, count: int, size: int, width: int) -> None:
+def test_gpu_agrees_with_the_twin_at_full_size(gpu: Device, count: int, size: int, width: int) -> None:
     rng = np.random.default_rng(size + width)
     codebook, queries = scatter(rng, size, width), scatter(rng, count, width)
     queries[:: max(1, count // 7)] = codebook[rng.integers(size, size=len(queries[:: max(1, count // 7)]))]
@@ -694,7 +693,7 @@ def test_gpu_agrees_with_the_twin_at_full_size(gpu: Gpu, count: int, size: int, 
 
 
 @needs_gpu
-def test_gpu_search_on_device_addresses(gpu: Gpu) -> None:
+def test_gpu_search_on_device_addresses(gpu: Device) -> None:
     rng = np.random.default_rng(9)
     codebook, queries = scatter(rng, 3000, 96), scatter(rng, 70, 96)
     queries[5, 7] = np.nan
@@ -708,7 +707,7 @@ def test_gpu_search_on_device_addresses(gpu: Gpu) -> None:
 
 
 @needs_gpu
-def test_gpu_search_in_a_captured_graph(gpu: Gpu) -> None:
+def test_gpu_search_in_a_captured_graph(gpu: Device) -> None:
     """As a denoising or encoding graph would hold it: captured once, replayed on new queries in the same place."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench import metrics
-from bench.metrics import (
+from bench.quality import metrics
+from bench.quality.metrics import (
     MEL_SCALES,
     compute_spectrum,
     explain_absence,

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from sc_runtime.export.checkpoint import UNUSED, SeededWeights
-from sc_runtime.export.codecs import read_tensors
-from sc_runtime.export.graphs import GRAPHS, NETWORKS
-from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.registry import read_tensors
 from sc_runtime.export.seeded import CHUNK, draw_centroids
+from sc_runtime.export.semanticodec.checkpoint import UNUSED, SeededWeights
+from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from sc_runtime.export.trace import save_model, trace
 from tests.conftest import ROOT
 from tests.golden import seeded_weights

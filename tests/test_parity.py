@@ -9,9 +9,9 @@ import pytest
 
 from sc_runtime import Codec
 from sc_runtime.audio import Audio, measure
-from sc_runtime.backends.base import Arrays
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from sc_runtime.bundle import Bundle
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.networks import Arrays
 from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights

@@ -18,13 +18,22 @@ import onnx
 import pytest
 import torch
 
-from sc_runtime import plans as runtime_plans
-from sc_runtime.bundle import MANIFEST, VERIFIED, Bundle, Manifest, hash_file
+from sc_runtime.backends.tensorrt import plans as runtime_plans
+from sc_runtime.backends.tensorrt.plans import (
+    Target,
+    find_plan,
+    hash_source,
+    list_planned,
+    list_shapes,
+    locate_plan,
+    read_entry,
+)
+from sc_runtime.bundle.manifest import MANIFEST, Manifest
+from sc_runtime.bundle.store import VERIFIED, Bundle, hash_file
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError, SettingsError
 from sc_runtime.export import build, plans
-from sc_runtime.export.graphs import GRAPHS
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
-from sc_runtime.plans import Target, find_plan, hash_source, list_planned, list_shapes, locate_plan, read_entry
+from sc_runtime.export.semanticodec.graphs import GRAPHS
 from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
@@ -300,7 +309,7 @@ def test_an_altered_plan_is_named(bundle: Bundle, target: Target, command: str) 
 
 def test_a_plan_is_hashed_once(bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     find_plan(bundle, QUICK, target)
-    monkeypatch.setattr("sc_runtime.bundle.hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
+    monkeypatch.setattr("sc_runtime.bundle.store.hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
     find_plan(Bundle.load(bundle.path), QUICK, target)
 
 

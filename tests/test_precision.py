@@ -20,17 +20,19 @@ from sc_runtime import Codec
 from sc_runtime.audio import Audio
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import MANIFEST, Bundle, Manifest, TensorSpec
+from sc_runtime.bundle.manifest import MANIFEST, Manifest
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import VerificationError
 from sc_runtime.export import build, precision, recipes, verify
 from sc_runtime.export.build import build_bundle, name_bundle
-from sc_runtime.export.checkpoint import SeededWeights
-from sc_runtime.export.graphs import GRAPHS
-from sc_runtime.export.networks.sizes import choose_sizes
 from sc_runtime.export.precision import TYPELESS, lower_precision
 from sc_runtime.export.recipes import write_recipe
+from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.semanticodec.graphs import GRAPHS
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_rounded, relative_error, save_rounded
+from sc_runtime.spec import TensorSpec
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
 from tests.conftest import ROOT, build_test_bundle, keep_graphs

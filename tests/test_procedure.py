@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.published import PublishedCodec
+from bench.reference.semanticodec import PublishedCodec
 from sc_runtime import Codec
-from sc_runtime.export.checkpoint import SeededWeights
-from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.conftest import build_test_bundle
 
 VOCAB = 4096

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec, SemantiCodec
+from sc_runtime import drop_in as published
 from sc_runtime.errors import BundleError
-from sc_runtime.semanticodec import published
 
 
 def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monke
         (tmp_path / "tps50-v4096").symlink_to(tiny_bundle)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
+    monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tmp_path)
     monkeypatch.setattr(published.subprocess, "run", build)
     for _ in range(2):
         assert SemantiCodec(50, 4096).codec.config.tps == 50
@@ -53,7 +53,7 @@ def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monke
 
 
 def test_a_build_that_fails_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sc_runtime.bundle.bundles_folder", lambda: tmp_path)
+    monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tmp_path)
     monkeypatch.setattr(published.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
     with pytest.raises(BundleError, match=r"no bundle tps25-v8192.*run python -m sc_runtime\.export\.build --tps 25"):
         SemantiCodec(25, 8192)

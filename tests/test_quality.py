@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench import baselines, quality
-from bench.baselines import BASELINES, count_packet_bytes, run_program
-from bench.metrics import explain_absence, find_delay, mel_distance, stft_distance, undo_delay
-from bench.quality import choose_clips, drop_acoustic, list_samplings
-from bench.quality_results import compare_samplings, list_goals, write_sampling
+from bench.quality import baselines
+from bench.quality import run as quality
+from bench.quality.baselines import BASELINES, count_packet_bytes, run_program
+from bench.quality.metrics import explain_absence, find_delay, mel_distance, stft_distance, undo_delay
+from bench.quality.results import compare_samplings, list_goals, write_sampling
+from bench.quality.run import choose_clips, drop_acoustic, list_samplings
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import Bundle
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
-from sc_runtime.commands.program import run_command
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 

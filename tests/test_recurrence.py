@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sc_runtime.backends.fastest import FastestBackend
-from sc_runtime.backends.openvino import OpenVinoGraph
-from sc_runtime.backends.recurrence import OUTPUT, ROWS, RecurrentGraph
+from sc_runtime.backends.openvino.backend import OpenVinoGraph
+from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle import Bundle
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import BundleError
 from sc_runtime.initializers import Initializers
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec
-from sc_runtime.bundle import MANIFEST, Bundle
-from sc_runtime.cli import app
-from sc_runtime.commands.demo import SAMPLE
-from sc_runtime.commands.program import run_command
+from sc_runtime.bundle.manifest import MANIFEST
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.app import app
+from sc_runtime.cli.program import run_command
 from sc_runtime.errors import BackendError
+from sc_runtime.samples import SPEECH_AND_MUSIC
 from tests.conftest import GOLDEN
 
 
@@ -28,7 +29,7 @@ def test_the_share_is_that_of_the_demos_tokens(tiny_bundle: Path) -> None:
     if not has_bfloat16():
         pytest.skip("no bfloat16 here")
     exact, rounded = (
-        Codec.load(tiny_bundle, backend="openvino", precision=precision).encode(SAMPLE).codes
+        Codec.load(tiny_bundle, backend="openvino", precision=precision).encode(SPEECH_AND_MUSIC).codes
         for precision in ("float32", "bfloat16")
     )
     share = build.compare_bfloat16(Bundle.load(tiny_bundle))

@@ -10,19 +10,14 @@ from hypothesis import strategies as st
 from sc_runtime.errors import SettingsError
 from sc_runtime.semanticodec.config import LATENT_SHAPE, Schedule
 from sc_runtime.semanticodec.guidance import guide
+from sc_runtime.semanticodec.noise import SeededNoise
 from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
-from sc_runtime.semanticodec.samplers import (
-    SOLVERS,
-    choose_nodes,
-    compute_alphas,
-    half_log_snr,
-    sample_ddim,
-    seeded_noise,
-)
+from sc_runtime.semanticodec.samplers import SOLVERS, sample_ddim
+from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cumprod, half_log_snr
 from tests.golden import seeded_weights
 
 SCHEDULE = Schedule()
-ALPHAS = compute_alphas(SCHEDULE)
+ALPHAS = compute_alphas_cumprod(SCHEDULE)
 RECORDED = [
     -0.27412763237953186,
     -0.8800255656242371,
@@ -39,25 +34,25 @@ def test_schedule_is_that_of_the_published_checkpoint() -> None:
 def test_published_steps_are_published_or_refused(steps: int) -> None:
     expected = [] if steps < 1 or steps > 999 else [c + 1 for c in range(0, 1000, 1000 // steps)]
     if expected and max(expected) < 1000:
-        assert choose_nodes(steps, SCHEDULE).tolist() == [*reversed(expected), 0]
+        assert choose_timesteps(steps, SCHEDULE).tolist() == [*reversed(expected), 0]
     else:
         with pytest.raises(SettingsError, match=f"{steps} steps"):
-            choose_nodes(steps, SCHEDULE)
+            choose_timesteps(steps, SCHEDULE)
 
 
 def test_refused_step_counts_name_one_that_works() -> None:
     with pytest.raises(SettingsError, match=r"3 steps .*use 2$"):
-        choose_nodes(3, SCHEDULE)
-    assert choose_nodes(2, SCHEDULE).tolist() == [501, 1, 0]
+        choose_timesteps(3, SCHEDULE)
+    assert choose_timesteps(2, SCHEDULE).tolist() == [501, 1, 0]
     with pytest.raises(SettingsError, match=r"45 steps even in log-SNR.*use 30 or fewer"):
-        choose_nodes(45, SCHEDULE, "logsnr")
-    assert len(choose_nodes(30, SCHEDULE, "logsnr")) == 31
+        choose_timesteps(45, SCHEDULE, "logsnr")
+    assert len(choose_timesteps(30, SCHEDULE, "logsnr")) == 31
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 20, 25, 30])
 def test_other_spacings_take_exactly_the_steps_asked_for(spacing: str, steps: int) -> None:
-    nodes = choose_nodes(steps, SCHEDULE, spacing)
+    nodes = choose_timesteps(steps, SCHEDULE, spacing)
     assert len(nodes) == steps + 1
     assert (nodes[0], nodes[-1]) == (999, 0)
     assert (np.diff(nodes) < 0).all()
@@ -89,7 +84,7 @@ def test_ddim_samples_a_gaussian_whose_velocity_is_known(eta: float) -> None:
         lambda latent, step: exact_velocity(latent, step, deviation),
         generator.standard_normal(100_000, np.float32),
         lambda draw: generator.standard_normal(100_000, np.float32),
-        choose_nodes(500, SCHEDULE),
+        choose_timesteps(500, SCHEDULE),
         ALPHAS,
         eta,
     )
@@ -101,7 +96,7 @@ def test_deterministic_ddim_converges_with_order_one() -> None:
     """eta 0 integrates an ODE; for Gaussian data it multiplies z_T by a known ratio, with an error like 1 / steps."""
     deviation, errors = 0.37, []
     for steps in (100, 200, 500):
-        nodes = choose_nodes(steps, SCHEDULE)
+        nodes = choose_timesteps(steps, SCHEDULE)
         found = sample_ddim(
             lambda latent, step: exact_velocity(latent, step, deviation),
             np.ones(1, np.float32),
@@ -159,7 +154,8 @@ def test_order_of_convergence(solver: str, low: float, high: float, exact_flow: 
     """Error against steps, even in log-SNR: slope 1, 2 and, with the corrector, between 2 and 3."""
     counts = np.array([10, 14, 20, 28])
     errors = [
-        np.sqrt(np.mean((solve_mixture(solver, choose_nodes(n, SCHEDULE, "logsnr")) - exact_flow) ** 2)) for n in counts
+        np.sqrt(np.mean((solve_mixture(solver, choose_timesteps(n, SCHEDULE, "logsnr")) - exact_flow) ** 2))
+        for n in counts
     ]
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert low < order < high, errors
@@ -169,11 +165,11 @@ def test_the_fast_preset_has_the_fewest_steps_that_beat_ddim_at_fifty(exact_flow
     def error(solver: str, nodes: np.ndarray) -> float:
         return float(np.sqrt(np.mean((solve_mixture(solver, nodes) - exact_flow) ** 2)))
 
-    ddim = error("ddim", choose_nodes(50, SCHEDULE))
+    ddim = error("ddim", choose_timesteps(50, SCHEDULE))
     fast = PRESETS["fast"]
-    assert error(fast.solver, choose_nodes(fast.steps, SCHEDULE, "logsnr")) < ddim
-    assert error(fast.solver, choose_nodes(fast.steps - 1, SCHEDULE, "logsnr")) > ddim
-    assert error("unipc", choose_nodes(10, SCHEDULE, "logsnr")) < ddim
+    assert error(fast.solver, choose_timesteps(fast.steps, SCHEDULE, "logsnr")) < ddim
+    assert error(fast.solver, choose_timesteps(fast.steps - 1, SCHEDULE, "logsnr")) > ddim
+    assert error("unipc", choose_timesteps(10, SCHEDULE, "logsnr")) < ddim
 
 
 def test_the_stochastic_dpm_solver_samples_the_mixture() -> None:
@@ -183,7 +179,7 @@ def test_the_stochastic_dpm_solver_samples_the_mixture() -> None:
         mixture_velocity,
         generator.standard_normal(20_000),
         lambda draw: generator.standard_normal(20_000),
-        choose_nodes(30, SCHEDULE, "logsnr"),
+        choose_timesteps(30, SCHEDULE, "logsnr"),
         ALPHAS,
         1.0,
     )
@@ -197,7 +193,7 @@ def test_presets_and_their_changes() -> None:
     assert choose_sampling("reference") == Sampling("ddim", 50, 2.0, 1.0)
     assert choose_sampling("fast", steps=9, guidance=None).steps == 9
     for sampling in PRESETS.values():
-        choose_nodes(sampling.steps, SCHEDULE, SOLVERS[sampling.solver].spacing)
+        choose_timesteps(sampling.steps, SCHEDULE, SOLVERS[sampling.solver].spacing)
     for changes, message in [
         ({"solver": "euler"}, "solver 'euler'; expected one of ddim, dpm, unipc"),
         ({"solver": "unipc"}, "eta 1.0 with the solver unipc"),
@@ -217,7 +213,7 @@ def test_presets_and_their_changes() -> None:
 def test_eta_zero_asks_for_no_noise() -> None:
     asked = []
     latent = np.ones((1, *LATENT_SHAPE), np.float32)
-    sample_ddim(lambda z, step: 0 * z, latent, asked.append, choose_nodes(5, SCHEDULE), ALPHAS, 0.0)
+    sample_ddim(lambda z, step: 0 * z, latent, asked.append, choose_timesteps(5, SCHEDULE), ALPHAS, 0.0)
     assert asked == []
 
 
@@ -229,12 +225,12 @@ def test_each_step_asks_for_its_own_noise() -> None:
         return np.zeros((1, *LATENT_SHAPE), np.float32)
 
     latent = np.ones((1, *LATENT_SHAPE), np.float32)
-    sample_ddim(lambda z, step: 0 * z, latent, draw, choose_nodes(5, SCHEDULE), ALPHAS, 1.0)
+    sample_ddim(lambda z, step: 0 * z, latent, draw, choose_timesteps(5, SCHEDULE), ALPHAS, 1.0)
     assert asked == [1, 2, 3, 4, 5]
 
 
 def test_noise_is_standard_normal_and_independent() -> None:
-    noise = seeded_noise(0)
+    noise = SeededNoise(0)
     draws = np.stack([noise(window, draw) for window in range(3) for draw in range(3)])
     assert draws.dtype == np.float32
     assert draws.shape == (9, *LATENT_SHAPE)
@@ -248,21 +244,21 @@ def test_noise_is_standard_normal_and_independent() -> None:
 
 
 def test_noise_is_a_function_of_seed_window_and_draw() -> None:
-    np.testing.assert_array_equal(seeded_noise(5)(2, 3), seeded_noise(5)(2, 3))
-    different = [seeded_noise(5)(2, 4), seeded_noise(5)(3, 3), seeded_noise(6)(2, 3), seeded_noise(5)(3, 2)]
+    np.testing.assert_array_equal(SeededNoise(5)(2, 3), SeededNoise(5)(2, 3))
+    different = [SeededNoise(5)(2, 4), SeededNoise(5)(3, 3), SeededNoise(6)(2, 3), SeededNoise(5)(3, 2)]
     for other in different:
-        assert not np.array_equal(other, seeded_noise(5)(2, 3))
+        assert not np.array_equal(other, SeededNoise(5)(2, 3))
 
 
 def test_noise_is_the_same_on_every_machine() -> None:
     """Values recorded once; NumPy guarantees the stream of Philox."""
-    np.testing.assert_allclose(seeded_noise(0)(0, 0).ravel()[:3], RECORDED, rtol=1e-6)
+    np.testing.assert_allclose(SeededNoise(0)(0, 0).ravel()[:3], RECORDED, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_that_do_not_fit_are_refused(seed: int) -> None:
     with pytest.raises(SettingsError, match="seed"):
-        seeded_noise(seed)
+        SeededNoise(seed)
 
 
 class Linear:

@@ -21,23 +21,28 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from sc_runtime import Codec, cuda_source
-from sc_runtime.backends import device, onnxruntime_cuda, select, tensorrt
+from sc_runtime import Codec
+from sc_runtime.backends import onnxruntime_cuda, select
 from sc_runtime.backends.base import ResidentBackend
-from sc_runtime.backends.device import LANES, THREADS, Replay, keep_recent, load_solver
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from sc_runtime.backends.resident import DEPTH, tabulate
-from sc_runtime.bundle import Bundle, hash_file
+from sc_runtime.backends.tensorrt import backend as tensorrt
+from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
+from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.commands.doctor import examine
-from sc_runtime.cuda_centroids import Memory
-from sc_runtime.cuda_source import compile_source, find_source
+from sc_runtime.cli.doctor import examine
+from sc_runtime.cuda import device
+from sc_runtime.cuda import source as cuda_source
+from sc_runtime.cuda.device import LANES, THREADS, Memory, Replay, load_solver
+from sc_runtime.cuda.graph import keep_recent
+from sc_runtime.cuda.source import compile_source, find_source
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
-from sc_runtime.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
-from sc_runtime.semanticodec.coefficients import find_recurrence
+from sc_runtime.semanticodec.coefficients import find_multistep
 from sc_runtime.semanticodec.config import Schedule
+from sc_runtime.semanticodec.noise import PHILOX_DOMAIN, SeededNoise
 from sc_runtime.semanticodec.presets import Sampling
-from sc_runtime.semanticodec.samplers import PHILOX_DOMAIN, SOLVERS, SeededNoise, choose_nodes, compute_alphas
+from sc_runtime.semanticodec.resident import DEPTH, tabulate
+from sc_runtime.semanticodec.samplers import SOLVERS
+from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cumprod
 from tests.conftest import ROOT
 from tests.test_backends import relative_error
 from tests.test_samplers import mixture_velocity
@@ -65,7 +70,7 @@ def test_the_table_gives_what_the_solver_gives(sampling: Sampling, tiny_bundle: 
     table, guided = tabulate(sampling, bundle)
     low, high = sampling.interval
     solver = SOLVERS[sampling.solver]
-    nodes = choose_nodes(sampling.steps, Schedule(), solver.spacing)
+    nodes = choose_timesteps(sampling.steps, Schedule(), solver.spacing)
     assert guided == [sampling.guidance != 1 and low <= step <= high for step in nodes[:-1]]
     assert table["step"].tolist() == [*nodes[:-1], 0]
     draws = np.random.default_rng(0).standard_normal((len(table), 500))
@@ -78,14 +83,14 @@ def test_the_table_gives_what_the_solver_gives(sampling: Sampling, tiny_bundle: 
             + row["noise"] * draws[len(latents)]
         )
     exact = solver.sample(
-        mixture_velocity, draws[0], lambda draw: draws[draw], nodes, compute_alphas(Schedule()), sampling.eta
+        mixture_velocity, draws[0], lambda draw: draws[draw], nodes, compute_alphas_cumprod(Schedule()), sampling.eta
     )
     assert relative_error(latents[-1], exact) < 1e-6
 
 
 @pytest.mark.parametrize(("solver", "depth"), [("ddim", 1), ("dpm", 2), ("unipc", 3)])
 def test_recurrences_are_as_short_as_the_solvers(solver: str, depth: int) -> None:
-    recurrence = find_recurrence(Sampling(solver, 10, 2.0, 0.0), Schedule())
+    recurrence = find_multistep(Sampling(solver, 10, 2.0, 0.0), Schedule())
     looked = (np.abs(recurrence.latents) + np.abs(recurrence.velocities)).max(axis=0)
     assert (looked > 1e-6).tolist() == [j < depth for j in range(DEPTH)]
 
@@ -481,8 +486,8 @@ def test_a_codec_of_free_lengths_on_the_device(
         assert tokens == reference.encode(sound, domain="music")
         expected = reference.decode(tokens)
         assert np.linalg.norm(codec.decode(tokens) - expected) < tolerance * np.linalg.norm(expected)
-    assert len(codec.parts.graphs["encoder"]._calls) == 4  # type: ignore[attr-defined]
-    assert "routed_encoder" not in codec.parts.graphs  # which is for processors, and has no plan
+    assert len(codec.networks.graphs["encoder"]._calls) == 4  # type: ignore[attr-defined]
+    assert "routed_encoder" not in codec.networks.graphs  # which is for processors, and has no plan
     if name != "onnxruntime-cuda":
         assert tensorrt.has_plans(bundle)
 
@@ -573,7 +578,7 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
     assert tensorrt.has_plans(bundle)
     with monkeypatch.context() as patch:
-        patch.setattr("sc_runtime.plans.BUILDER", 0)
+        patch.setattr("sc_runtime.backends.tensorrt.plans.BUILDER", 0)
         with pytest.raises(BundleError, match=rf"built from another graph.*{command}"):
             backend.open(bundle, "hifigan")
     plan = locate_plan(bundle, "hifigan", Target("tensorrt", "1.2.3", (8, 9)))

@@ -30,11 +30,12 @@ from numpy.lib import format as npy
 
 from sc_runtime import codecs, files
 from sc_runtime import tokens as tokens_module
-from sc_runtime.codecs import MODELS
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import OutputError, SettingsError, TokensError
+from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.config import SemantiCodecConfig
-from sc_runtime.tokens import Tokens, count_bytes, read_array
+from sc_runtime.token_files import count_bytes
+from sc_runtime.tokens import Tokens, read_array
 from sc_runtime.unicodec.config import UniCodecConfig
 
 SMALL, UNIFIED = SemantiCodecConfig(25, 4096), UniCodecConfig()
@@ -80,13 +81,13 @@ class ManyConfig(CodecConfig):
         return {"tps": self.tps, "others": self.entries[1:]}
 
     @classmethod
-    def from_books(cls, tps: int, entries: tuple[int, ...]) -> ManyConfig:
+    def from_codebook_sizes(cls, tps: int, entries: tuple[int, ...]) -> ManyConfig:
         if not entries:
             raise SettingsError("no codebooks", "one at least")
         return cls(tps, entries)
 
     @property
-    def books(self) -> dict[str, int]:
+    def codebook_sizes(self) -> dict[str, int]:
         return {f"book {number}": entries for number, entries in enumerate(self.entries)}
 
     def count_positions(self, samples: int) -> int:
@@ -509,7 +510,7 @@ def test_vocabularies_too_large_for_the_container(vocab: int, acoustic_vocab: in
 @pytest.mark.parametrize("config", [SemantiCodecConfig(25, 1, 1), ManyConfig(75, (1,)), ManyConfig(75, (1,) * 8)])
 def test_tokens_of_no_bits_are_not_stored(config: CodecConfig) -> None:
     with pytest.raises(TokensError, match="one token each"):
-        Tokens.from_array(np.zeros((1, len(config.books)), int), config).to_bytes()
+        Tokens.from_array(np.zeros((1, len(config.codebook_sizes)), int), config).to_bytes()
     with expect_little(), pytest.raises(TokensError, match="one token each"):
         Tokens.from_bytes(assemble(config, 4_000_000_000, 0, b""))
 
@@ -537,7 +538,7 @@ def test_every_length_but_the_whole_is_cut_short(config: CodecConfig) -> None:
     for length in range(len(data)):
         message = f": {length} bytes; expected a whole header" if length < 24 else f": {length - header} bytes of codes"
         if 24 <= length < header:
-            message = f" in its header; expected {len(config.books)} vocabularies"
+            message = f" in its header; expected {len(config.codebook_sizes)} vocabularies"
         with pytest.raises(TokensError, match=f"cut short{message}"):
             Tokens.from_bytes(data[:length])
     assert Tokens.from_bytes(data) == make_tokens(config)

@@ -58,7 +58,7 @@ def test_codes_are_the_published_ones(full: Codec, truth: dict[str, np.ndarray],
 def test_features_and_waveform_are_the_published_ones(full: Codec, truth: dict[str, np.ndarray]) -> None:
     with Audio(GOLDEN / "mixed_24k.wav", rate=SAMPLE_RATE, mono="mean") as recording:
         sound = np.concatenate(list(recording.blocks()))
-    features = full.parts.run("encoder", waveform=sound[np.newaxis])["features"][0]
+    features = full.networks.run("encoder", waveform=sound[np.newaxis])["features"][0]
     assert relative_error(features.T, truth["emb"]) < TOLERANCE
     decoded = full.decode(truth["codes_all"][:, np.newaxis])
     assert relative_error(decoded, truth["waveform"]) < TOLERANCE
@@ -69,9 +69,9 @@ def test_features_and_waveform_are_the_published_ones(full: Codec, truth: dict[s
 def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, samples: int) -> None:
     """Beyond the recorded case: against the procedure in PyTorch, which the recorded case has proved."""
     pytest.importorskip("torch")
-    from bench.unicodec_procedure import PublishedUniCodec
-    from sc_runtime.export.checkpoint import SeededWeights
-    from sc_runtime.export.codecs import find_export, read_tensors
+    from bench.reference.unicodec import PublishedUniCodec
+    from sc_runtime.export.registry import find_export, read_tensors
+    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
 
     sizes = find_export("unicodec").choose_sizes("full", None, 16384)
     codec = Codec.load(build_test_bundle(None, (16384,), "full", seed, codec="unicodec"), backend="onnxruntime")
@@ -103,7 +103,7 @@ def test_any_length_goes_there_and_back(codec: Codec, samples: int) -> None:
 def test_a_domain_confines_the_search_to_its_entries(codec: Codec, domain: str | None) -> None:
     """Against a brute-force search in float64 over those entries."""
     sound = make_sound(24_000)
-    features = codec.parts.run("encoder", waveform=sound[np.newaxis])["features"][0].astype(np.float64)
+    features = codec.networks.run("encoder", waveform=sound[np.newaxis])["features"][0].astype(np.float64)
     first, last = DOMAIN_ENTRIES[domain]
     book = codec.bundle.load_codebook("unified").astype(np.float64)[first:last]
     distances = ((features[:, np.newaxis] - book) ** 2).sum(axis=2)
@@ -125,7 +125,7 @@ def test_what_came_before_changes_nothing(tiny_unicodec: Path, backend: str) -> 
 
 def test_both_encoders_are_one_function_on_the_same_weights(tiny_unicodec: Path, codec: Codec) -> None:
     sound = make_sound(50_001)[np.newaxis]
-    dense, routed = (codec.parts.run(name, waveform=sound)["features"] for name in ("encoder", "routed_encoder"))
+    dense, routed = (codec.networks.run(name, waveform=sound)["features"] for name in ("encoder", "routed_encoder"))
     np.testing.assert_allclose(routed, dense, atol=1e-5 * np.abs(dense).max())
     ours, theirs = (codec.bundle.manifest.graphs[name].files for name in ("encoder", "routed_encoder"))
     assert ours[1] == theirs[1]
@@ -169,8 +169,8 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(codec: Codec, monkeypatch: py
 def test_up_to_thirty_seconds_are_one_window(codec: Codec) -> None:
     """So that nothing differs there from the published code, which runs a whole file at once."""
     sound = make_sound(30 * SAMPLE_RATE)
-    whole = codec.parts.run("encoder", waveform=sound[np.newaxis])["features"][0]
-    expected = codec.parts.open_search("unified").search(whole)
+    whole = codec.networks.run("encoder", waveform=sound[np.newaxis])["features"][0]
+    expected = codec.networks.open_search("unified").search(whole)
     np.testing.assert_array_equal(codec.encode(sound).codes[:, 0], expected)
 
 
@@ -254,12 +254,12 @@ def test_stereo_is_mixed_by_its_mean(codec: Codec, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [(2, (5, 5)), (75, (5, 5)), (50, (16384,))])
 def test_other_codebooks_make_no_unicodec(bad: tuple[int, tuple[int, ...]]) -> None:
     with pytest.raises(SettingsError):
-        UniCodecConfig.from_books(*bad)
+        UniCodecConfig.from_codebook_sizes(*bad)
 
 
 def test_the_command_line_works_on_it(tiny_unicodec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sc_runtime.cli import app
-    from sc_runtime.commands.program import run_command
+    from sc_runtime.cli.app import app
+    from sc_runtime.cli.program import run_command
 
     def call(*arguments: str) -> tuple[int, str]:
         code = run_command(app, list(arguments))
@@ -288,16 +288,16 @@ def test_decoding_takes_the_bundle_that_suits_the_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without --bundle: among built ones of trained weights, which the file says the codec of."""
-    from sc_runtime.cli import app
-    from sc_runtime.commands.program import run_command
+    from sc_runtime.cli.app import app
+    from sc_runtime.cli.program import run_command
 
     built = [tiny_bundle, tiny_unicodec]
-    monkeypatch.setattr("sc_runtime.bundle.list_bundles", lambda *_: built)
-    monkeypatch.setattr("sc_runtime.bundle.is_candidate", lambda path: path in built)
+    monkeypatch.setattr("sc_runtime.bundle.locate.list_bundles", lambda *_: built)
+    monkeypatch.setattr("sc_runtime.bundle.locate.is_candidate", lambda path: path in built)
     monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
     for config, name in ((UniCodecConfig(), tiny_unicodec.name), (SemantiCodecConfig(50, 4096), tiny_bundle.name)):
         file = tmp_path / f"{config.codec}.sct"
-        Tokens.from_array(np.zeros((20, len(config.books)), int), config).save(file)
+        Tokens.from_array(np.zeros((20, len(config.codebook_sizes)), int), config).save(file)
         steps = ["--steps", "1"] if config.codec == "semanticodec" else []
         assert run_command(app, ["decode", str(file), "--backend", "onnxruntime", *steps]) == 0
         assert f"bundle: {name}, " in capsys.readouterr().err

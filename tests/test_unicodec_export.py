@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sc_runtime.bundle import Bundle
-from sc_runtime.commands.program import run_command
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_command
 from sc_runtime.export.build import app
-from sc_runtime.export.checkpoint import SeededWeights
-from sc_runtime.export.codecs import find_export, read_tensors
-from sc_runtime.export.unicodec.published import FILE
+from sc_runtime.export.registry import find_export, read_tensors
+from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.unicodec.checkpoint import FILE
 from tests.test_hub import Hub, serving, start
 
 SIZES = find_export("unicodec").choose_sizes("tiny", None, 16384)

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.unicodec_procedure import DOMAINS, PublishedUniCodec
-from sc_runtime.bundle import TensorSpec
+from bench.reference.unicodec import DOMAINS, PublishedUniCodec
 from sc_runtime.errors import CheckpointError
 from sc_runtime.export.seeded import SeededTensors
 from sc_runtime.export.trace import save_model, trace
-from sc_runtime.export.unicodec.checkpoint import (
+from sc_runtime.export.unicodec.checkpoint import FILE, CheckpointFile
+from sc_runtime.export.unicodec.networks.decoder import InverseStft, make_basis
+from sc_runtime.export.unicodec.networks.encoder import Mixture, RoutedMixture
+from sc_runtime.export.unicodec.networks.sizes import TINY, UniCodecSizes
+from sc_runtime.export.unicodec.tensors import (
     EMBEDDING,
     NETWORKS,
     PREFIXES,
@@ -36,10 +39,7 @@ from sc_runtime.export.unicodec.checkpoint import (
     load_network,
     make_codebook,
 )
-from sc_runtime.export.unicodec.decoder import InverseStft, make_basis
-from sc_runtime.export.unicodec.encoder import Mixture, RoutedMixture
-from sc_runtime.export.unicodec.published import FILE, CheckpointFile
-from sc_runtime.export.unicodec.sizes import TINY, UniCodecSizes
+from sc_runtime.spec import TensorSpec
 from tests.conftest import GOLDEN
 from tests.golden import seeded_weights
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from sc_runtime.bundle import Bundle
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.semanticodec.config import WINDOW_STRIDE, SemantiCodecConfig
-from sc_runtime.semanticodec.vocode import FRAME_STEP, REACH, choose_frames, plan_runs, vocode
+from sc_runtime.semanticodec.spec import FRAME_STEP
+from sc_runtime.semanticodec.vocode import REACH, choose_frames, plan_runs, vocode
 from sc_runtime.semanticodec.windows import split_windows
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from sc_runtime.bundle import TensorSpec
+from sc_runtime.export.registry import CodecExport, Graph, Tensors, Weights, read_tensors
+from sc_runtime.export.unicodec.networks.sizes import UniCodecSizes, choose_sizes
+from sc_runtime.spec import TensorSpec
 from sc_runtime.unicodec.config import VOCABULARY
 from sc_runtime.unicodec.model import CODEBOOK
 
-from ..codecs import CodecExport, Graph, Tensors, Weights, read_tensors
-from . import checkpoint
-from .checkpoint import find_tensor, list_quantizer_shapes, list_sources, load_network, make_codebook
-from .published import FILE, CheckpointFile, fetch_published
-from .sizes import UniCodecSizes, choose_sizes
+from . import tensors as checkpoint
+from .checkpoint import FILE, CheckpointFile, fetch_published
+from .tensors import find_tensor, list_quantizer_shapes, list_sources, load_network, make_codebook
 
 
 @dataclass(frozen=True)

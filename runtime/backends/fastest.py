@@ -1,20 +1,25 @@
-"""What `auto` is where both CPU backends are installed: each graph where it was measured to run better."""
+"""`auto` where both CPU backends are installed: each graph on the one that was measured to run it better."""
 
 from __future__ import annotations
 
-from ..bundle import Bundle
-from .base import Graph
+import numpy as np
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.networks import Graph
+
 from .onnxruntime import OnnxRuntimeBackend
-from .openvino import OpenVinoBackend
+from .openvino.backend import OpenVinoBackend
 
 #: A BiLSTM below this opens at once in ONNX Runtime and has no loop that costs more than its arithmetic.
 SMALL_BYTES = 100e6
 
 
 class FastestBackend:
-    """OpenVINO, but for an acoustic encoder of less than `SMALL_BYTES`. Arguments and errors as of the two."""
+    """OpenVINO, except for a BiLSTM of less than `SMALL_BYTES`. Arguments and errors are those of the two."""
 
     name = "openvino+onnxruntime"
+    gpu = None
     encode_batch = OpenVinoBackend.encode_batch
 
     def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
@@ -22,5 +27,8 @@ class FastestBackend:
         self.device = self.openvino.device
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
-        small = graph == "acoustic_encoder" and bundle.count_bytes(graph) < SMALL_BYTES
+        small = bundle.spec.graphs[graph].is_lstm and bundle.count_bytes(graph) < SMALL_BYTES
         return (self.onnxruntime if small else self.openvino).open(bundle, graph)
+
+    def open_search(self, codebook: np.ndarray) -> NearestCentroid:
+        return NearestCentroid(codebook)

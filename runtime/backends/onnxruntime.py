@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle
-from ..errors import BackendError, MissingExtraError
-from .base import Arrays, first_line
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.errors import BackendError, MissingExtraError, first_line
+from sc_runtime.networks import Arrays
 
 PROVIDER = "CPUExecutionProvider"
-#: Optimizers that end the process on a half-precision LSTM (seen in 1.31): one for convolutions, which it has none of.
-FP16_UNSOUND = {"acoustic_encoder": ["NchwcTransformer"]}
+#: These optimizers end the process on a half-precision LSTM (seen in 1.31). They are for convolutions, which an LSTM
+#: graph does not have.
+FP16_UNSOUND = ["NchwcTransformer"]
 
 
 def explain_absence() -> str | None:
@@ -29,6 +31,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     device = "CPU"
+    gpu = None
     encode_batch = 8  #: its BiLSTM reads the weights once for the whole batch
 
     def __init__(self, threads: int | None = None) -> None:
@@ -46,16 +49,25 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
-        unsound = FP16_UNSOUND.get(graph, []) if bundle.manifest.precision == "fp16" else []
+        disabled = list_unsound(bundle, graph)
         try:
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=[PROVIDER], disabled_optimizers=unsound
+                str(path), options, providers=[PROVIDER], disabled_optimizers=disabled
             )
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
             raise BackendError(
                 f"{path}: ONNX Runtime refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
             ) from error
         return OnnxRuntimeGraph(session)
+
+    def open_search(self, codebook: np.ndarray) -> NearestCentroid:
+        return NearestCentroid(codebook)
+
+
+def list_unsound(bundle: Bundle, graph: str) -> list[str]:
+    """The optimizers that ONNX Runtime must not apply to `graph`."""
+    half = bundle.manifest.precision == "fp16"
+    return FP16_UNSOUND if half and bundle.spec.graphs[graph].is_lstm else []
 
 
 class OnnxRuntimeGraph:

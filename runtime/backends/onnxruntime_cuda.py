@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, GraphEntry
-from ..cuda_centroids import CudaNearestCentroid
-from ..errors import BackendError, MissingExtraError
-from . import device
-from .base import GPU_WINDOWS, first_line
-from .device import Addresses, Device, ResidentGraph, Shapes
-from .onnxruntime import FP16_UNSOUND
-from .resident import ResidentDecoder
+from sc_runtime.bundle.manifest import GraphEntry
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cuda import device
+from sc_runtime.cuda.device import Device
+from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
+from sc_runtime.cuda.nearest import CudaNearestCentroid
+from sc_runtime.errors import BackendError, MissingExtraError, first_line
+
+from .base import ENCODE_BATCH
+from .onnxruntime import list_unsound
 
 PROVIDER, KIND = "CUDAExecutionProvider", "cuda"
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: what the CPU's package lacks
@@ -42,20 +44,20 @@ class OnnxRuntimeCudaBackend:
     """Raises MissingExtraError without onnxruntime-gpu or cuda-core, BackendError without a GPU."""
 
     name = "onnxruntime-cuda"
-    encode_batch = GPU_WINDOWS
+    encode_batch = ENCODE_BATCH
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: Device | None = None) -> None:
         if not is_installed():
             raise MissingExtraError(NOT_INSTALLED, "the extra `gpu`, without the extra `cpu`", INSTALL)
-        self._device = Device()
-        self.device = self._device.name
+        self.gpu = gpu or Device()
+        self.device = self.gpu.name
         import onnxruntime
 
         if hasattr(onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # where it says what it misses; standard output may be a sound
                 onnxruntime.preload_dlls()
 
-    def open(self, bundle: Bundle, graph: str) -> ResidentGraph:
+    def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         import onnxruntime
 
         path, entry = bundle.find_graph(graph), bundle.manifest.graphs[graph]
@@ -65,8 +67,8 @@ class OnnxRuntimeCudaBackend:
             session = onnxruntime.InferenceSession(
                 str(path),
                 options,
-                providers=[(PROVIDER, describe_provider(self._device))],
-                disabled_optimizers=FP16_UNSOUND.get(graph, []),
+                providers=[(PROVIDER, describe_provider(self.gpu))],
+                disabled_optimizers=list_unsound(bundle, graph),
                 enable_fallback=0,
             )
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
@@ -78,13 +80,11 @@ class OnnxRuntimeCudaBackend:
             raise BackendError(
                 f"ONNX Runtime took {used[0]} for {graph}", f"{PROVIDER}, with CUDA and cuDNN of its version", INSTALL
             )
-        return ResidentGraph(self._device, bundle, graph, partial(OnnxRuntimeCall, session, graph, entry))
-
-    def open_decoder(self, bundle: Bundle) -> ResidentDecoder:
-        return ResidentDecoder(self._device, bundle, partial(self.open, bundle), GPU_WINDOWS)
+        spec, prepare = bundle.spec.graphs[graph], partial(OnnxRuntimeCall, session, graph, entry)
+        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
-        return CudaNearestCentroid(codebook, self._device.gpu)
+        return CudaNearestCentroid(codebook, self.gpu)
 
 
 def describe_provider(device: Device) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ..bundle import Bundle
-from ..errors import BackendError, SettingsError
-from . import onnxruntime, onnxruntime_cuda, openvino, tensorrt
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.errors import BackendError, SettingsError
+
+from . import onnxruntime, onnxruntime_cuda
 from .base import Backend
 from .fastest import FastestBackend
+from .openvino import backend as openvino
+from .tensorrt import backend as tensorrt
 
 #: Name -> why it cannot run here (or None), the faster first.
 ABSENCES = {

@@ -1,8 +1,8 @@
-"""A solver as a table of numbers, for devices that run none.
+"""A solver as a table of numbers, for devices that cannot run its Python code.
 
-Every solver of `samplers` is linear: each latent that it shows the T-UNet, and the one that it returns, is a weighted
-sum of z_T, of the velocities so far and of the noise so far. Run on unit vectors in place of latents, a solver says
-these weights itself, and `samplers` stays the one place for its formulas.
+Every solver of `samplers` is linear: each latent that it gives to the T-UNet, and the one that it returns, is a
+weighted sum of z_T, of the velocities so far and of the noise so far. A solver that runs on unit vectors instead of
+latents returns these weights. So its formulas are written once, in `samplers`.
 """
 
 from __future__ import annotations
@@ -14,51 +14,52 @@ import numpy as np
 
 from .config import Schedule
 from .presets import Sampling
-from .samplers import SOLVERS, choose_nodes, compute_alphas
+from .samplers import SOLVERS
+from .schedule import choose_timesteps, compute_alphas_cumprod
 
 DEPTH = 3  #: latents and velocities that a step may look back on, the newest included: UniPC's three
-EXACT = 1e-9  #: of a weight: far above float64's rounding, far below float32's
+TOLERANCE = 1e-9  #: of a weight: far above float64's rounding, far below float32's
 
 
 @dataclass(frozen=True)
-class Recurrence:
+class LinearMultistep:
     """x_(i+1) = sum_j latents[i, j] x_(i-j) + sum_j velocities[i, j] v_(i-j) + noise[i] n_(i+1), i = 0 ... N - 1.
 
-    x_i is what the T-UNet gets at diffusion step `steps[i]` and v_i what it answers, x_0 = n_0 is z_T and x_N is z_0;
-    n_k is draw k of the noise. `latents` and `velocities` float64 [N, DEPTH], `noise` [N], `steps` int64 [N].
+    x_i is what the T-UNet gets at timestep `timesteps[i]` and v_i what it answers, x_0 = n_0 is z_T and x_N is z_0;
+    n_k is draw k of the noise. `latents` and `velocities` float64 [N, DEPTH], `noise` [N], `timesteps` int64 [N].
     """
 
-    steps: np.ndarray
+    timesteps: np.ndarray
     latents: np.ndarray
     velocities: np.ndarray
     noise: np.ndarray
 
 
 def trace_solver(sampling: Sampling, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """Steps int64 [N] and weights float64 [N + 1, 1 + 2N]: x_i, by row, as a sum of z_T, v_0 ... and n_1 ..."""
+    """Timesteps int64 [N] and weights float64 [N + 1, 1 + 2N]: x_i, by row, as a sum of z_T, v_0 ... and n_1 ..."""
     solver = SOLVERS[sampling.solver]
-    nodes = choose_nodes(sampling.steps, schedule, solver.spacing)
-    count = len(nodes) - 1
+    timesteps = choose_timesteps(sampling.steps, schedule, solver.spacing)
+    count = len(timesteps) - 1
     units = np.eye(1 + 2 * count)
     shown: list[np.ndarray] = []
-    steps: list[int] = []
+    called: list[int] = []
 
-    def predict(latent: np.ndarray, step: int) -> np.ndarray:
+    def predict(latent: np.ndarray, timestep: int) -> np.ndarray:
         shown.append(latent.copy())
-        steps.append(step)
+        called.append(timestep)
         return units[len(shown)]
 
     last = solver.sample(
-        predict, units[0], lambda draw: units[count + draw], nodes, compute_alphas(schedule), sampling.eta
+        predict, units[0], lambda draw: units[count + draw], timesteps, compute_alphas_cumprod(schedule), sampling.eta
     )
-    return np.array(steps, np.int64), np.stack([*shown, last])
+    return np.array(called, np.int64), np.stack([*shown, last])
 
 
 @lru_cache(maxsize=8)
-def find_recurrence(sampling: Sampling, schedule: Schedule) -> Recurrence:
-    """The shortest recurrence that gives what the solver of `sampling` gives; DDIM's looks back on nothing."""
-    steps, weights = trace_solver(sampling, schedule)
-    count = len(steps)
+def find_multistep(sampling: Sampling, schedule: Schedule) -> LinearMultistep:
+    """The shortest form that equals the solver of `sampling`. DDIM's uses the newest latent and velocity only."""
+    timesteps, weights = trace_solver(sampling, schedule)
+    count = len(timesteps)
     latents, velocities = np.zeros((2, count, DEPTH))
     noise = weights[np.arange(1, count + 1), np.arange(count + 1, 2 * count + 1)]
     units = np.eye(1 + 2 * count)
@@ -68,9 +69,9 @@ def find_recurrence(sampling: Sampling, schedule: Schedule) -> Recurrence:
             back = i - np.arange(depth)
             known = np.concatenate([weights[back], units[1 + back]]).T
             found = np.linalg.lstsq(known, wanted, rcond=None)[0]
-            if np.abs(known @ found - wanted).max() < EXACT:
+            if np.abs(known @ found - wanted).max() < TOLERANCE:
                 break
         else:
             raise AssertionError(f"{sampling.solver} looks back further than {DEPTH} steps")
         latents[i, :depth], velocities[i, :depth] = np.split(found, 2)
-    return Recurrence(steps, latents, velocities, noise)
+    return LinearMultistep(timesteps, latents, velocities, noise)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..config import CodecConfig
-from ..errors import SettingsError
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import SettingsError
 
 SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
 TOKEN_RATES = (25, 50, 100)  #: tokens per second
@@ -76,13 +76,13 @@ class SemantiCodecConfig(CodecConfig):
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "vocab"}
 
     @classmethod
-    def from_books(cls, tps: int, entries: tuple[int, ...]) -> SemantiCodecConfig:
+    def from_codebook_sizes(cls, tps: int, entries: tuple[int, ...]) -> SemantiCodecConfig:
         if len(entries) != 2:
             raise SettingsError(f"{len(entries)} codebooks", "a semantic and an acoustic one")
         return cls(tps, *entries)
 
     @property
-    def books(self) -> dict[str, int]:
+    def codebook_sizes(self) -> dict[str, int]:
         return {"semantic": self.vocab, "acoustic": self.acoustic_vocab}
 
     @property

@@ -12,7 +12,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AudioError
+from sc_runtime.errors import AudioError
+
 from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES, count_segments
 
 LOOKAHEAD = 240  #: samples that the last frame of a segment (25 ms long, 10 ms apart) takes from the next

@@ -1,13 +1,14 @@
-"""How to sample: the solver's settings in one record, and the named choices of them."""
+"""Settings of the diffusion loop, and the presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from ..errors import SettingsError
+from sc_runtime.errors import SettingsError
+from sc_runtime.spec import DecodeOptions
+
 from .samplers import SOLVERS
 
 
@@ -15,9 +16,14 @@ from .samplers import SOLVERS
 class Sampling:
     """Settings of the diffusion loop.
 
-    `solver` of `samplers.SOLVERS`; `steps` of it; `guidance` s of classifier-free guidance, 1 being none; `eta` 0
-    (deterministic) to 1 (fresh noise each step); `interval` the diffusion steps (0 to 1000) in which guidance acts:
-    outside it the conditional branch runs alone, at half the cost. Raises SettingsError for what cannot work.
+    solver: a name of `samplers.SOLVERS`.
+    steps: number of its steps.
+    guidance: scale s of classifier-free guidance; 1 is none.
+    eta: fresh noise at each step, from 0 (deterministic) to 1.
+    interval: the first and the last timestep, of 0 to 1000, at which guidance acts. Elsewhere the conditional branch
+        runs alone, at half the cost.
+
+    Raises SettingsError for a value that cannot work.
     """
 
     solver: str = "ddim"
@@ -41,7 +47,7 @@ class Sampling:
             low, high = 0, -1
         if not 0 <= low <= high <= 1000:
             raise SettingsError(f"guidance interval {self.interval}", "two diffusion steps, 0 to 1000, in order")
-        object.__setattr__(self, "interval", (low, high))  # of a list, too
+        object.__setattr__(self, "interval", (low, high))  # also from a list
 
 
 #: T-UNet branches each preset runs in a window: 100, 40 and 16. On a Gaussian mixture 8 steps of `dpm` are the fewest
@@ -54,11 +60,15 @@ PRESETS = {
 }
 
 
-def choose_sampling(preset: str, **changes: Any) -> Sampling:
-    """The settings of `preset` with what of `changes` is not None.
+def choose_preset(name: str) -> Sampling:
+    """Raises SettingsError for an unknown name."""
+    if name not in PRESETS:
+        raise SettingsError(f"preset {name!r}", f"one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
-    Raises SettingsError.
-    """
-    if preset not in PRESETS:
-        raise SettingsError(f"preset {preset!r}", f"one of {', '.join(PRESETS)}")
-    return dataclasses.replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
+
+def resolve_sampling(options: DecodeOptions) -> Sampling:
+    """The preset of `options` with the settings that `options` change. Raises SettingsError."""
+    settings = {each.name: getattr(options, each.name) for each in dataclasses.fields(Sampling)}
+    changes = {name: value for name, value in settings.items() if value is not None}
+    return dataclasses.replace(choose_preset(options.preset or "reference"), **changes)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backends.base import Graph
+from sc_runtime.networks import Graph
+
 from .config import FRAME_SHIFT, SEGMENT_FRAMES
+from .spec import FRAME_STEP
 
 REACH = 24  #: frames on either side that a sample depends on, at most (kernels, dilations and strides added up)
-FRAME_STEP = 64  #: frame counts are multiples of it, so that a backend meets few different shapes
 HALVED = 512  #: frames from which on a window is made in halves: of fewer, those that both need would be too many
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..config import CodecConfig
-from ..errors import SettingsError
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import SettingsError
 
 SAMPLE_RATE = 24_000  #: Hz
 HOP = 320  #: samples a position
@@ -44,13 +44,13 @@ class UniCodecConfig(CodecConfig):
         return {"width": self.width}
 
     @classmethod
-    def from_books(cls, tps: int, entries: tuple[int, ...]) -> UniCodecConfig:
+    def from_codebook_sizes(cls, tps: int, entries: tuple[int, ...]) -> UniCodecConfig:
         if tps != TPS or len(entries) != 1:
             raise SettingsError(f"{tps} tps and {len(entries)} codebooks", f"{TPS} tps and one codebook")
         return cls(*entries)
 
     @property
-    def books(self) -> dict[str, int]:
+    def codebook_sizes(self) -> dict[str, int]:
         return {"unified": self.vocab}
 
     def find_entries(self, domain: str | None) -> slice:

@@ -2,68 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..audio import Audio, Mono, measure
-from ..backends.base import ResidentBackend
-from ..config import CodecConfig
-from ..encoding import Cut
-from ..errors import AudioError
-from ..overlap_add import overlap_add
-from .config import HOP, TPS, UniCodecConfig
-from .windows import LENGTH, OVERLAP, cut_samples, join_codes, split_positions
+from sc_runtime.audio import Audio, measure
+from sc_runtime.errors import AudioError
+from sc_runtime.model import WindowPlan
+from sc_runtime.networks import Networks
+from sc_runtime.overlap_add import overlap_add
+from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Progress
 
-if TYPE_CHECKING:
-    from ..codecs import DecodeOptions, EncodeOptions, Progress
-    from ..parts import Parts
+from .config import HOP, UniCodecConfig
+from .spec import SPEC
+from .windows import OVERLAP, cut_samples, join_codes, split_positions
 
 CODEBOOK = "unified"
-TYPICAL = 10 * TPS  #: positions of what is most often encoded and decoded: what the network was trained on
 
 
 class UniCodecModel:
-    """One bundle's UniCodec. See `sc_runtime.codecs.Model`, which this is.
+    """One bundle's UniCodec, as `sc_runtime.model.Model` states it.
 
     Windows run one at a time: each is 30 s of attention already, and a recording of up to 30 s is one. `batch` is
-    taken and changes nothing.
+    accepted and changes nothing.
     """
 
-    number: ClassVar[int] = 1
-    config: ClassVar[type[CodecConfig]] = UniCodecConfig
-    published: ClassVar[tuple[CodecConfig, ...]] = (UniCodecConfig(),)
-    mono: ClassVar[Mono] = "mean"
-    batches: ClassVar[bool] = False
-    exact: ClassVar[frozenset[str]] = frozenset({"encoder", "routed_encoder"})
-    encode_options: ClassVar[frozenset[str]] = frozenset({"domain"})
-    decode_options: ClassVar[frozenset[str]] = frozenset()
+    spec: ClassVar[CodecSpec] = SPEC
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
         # Where shapes may follow the data, an expert runs on the positions that chose it, and on no others.
-        routed = "routed_encoder" in parts.bundle.manifest.graphs and not isinstance(parts.backend, ResidentBackend)
+        routed = "routed_encoder" in networks.graph_names and networks.device is None
         self.encoder = "routed_encoder" if routed else "encoder"
 
-    @staticmethod
-    def profile(graph: str) -> dict[str, tuple[int, int, int]]:
-        if graph == "routed_encoder":
-            return {}
-        if graph == "encoder":
-            return {"batch": (1, 1, 4), "samples": (1, HOP * TYPICAL, HOP * LENGTH)}
-        return {"batch": (1, 1, 4), "positions": (1, TYPICAL, LENGTH)}
-
-    @staticmethod
-    def measure_axes(graph: str, given: Mapping[str, int]) -> dict[str, int]:
-        if graph in ("encoder", "routed_encoder"):
-            return {**given, "positions": -(-given["samples"] // HOP)}
-        return {**given, "samples": HOP * given["positions"]}
-
-    def check(self, config: UniCodecConfig, options: EncodeOptions) -> None:
+    def check_encode_options(self, options: EncodeOptions, config: UniCodecConfig) -> None:
         config.find_entries(options.domain)
 
-    def cut(self, recording: Audio, config: UniCodecConfig) -> Cut:
+    def plan_windows(self, recording: Audio, config: UniCodecConfig) -> WindowPlan:
         """Recording -> windows float32 [n] of its waveform. Reads it twice, as its length comes first."""
         samples, _ = measure(recording)
         windows = split_positions(config.count_positions(samples))
@@ -76,7 +52,7 @@ class UniCodecModel:
                     raise AudioError(given, f"the {samples} of its first reading", remedy)
                 yield waveform
 
-        return Cut(samples, len(windows), read(), lambda codes: join_codes(windows, codes))
+        return WindowPlan(samples, len(windows), read(), lambda codes: join_codes(windows, codes))
 
     def encode_windows(
         self, windows: list[np.ndarray], config: UniCodecConfig, options: EncodeOptions
@@ -86,15 +62,15 @@ class UniCodecModel:
         `options.domain` confines the search to its part of the codebook.
         """
         entries = config.find_entries(options.domain)
-        search = self.parts.open_search(CODEBOOK, entries)
+        search = self.networks.open_search(CODEBOOK, entries)
 
         def encode(waveform: np.ndarray) -> np.ndarray:
-            features = self.parts.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
+            features = self.networks.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
             return (search.search(features) + np.int32(entries.start))[:, np.newaxis]
 
         return [encode(waveform) for waveform in windows]
 
-    def settle(self, options: DecodeOptions) -> dict[str, Any]:
+    def resolve_options(self, options: DecodeOptions) -> dict[str, Any]:
         return {}
 
     @staticmethod
@@ -111,13 +87,13 @@ class UniCodecModel:
         progress: Progress | None,
     ) -> Iterator[np.ndarray]:
         """codes [T, 1] -> pieces float32 [n], window by window."""
-        self.parts.bundle.find_graph("decoder")  # a damaged file is named now
+        self.networks.verify_graph("decoder")  # a damaged file is reported now
         windows = split_positions(len(codes))
 
         def synthesise() -> Iterator[Iterable[np.ndarray]]:
             for number, window in enumerate(windows, 1):
                 vectors = self.embed(codes[window], config)[np.newaxis]
-                yield self.parts.run("decoder", vectors=vectors)["waveform"]  # [1, n]: a window in one piece
+                yield self.networks.run("decoder", vectors=vectors)["waveform"]  # [1, n]: a window in one piece
                 if progress:
                     progress(number, len(windows))
 
@@ -125,4 +101,4 @@ class UniCodecModel:
 
     def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
         """The codebook's vectors, float32 [T, D], D = 512 as published: what the decoder takes."""
-        return self.parts.load_codebook(CODEBOOK)[codes[:, 0]]
+        return self.networks.load_codebook(CODEBOOK)[codes[:, 0]]

@@ -1,0 +1,1 @@
+"""The centroid search and the BiLSTM, by themselves."""

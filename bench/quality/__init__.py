@@ -1,0 +1,1 @@
+"""How near the decoded sound is to the original."""

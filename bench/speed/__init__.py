@@ -1,0 +1,1 @@
+"""How long encoding and decoding take, and how much memory."""

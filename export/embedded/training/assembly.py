@@ -1,0 +1,60 @@
+"""Trained networks → a checkpoint in the published layout, so that the embedded model is built as any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sc_runtime.export.semanticodec.checkpoint import ACOUSTIC_CODEBOOK, DECODER, ENCODER, name_codebook
+from sc_runtime.export.semanticodec.graphs import NETWORKS
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.files import replacing
+
+from .loop import load_average
+from .preparation import CENTROIDS, SCALE_FACTOR
+
+CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it
+
+
+def assemble(folder: Path) -> Path:
+    """Write `folder`/embedded from the averaged weights of every stage in `folder`, as float16. Returns it.
+
+    Weights are rounded here and nowhere else: what is built, verified and shipped are the same numbers.
+    """
+    states = {
+        "audiomae": load_audiomae(folder),
+        "acoustic_encoder": load_average(folder, "diffusion", "acoustic_encoder"),
+        "tunet": load_average(folder, "diffusion", "tunet"),
+        "vae_decoder": load_average(folder, "mel_vae", "decoder"),
+        "hifigan": load_average(folder, "vocoder", "hifigan"),
+    }
+    scale = json.loads((folder / SCALE_FACTOR).read_text())
+    states["vae_decoder"]["scale_factor"] = torch.tensor(scale)
+    files: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
+    for name, state in states.items():
+        network = NETWORKS[name]
+        for key in network.list_shapes(EMBEDDED):
+            files[network.file][key] = state[key.removeprefix(network.prefix)].half()
+    codebook = load_average(folder, "diffusion", "quantizer")["embed"]
+    files["encoder"][ACOUSTIC_CODEBOOK] = codebook[None].half()
+    checkpoint = folder / CHECKPOINT
+    config = EMBEDDED.config
+    centroids = checkpoint / name_codebook(config.tps, config.vocab)
+    centroids.parent.mkdir(parents=True, exist_ok=True)
+    for name, path in (("encoder", checkpoint / ENCODER), ("decoder", checkpoint / DECODER)):
+        with replacing(path) as temporary:
+            torch.save(files[name], temporary)
+    with replacing(centroids) as temporary:
+        np.save(temporary, np.load(folder / CENTROIDS).astype(np.float16))
+    return checkpoint
+
+
+def load_audiomae(folder: Path) -> dict[str, Tensor]:
+    """The encoder half of the trained autoencoder."""
+    prefix = "encoder."
+    state = load_average(folder, "audiomae", "autoencoder")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,108 @@
+"""`python -m export.embedded.train`: the five networks of the embedded model, stage by stage, in pieces.
+
+Stages, each on what came before: audiomae, mel_vae, vocoder (after mel_vae), diffusion (after audiomae and mel_vae).
+`restore` begins with the weights of a built bundle instead of random ones, and vae_encoder makes what it does not hold.
+Then `assemble` writes a checkpoint in the published layout, `ceilings` what `bench/quality.py` compares with, and
+`curves` a picture of the training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from sc_runtime.bundle.locate import locate_bundle
+from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_app
+from sc_runtime.errors import SettingsError
+from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+
+from .assembly import assemble, load_audiomae
+from .diffusion import DiffusionStage
+from .loop import Stage, choose_device, fit, load_average, load_encoder
+from .masked_autoencoder import MaskedAutoencoderStage
+from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from .outcome import draw_curves, write_ceilings
+from .preparation import cached, compute_fbanks, load_clips, load_weights, prepare_latents
+from .restoring import restore_bundle
+from .vocoder import VocoderStage
+
+RESULTS = ("restore", "assemble", "ceilings", "curves")
+BUDGETS = {"audiomae": 20.0, "mel_vae": 20.0, "vae_encoder": 10.0, "vocoder": 60.0, "diffusion": 60.0}  #: minutes
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join((*BUDGETS, *RESULTS))}.")],
+    folder: Annotated[Path, typer.Argument(help="Where training keeps its state, curves and what it has computed.")],
+    corpus: Annotated[Path, typer.Option(help="The folder of `python -m export.embedded.corpus`.")],
+    minutes: Annotated[float, typer.Option(help="How long this piece is.")] = 9.0,
+    budget: Annotated[float | None, typer.Option(help="Minutes of the whole stage.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.")] = None,
+    bundle: Annotated[str, typer.Option(help="A folder or a name, for `restore`.")] = EMBEDDED_BUNDLE.name,
+) -> None:
+    """Train one STAGE of the embedded model for a piece of its budget; run it again to go on."""
+    console = Console(stderr=True, highlight=False)
+    if stage not in (*BUDGETS, *RESULTS):
+        raise SettingsError(f"stage {stage!r}", f"one of {', '.join((*BUDGETS, *RESULTS))}")
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    if stage in RESULTS:
+        finish(stage, folder, corpus, bundle, console)
+        return
+    device = choose_device()
+    complete = fit(open_stage(stage, folder, corpus, device), folder, minutes, budget or BUDGETS[stage], console.print)
+    console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
+
+
+def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console) -> None:
+    """Make the result `name` of what is trained, or a beginning of what is to be."""
+    if name == "restore":
+        made = folder
+        restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, folder)
+    elif name == "assemble":
+        made = assemble(folder)
+    elif name == "ceilings":
+        write_ceilings(folder, corpus)
+        made = corpus
+    else:
+        made = folder / "curves.png"
+        draw_curves(folder, tuple(BUDGETS), made)
+    console.print(f"{name}: {made}", soft_wrap=True)
+
+
+def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> Stage:
+    """The stage `name`, with what it stands on."""
+    clips = load_clips(corpus)
+    if name == "audiomae":
+        fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
+        return MaskedAutoencoderStage(EMBEDDED, fbanks, device)
+    if name == "mel_vae":
+        return MelVaeStage(EMBEDDED, clips, device)
+    if name == "vae_encoder":
+        return VaeEncoderStage(EMBEDDED, clips, load_average(folder, "mel_vae", "decoder"), device)
+    encoder = load_encoder(folder)
+    if name == "vocoder":
+        return VocoderStage(EMBEDDED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
+    audiomae = load_weights(AudioMAE(EMBEDDED), load_audiomae(folder), device)
+    vae = load_weights(VaeEncoder(EMBEDDED), encoder, device)
+    data = prepare_latents(folder, clips, audiomae, vae, EMBEDDED.config)
+    return DiffusionStage(EMBEDDED, data, device)
+
+
+def run() -> None:
+    run_app(app)
+
+
+if __name__ == "__main__":
+    run()

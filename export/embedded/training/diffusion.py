@@ -1,0 +1,217 @@
+"""T-UNet, BiLSTM and acoustic codebook, trained together (paper, eq. 2 to 11) over frozen AudioMAE, centroids and VAE.
+
+v-prediction on the published noise schedule (`sc_runtime.bundle.store.Schedule`, whose last step keeps a little of the
+signal; not the zero terminal SNR of the paper's text). The conditioning is dropped at random for guidance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.semanticodec.networks.tunet import Conditioning, SpatialTransformer, TUNet, embed_positions
+from sc_runtime.semanticodec.conditioning import FILL
+from sc_runtime.semanticodec.config import LATENT_SHAPE, PATCH_ROWS, Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.schedule import compute_alphas_cumprod
+
+from .loop import half_precision, pick
+
+BATCH = 4  #: small: on a CPU more steps are worth more than more clips a step
+LEARNING_RATE = 1e-3
+DROPPED = 0.1  #: share of clips whose conditioning is left out
+COMMITMENT = 0.02  #: weight of eq. 4 beside the reconstruction; with more of it the acoustic vectors shrink to a point
+CODEBOOK_DECAY = 0.98  #: of the codebook's moving averages
+OUTPUT_GAIN = 10.0  #: of the BiLSTM's last matrix, over PyTorch's initial one
+PEAK = 12.0  #: of a place's attention to its own token before training
+FIXED_FROM = 0.5  #: of the stage: what a clip's tokens are is settled, and only the T-UNet goes on learning
+RARE = 0.1  #: an entry used less than this many times a batch, on average, is drawn anew
+REVIVE_EVERY = 25  #: steps
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the frozen networks make of N clips.
+
+    `latents` float16 [N, 8, 256, 16] (scaled to a deviation of one), `joined` float16 [N, L, 2D] (features and
+    centroids, padding overwritten), `semantic` int64 [N, L] tokens, `positions` int64 [N] positions that hold tokens,
+    `centroids` float32 [vocab, D].
+    """
+
+    latents: np.ndarray
+    joined: np.ndarray
+    semantic: np.ndarray
+    positions: np.ndarray
+    centroids: np.ndarray
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest of C entries, learnt as moving averages of what falls to them; entries that nothing falls to move."""
+
+    def __init__(self, entries: int, width: int) -> None:
+        super().__init__()
+        self.embed: Tensor
+        self.cluster_size: Tensor
+        self.embed_avg: Tensor
+        self.register_buffer("embed", torch.zeros(entries, width))
+        self.register_buffer("cluster_size", torch.zeros(entries))
+        self.register_buffer("embed_avg", torch.zeros(entries, width))
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x [n, D] -> the entries that stand for it, straight-through, and the commitment loss (eq. 4)."""
+        with torch.no_grad():
+            if self.steps == 0:
+                self.revive(torch.ones_like(self.cluster_size, dtype=torch.bool), x, generator)
+            codes = torch.cdist(x, self.embed).argmin(dim=1)
+            if self.training:
+                self.follow(x, codes)
+                self.steps += 1
+                if self.steps % REVIVE_EVERY == 0:
+                    self.revive(self.cluster_size < RARE, x, generator)
+        chosen = self.embed[codes]
+        return x + (chosen - x).detach(), (x - chosen).square().mean()
+
+    @torch.no_grad()
+    def begin_with(self, entries: Tensor) -> None:
+        """Go on with `entries` [C, D] that were learnt before, each as if it had lately been used once a batch."""
+        self.embed.copy_(entries)
+        self.embed_avg.copy_(entries)
+        self.cluster_size.fill_(1.0)
+        self.steps.fill_(1)
+
+    def follow(self, x: Tensor, codes: Tensor) -> None:
+        counts = torch.bincount(codes, minlength=len(self.embed)).float()
+        sums = torch.zeros_like(self.embed_avg).index_add_(0, codes, x)
+        self.cluster_size.lerp_(counts, 1 - CODEBOOK_DECAY)
+        self.embed_avg.lerp_(sums, 1 - CODEBOOK_DECAY)
+        used = self.cluster_size > 1e-3
+        self.embed[used] = self.embed_avg[used] / self.cluster_size[used, None]
+
+    def revive(self, entries: Tensor, x: Tensor, generator: torch.Generator) -> None:
+        """Put `entries` (a mask) where rows of `x` are."""
+        rows = pick(len(x), int(entries.sum()), generator).to(x.device)
+        self.embed[entries] = x[rows]
+        self.embed_avg[entries] = x[rows]
+        self.cluster_size[entries] = 1.0
+
+
+def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor:
+    """The position among a window's tokens of each place of a feature map, int64 [height, width]."""
+    columns = config.positions // PATCH_ROWS
+    rows = torch.arange(height) * PATCH_ROWS // height
+    return rows[:, None] * columns + torch.arange(width) * columns // width
+
+
+def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
+    """Begin with every place attending to the tokens of its own time and frequency.
+
+    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries and
+    keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
+    """
+    positions = embed_positions(sizes.config.positions, sizes.position_channels)
+    channels, head = sizes.tunet_channels, sizes.tunet_head_channels
+    spread = torch.arange(channels // 2) * sizes.position_channels // channels  # pairs of all wavelengths
+    taken = torch.stack([2 * spread, 2 * spread + 1], dim=1).flatten()
+    first = positions[:, taken][number_tokens(sizes.config, *LATENT_SHAPE[1:])]
+    tunet.position_map.copy_(first.permute(2, 0, 1)[None])
+    frequencies = torch.exp(torch.arange(head // 2) * (-2 * math.log(10000.0) / sizes.position_channels))
+    weights = (frequencies / frequencies.sum()).sqrt().repeat_interleave(2)
+    for module in tunet.modules():
+        if not (isinstance(module, SpatialTransformer) and module.has_position_map):
+            continue
+        transformer: Any = module
+        attention = transformer.transformer_blocks[0].attn2
+        inner = attention.to_q.out_features
+        _, _, height, width = transformer.position_map.shape
+        places = (positions[:, :head] * weights)[number_tokens(sizes.config, height, width)] * head**0.5
+        transformer.position_map.copy_(places.repeat(1, 1, inner // head).permute(2, 0, 1)[None])
+        nn.init.eye_(attention.to_q.weight)
+        attention.to_k.weight.mul_(0.1)
+        keys = (torch.eye(head) * weights * PEAK).repeat(inner // head, 1)
+        attention.to_k.weight[:, -sizes.position_channels :][:, :head] = keys
+
+
+def draw_steps(steps: int, count: int, generator: torch.Generator) -> Tensor:
+    """`count` diffusion steps below `steps`, the noisier the likelier: there the conditioning has the most to say."""
+    return (steps * torch.rand(count, generator=generator).sqrt()).long()
+
+
+class DiffusionStage:
+    """Trains the T-UNet, the acoustic encoder and its codebook on `data`."""
+
+    name = "diffusion"
+    averaged = ("tunet", "acoustic_encoder", "quantizer")
+
+    def __init__(self, sizes: NetworkSizes, data: Latents, device: torch.device) -> None:
+        self.data, self.device, self.sizes = data, device, sizes
+        self.centroids = torch.tensor(data.centroids, device=device)
+        self.tunet = TUNet(sizes).to(device)
+        with torch.no_grad():
+            if sizes.tunet_position_maps:
+                align_positions(self.tunet, sizes)
+            nn.init.zeros_(self.tunet.out[2].weight)  # type: ignore[arg-type]
+        self.conditioning = Conditioning(self.tunet, sizes).to(device)
+        self.acoustic_encoder = AcousticEncoder(sizes).to(device)
+        with torch.no_grad():  # acoustic vectors as large as the centroids beside them, from the start
+            self.acoustic_encoder.encoder_output_linear.weight.mul_(OUTPUT_GAIN)
+        self.quantizer = VectorQuantizer(sizes.config.acoustic_vocab, sizes.config.feature_width).to(device)
+        self.networks = {
+            "tunet": self.tunet,
+            "acoustic_encoder": self.acoustic_encoder,
+            "quantizer": self.quantizer,
+        }
+        parameters = [*self.tunet.parameters(), *self.acoustic_encoder.parameters()]
+        self.optimizers: dict[str, Any] = {
+            "all": torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        }
+        self.alphas = torch.from_numpy(compute_alphas_cumprod(Schedule())).float().to(device)
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        rows = pick(len(self.data.latents), BATCH, generator).numpy()
+        clean = torch.from_numpy(self.data.latents[rows]).float().to(self.device)
+        learning = progress < FIXED_FROM
+        self.quantizer.train(learning)
+        with torch.set_grad_enabled(learning):
+            context, commitment = self.encode(rows, generator)
+        n = draw_steps(len(self.alphas), BATCH, generator).to(self.device)
+        noise = torch.randn(clean.shape, generator=generator).to(self.device)
+        signal = self.alphas[n].sqrt()[:, None, None, None]
+        rest = (1 - self.alphas[n]).sqrt()[:, None, None, None]
+        with half_precision(self.device):
+            v = self.tunet(signal * clean + rest * noise, n, *self.conditioning(context)).float()
+        errors = (v - (signal * noise - rest * clean)).square().mean(dim=(1, 2, 3))
+        loss = errors.mean() + COMMITMENT * commitment
+        optimizer = self.optimizers["all"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+        optimizer.step()
+        used = (self.quantizer.cluster_size > RARE).float().mean()
+        late = n > len(self.alphas) // 2
+        losses = {"v": float(errors.detach().mean()), "commitment": float(commitment.detach()), "used": float(used)}
+        if late.any():
+            losses["v_noisy"] = float(errors.detach()[late].mean())
+        return losses
+
+    def encode(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The conditioning [B, L, 2D] of clips `rows`, as decoding will have it, and the commitment loss."""
+        joined = torch.from_numpy(self.data.joined[rows]).float().to(self.device)
+        with half_precision(self.device):
+            acoustic = self.acoustic_encoder(joined).float()
+        semantic = self.centroids[torch.from_numpy(self.data.semantic[rows]).to(self.device)]
+        held = torch.arange(joined.shape[1]) < torch.from_numpy(self.data.positions[rows])[:, None]
+        held = held.to(self.device)
+        quantized = torch.full_like(acoustic, FILL)
+        chosen, commitment = self.quantizer(acoustic[held], generator)
+        quantized[held] = chosen
+        context = torch.cat([quantized, semantic.masked_fill(~held[:, :, None], FILL)], dim=2)
+        kept = torch.rand(len(rows), generator=generator).to(self.device) >= DROPPED
+        return context * kept[:, None, None], commitment

@@ -1,0 +1,173 @@
+"""The mel-spectrogram VAE: reconstruction, a little KL divergence, and a patch discriminator towards the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.semanticodec.networks.vae_decoder import Middle, ResidualBlock, VaeDecoder
+from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE
+
+from .loop import half_precision, pick
+from .mel import LogMel
+
+BATCH = 4
+FRAMES = 256  #: of a training crop
+LEARNING_RATE = 1e-3
+KL_WEIGHT = 1e-4
+ADVERSARIAL_FROM = 0.6  #: of the stage
+ADVERSARIAL_WEIGHT = 0.02
+CENTRE, SPREAD = -6.0, 3.0  #: of the log-mel, so that the networks see numbers near one
+
+
+class VaeEncoder(nn.Module):
+    """log-mel [B, 64, frames] -> mean and log-variance of the latent, [B, 8, frames / 4, 16] each."""
+
+    def __init__(self, sizes: NetworkSizes) -> None:
+        super().__init__()
+        base, groups = sizes.vae_channels, sizes.norm_groups
+        layers: list[nn.Module] = [nn.Conv2d(1, base, 3, padding=1)]
+        channels = base
+        for level, multiplier in enumerate(sizes.vae_multipliers):
+            for _ in range(sizes.vae_residual_blocks):
+                layers.append(ResidualBlock(channels, base * multiplier, groups))
+                channels = base * multiplier
+            if level < len(sizes.vae_multipliers) - 1:
+                layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+        layers += [Middle(channels, groups), nn.GroupNorm(groups, channels, eps=1e-6), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 2 * LATENT_SHAPE[0], 3, padding=1))
+
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        x = (mel.transpose(1, 2)[:, None] - CENTRE) / SPREAD
+        mean, log_variance = self.layers(x).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-20, 10)
+
+
+class PatchDiscriminator(nn.Module):
+    """log-mel [B, 64, frames] -> scores of overlapping patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.layers((mel[:, None] - CENTRE) / SPREAD).float()
+
+
+class MelVaeStage:
+    """`clips`: int16 [N, 163840]."""
+
+    name = "mel_vae"
+    averaged = ("encoder", "decoder")
+
+    def __init__(self, sizes: NetworkSizes, clips: np.ndarray, device: torch.device) -> None:
+        self.clips, self.device = clips, device
+        self.log_mel = LogMel().to(device)
+        self.encoder = VaeEncoder(sizes).to(device)
+        self.decoder = VaeDecoder(sizes).to(device)
+        with torch.no_grad():
+            self.decoder.scale_factor.fill_(1.0)
+            self.decoder.decoder.conv_out.bias.fill_(CENTRE)  # type: ignore[union-attr]
+        self.discriminator = PatchDiscriminator().to(device)
+        self.networks = {"encoder": self.encoder, "decoder": self.decoder, "discriminator": self.discriminator}
+        self.decoder.scale_factor.requires_grad_(False)
+        parameters = [*self.encoder.parameters(), *(p for p in self.decoder.parameters() if p.requires_grad)]
+        self.optimizers: dict[str, Any] = {
+            "autoencoder": torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4),
+            "discriminator": torch.optim.AdamW(self.discriminator.parameters(), 2e-4, betas=(0.5, 0.9)),
+        }
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
+        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        loss, l1 = compare(drawn, mel)
+        loss = loss + KL_WEIGHT * kl
+        losses = {"l1": l1, "kl": float(kl.detach())}
+        if progress > ADVERSARIAL_FROM:
+            with half_precision(self.device):
+                loss = loss - ADVERSARIAL_WEIGHT * self.discriminator(drawn).mean()
+        optimizer = self.optimizers["autoencoder"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+        optimizer.step()
+        if progress > ADVERSARIAL_FROM - 0.05:
+            losses["discriminator"] = self.train_discriminator(mel, drawn.detach())
+        return losses
+
+    def train_discriminator(self, mel: Tensor, drawn: Tensor) -> float:
+        """One update by the hinge loss."""
+        with half_precision(self.device):
+            real, fake = self.discriminator(mel), self.discriminator(drawn)
+        loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+        optimizer = self.optimizers["discriminator"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+
+class VaeEncoderStage:
+    """Fits an encoder to a trained `decoder` that stays as it is, for one that was restored from a bundle."""
+
+    name = "vae_encoder"
+    averaged = ("encoder",)
+
+    def __init__(
+        self, sizes: NetworkSizes, clips: np.ndarray, decoder: dict[str, Tensor], device: torch.device
+    ) -> None:
+        self.clips, self.device = clips, device
+        self.log_mel = LogMel().to(device)
+        self.encoder = VaeEncoder(sizes).to(device)
+        self.decoder = VaeDecoder(sizes).to(device)
+        self.decoder.load_state_dict(decoder)
+        self.decoder.requires_grad_(False)
+        self.networks = {"encoder": self.encoder}
+        self.optimizers: dict[str, Any] = {
+            "encoder": torch.optim.AdamW(self.encoder.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
+        }
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
+        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        loss, l1 = compare(drawn, mel)
+        optimizer = self.optimizers["encoder"]
+        optimizer.zero_grad(set_to_none=True)
+        (loss + KL_WEIGHT * kl).backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        optimizer.step()
+        return {"l1": l1, "kl": float(kl.detach())}
+
+
+def draw_again(
+    encoder: nn.Module, decoder: nn.Module, mel: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """`mel` through the autoencoder, a latent drawn from what the encoder says of it, and the KL divergence."""
+    with half_precision(mel.device):
+        mean, log_variance = encoder(mel)
+        noise = torch.randn(mean.shape, generator=generator).to(mel.device)
+        drawn = decoder(mean + noise * (0.5 * log_variance).exp()).float()
+    return drawn, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def compare(drawn: Tensor, mel: Tensor) -> tuple[Tensor, float]:
+    """The reconstruction loss, and its L1 part for the curves."""
+    difference = drawn - mel
+    l1 = difference.abs().mean()
+    return l1 + 0.25 * difference.square().mean(), float(l1.detach())
+
+
+def crop_clips(clips: np.ndarray, count: int, samples: int, generator: torch.Generator) -> Tensor:
+    """`count` random crops of int16 clips [N, n], float32 [count, samples] in [-1, 1)."""
+    rows = pick(len(clips), count, generator).tolist()
+    starts = pick(clips.shape[1] - samples + 1, count, generator).tolist()
+    crops = np.stack([clips[row, start : start + samples] for row, start in zip(rows, starts, strict=True)])
+    return torch.from_numpy(crops.astype(np.float32) / 32768)

@@ -1,0 +1,63 @@
+"""What came of training: its curves as a picture, and the ceiling that VAE and vocoder set for the codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sc_runtime.export.embedded.corpus.splits import DOMAINS
+from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
+from sc_runtime.files import replacing
+
+from .loop import choose_device, load_average, load_encoder, read_curves
+from .mel import LogMel
+from .mel_vae import VaeEncoder
+from .preparation import load_weights
+
+SKIPPED = ("step", "seconds")  #: of a curve's columns: where a point lies, not what was measured
+
+
+def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
+    """Write a PNG of the losses of every stage that was trained in `folder`, against its minutes of training."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = {stage: points for stage in stages if (points := read_curves(folder, stage))}
+    figure, panels = pyplot.subplots(
+        1, len(curves), figsize=(4.2 * len(curves), 3.8), layout="constrained", squeeze=False
+    )
+    for axes, (stage, points) in zip(panels[0], curves.items(), strict=True):
+        for name in dict.fromkeys(key for point in points for key in point if key not in SKIPPED):
+            known = [(point["seconds"] / 60, point[name]) for point in points if name in point]
+            axes.plot(*zip(*known, strict=True), label=name, linewidth=1.2)
+        axes.set(title=f"{stage}, {points[-1]['step']} steps", xlabel="minutes", yscale="log")
+        axes.grid(True, which="both", linewidth=0.3)
+        axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+@torch.inference_mode()
+def write_ceilings(folder: Path, corpus: Path) -> None:
+    """Write CORPUS/ceiling-DOMAIN.npy, int16 [M, 163840]: held-out clips through VAE and vocoder alone, no codec."""
+    device = choose_device()
+    log_mel = LogMel().to(device)
+    encoder = load_weights(VaeEncoder(EMBEDDED), load_encoder(folder), device)
+    decoder = load_weights(VaeDecoder(EMBEDDED), load_average(folder, "mel_vae", "decoder"), device)
+    hifigan = load_weights(HifiGan(EMBEDDED), load_average(folder, "vocoder", "hifigan"), device)
+    for domain in DOMAINS:
+        clips = np.load(corpus / f"held-out-{domain}.npy")
+        made = np.empty_like(clips)
+        for row, clip in enumerate(clips):
+            waveform = torch.from_numpy(clip.astype(np.float32) / 32768)[None].to(device)
+            sound = hifigan(decoder(encoder(log_mel(waveform))[0]))[0, : clips.shape[1]]
+            made[row] = (sound.clamp(-1, 1) * 32767).round().cpu().numpy().astype(np.int16)
+        with replacing(corpus / f"ceiling-{domain}.npy") as temporary:
+            np.save(temporary, made)

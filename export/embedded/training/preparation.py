@@ -1,0 +1,139 @@
+"""What the stages are trained on, computed once from the corpus and kept beside it: filterbanks, features, latents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.export.embedded.corpus.splits import DOMAINS
+from sc_runtime.files import replacing, write_atomically
+from sc_runtime.semanticodec.acoustic import join_features
+from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, SemantiCodecConfig
+from sc_runtime.semanticodec.fbank import count_frames, fbank_segments
+
+from .clusters import cluster_domains
+from .diffusion import Latents
+from .mel import LogMel
+
+SHORT_EVERY = 6  #: one clip of so many is cut short, so that padding is met in training
+BATCH = 16
+SCALE_FACTOR, CENTROIDS = "scale_factor.json", "centroids.npy"
+
+
+def load_clips(corpus: Path) -> np.ndarray:
+    """Training clips int16 [N, 163840], the domains one after another, of equal counts."""
+    return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in DOMAINS])
+
+
+def choose_lengths(clips: int) -> np.ndarray:
+    """Samples that are kept of each clip, int64 [N]: all but for every sixth, which ends after 1 to 10 s."""
+    lengths = np.full(clips, SEGMENT_SAMPLES)
+    short = np.arange(0, clips, SHORT_EVERY)
+    lengths[short] = np.random.default_rng(0).integers(16_000, SEGMENT_SAMPLES - 1600, len(short))
+    return lengths
+
+
+def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
+    """The array in `path`, computed into a temporary file first if it is not there."""
+    if not path.exists():
+        with replacing(path) as temporary:
+            compute(temporary)
+    return np.load(path, mmap_mode="r")
+
+
+def compute_fbanks(clips: np.ndarray, path: Path) -> None:
+    """Clips -> the codec's own filterbanks, float16 [N, 1024, 128]."""
+    fbanks = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), SEGMENT_FRAMES, MEL_BINS))
+    for row, samples in enumerate(choose_lengths(len(clips))):
+        clip = (clips[row, :samples] / 32768).astype(np.float32)
+        fbanks[row] = next(fbank_segments([clip], len(clip), float(clip.sum(dtype=np.float64))))
+    fbanks.flush()
+
+
+@torch.inference_mode()
+def compute_features(fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig, path: Path) -> None:
+    """Filterbanks -> stacked features, float16 [N, L, D]."""
+    shape = (len(fbanks), config.positions, config.feature_width)
+    features = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    device = next(audiomae.parameters()).device
+    for rows in batches(len(fbanks)):
+        features[rows] = (
+            audiomae(torch.tensor(np.asarray(fbanks[rows]), dtype=torch.float32, device=device)).cpu().numpy()
+        )
+    features.flush()
+
+
+@torch.inference_mode()
+def compute_latents(clips: np.ndarray, encoder: nn.Module, path: Path) -> None:
+    """Clips -> the means of their latents, float16 [N, 8, 256, 16], not yet scaled."""
+    latents = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), *LATENT_SHAPE))
+    device = next(encoder.parameters()).device
+    log_mel = LogMel().to(device)
+    lengths = choose_lengths(len(clips))
+    for rows in batches(len(clips)):
+        waveforms = clips[rows].astype(np.float32) / 32768
+        for waveform, samples in zip(waveforms, lengths[rows], strict=True):
+            waveform[samples:] = 0
+        latents[rows] = encoder(log_mel(torch.from_numpy(waveforms).to(device)))[0].cpu().numpy()
+    latents.flush()
+
+
+def batches(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, path: Path) -> None:
+    """Cluster the features of positions that hold tokens; clips lie domain after domain, in equal parts."""
+    domains = dict(zip(DOMAINS, np.array_split(np.arange(len(features)), len(DOMAINS)), strict=True))
+    rows = {
+        domain: np.concatenate([features[clip, : positions[clip]] for clip in clips])
+        for domain, clips in domains.items()
+    }
+    np.save(path, cluster_domains(rows, config.vocab))
+
+
+def compute_semantic(features: np.ndarray, centroids: np.ndarray, path: Path) -> None:
+    """Features -> semantic tokens, int64 [N, L]."""
+    search = NearestCentroid(np.asarray(centroids))
+    rows = (np.asarray(features[rows], np.float32) for rows in batches(len(features)))
+    np.save(path, np.concatenate([search.search(x.reshape(-1, x.shape[2])).reshape(x.shape[:2]) for x in rows]))
+
+
+def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
+    """Positions that hold tokens in each clip, int64 [N]."""
+    return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
+
+
+def prepare_latents(
+    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
+) -> Latents:
+    """Everything the diffusion is trained on; the VAE's scale factor, one over the latents' deviation, is kept too."""
+    fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
+    features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
+    positions = count_all_positions(len(clips), config)
+    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, path))
+    semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, path))
+    joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
+    for rows in batches(len(features)):
+        frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
+        joined[rows] = join_features(np.asarray(features[rows], np.float32), centroids[semantic[rows]], frames)
+    raw = cached(folder / "latents.npy", lambda path: compute_latents(clips, encoder, path))
+    if not (folder / SCALE_FACTOR).exists():
+        scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
+        write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
+    scale = json.loads((folder / SCALE_FACTOR).read_text())
+    scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
+    return Latents(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:
+    """`module` with `state`, for evaluation."""
+    module.load_state_dict(state)
+    return module.to(device).eval().requires_grad_(False)

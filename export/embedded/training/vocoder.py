@@ -1,0 +1,179 @@
+"""HiFi-GAN: multi-resolution spectral losses, then an adversary that looks at the waveform by its periods.
+
+Half of each batch is vocoded from what the VAE makes of the spectrogram: that is what decoding will bring.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sc_runtime.export.semanticodec.networks import hifigan as hifigan_network
+from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
+from sc_runtime.semanticodec.config import FRAME_SHIFT
+
+from .loop import half_precision
+from .mel import LogMel
+from .mel_vae import VaeEncoder, crop_clips
+
+BATCH = 4
+FRAMES = 48  #: of a training crop
+LEARNING_RATE = 6e-4
+RESOLUTIONS = ((256, 64, 32), (512, 128, 64), (1024, 256, 80), (2048, 512, 128))  #: (FFT, hop, mel bins) of the losses
+PERIODS = (2, 3, 5, 7, 11)
+ADVERSARIAL_FROM = 0.6  #: of the stage
+ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
+SLOPE = 0.1
+SILENCE = 0.1  #: added to the norm of a batch's magnitudes, which spectral convergence divides by
+
+
+class PeriodDiscriminator(nn.Module):
+    """waveform [B, n], folded to rows of one period (Kong et al. 2020) -> scores, and the maps before them."""
+
+    def __init__(self, period: int) -> None:
+        super().__init__()
+        self.period = period
+        channels = (1, 16, 32, 64, 64)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, (5, 1), (3, 1), (2, 0)) for inputs, outputs in itertools.pairwise(channels)
+        )
+        self.score = nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0))
+
+    def forward(self, waveform: Tensor) -> list[Tensor]:
+        padded = functional.pad(waveform, (0, -waveform.shape[1] % self.period))
+        x = padded.reshape(len(waveform), 1, -1, self.period)
+        maps = []
+        for layer in self.layers:
+            x = functional.leaky_relu(layer(x), SLOPE)
+            maps.append(x)
+        return [*maps, self.score(x).float()]
+
+
+def vocode(hifigan: HifiGan, mel: Tensor) -> Tensor:
+    """What `hifigan(mel)` is, with its convolutions run over images one row high, channels last.
+
+    With so few channels a CPU does those in two thirds of the time.
+    """
+
+    def convolve(layer: Any, x: Tensor) -> Tensor:
+        run = functional.conv_transpose2d if isinstance(layer, nn.ConvTranspose1d) else functional.conv2d
+        places: dict[str, Any] = {"stride": (1, *layer.stride), "padding": (0, *layer.padding)}
+        places |= {"dilation": (1, *layer.dilation)}
+        weight = layer.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        return run(x, weight, layer.bias, **places)
+
+    def run_block(block: Any, x: Tensor) -> Tensor:
+        for first, second in zip(block.convs1, block.convs2, strict=True):
+            h = convolve(first, functional.leaky_relu(x, hifigan_network.SLOPE))
+            x = x + convolve(second, functional.leaky_relu(h, hifigan_network.SLOPE))
+        return x
+
+    x = convolve(hifigan.conv_pre, mel[:, :, None].contiguous(memory_format=torch.channels_last))
+    count = len(hifigan_network.RESIDUAL_KERNELS)
+    for i, up in enumerate(hifigan.ups):
+        x = convolve(up, functional.leaky_relu(x, hifigan_network.SLOPE))
+        x = torch.stack([run_block(block, x) for block in hifigan.resblocks[count * i : count * (i + 1)]]).mean(dim=0)
+    return convolve(hifigan.conv_post, functional.leaky_relu(x, hifigan_network.LAST_SLOPE)).tanh()[:, 0, 0]
+
+
+class VocoderStage:
+    """`clips`: int16 [N, 163840]; `encoder` and `decoder` weights of the trained VAE."""
+
+    name = "vocoder"
+    averaged = ("hifigan",)
+
+    def __init__(
+        self,
+        sizes: NetworkSizes,
+        clips: np.ndarray,
+        encoder: dict[str, Tensor],
+        decoder: dict[str, Tensor],
+        device: torch.device,
+    ) -> None:
+        self.clips, self.device = clips, device
+        self.log_mel = LogMel().to(device)
+        self.resolutions = nn.ModuleList(LogMel(*resolution) for resolution in RESOLUTIONS).to(device)
+        self.encoder, self.decoder = VaeEncoder(sizes).to(device), VaeDecoder(sizes).to(device)
+        self.encoder.load_state_dict(encoder)
+        self.decoder.load_state_dict(decoder)
+        self.hifigan = HifiGan(sizes).to(device)
+        self.discriminators = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS).to(device)
+        self.networks = {"hifigan": self.hifigan, "discriminators": self.discriminators}
+        self.optimizers: dict[str, Any] = {
+            "hifigan": torch.optim.AdamW(self.hifigan.parameters(), LEARNING_RATE, betas=(0.8, 0.95)),
+            "discriminators": torch.optim.AdamW(self.discriminators.parameters(), 3e-4, betas=(0.8, 0.95)),
+        }
+
+    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+        adversarial = progress > ADVERSARIAL_FROM
+        real = crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device)
+        mel = self.log_mel(real)
+        with torch.no_grad(), half_precision(self.device):
+            mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
+        with half_precision(self.device):
+            made = vocode(self.hifigan, mel)[:, : real.shape[1]].float()
+        losses: dict[str, float] = {}
+        if adversarial:
+            losses["discriminator"] = self.train_discriminators(real, made.detach())
+        spectral = self.compare_spectra(real, made)
+        losses["spectral"] = float(spectral.detach())
+        loss = spectral
+        if adversarial:
+            adversary, features = self.ask_discriminators(real, made)
+            loss = loss + ADVERSARIAL_WEIGHT * adversary + FEATURE_WEIGHT * features
+            losses["adversary"] = float(adversary.detach())
+        optimizer = self.optimizers["hifigan"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.hifigan.parameters(), 5.0)
+        optimizer.step()
+        return losses
+
+    def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
+        """Mean absolute difference of log-mels and log-magnitudes, and spectral convergence, over all resolutions.
+
+        The convergence (Arik et al. 2018), the error's share of a batch's energy, is of the loudest partials, which
+        logarithms alone leave to noise of the right colour.
+        """
+        losses, convergences = [], []
+        for resolution in self.resolutions:
+            log_mel: Any = resolution
+            a, b = log_mel.magnitudes(made), log_mel.magnitudes(real)
+            for filters in (log_mel.filters, None):
+                x, y = (filters @ a, filters @ b) if filters is not None else (a, b)
+                losses.append((x.clamp(min=1e-5).log() - y.clamp(min=1e-5).log()).abs().mean())
+            convergences.append(torch.linalg.vector_norm(a - b) / (torch.linalg.vector_norm(b) + SILENCE))
+        return torch.stack(losses).mean() + torch.stack(convergences).mean()
+
+    def train_discriminators(self, real: Tensor, made: Tensor) -> float:
+        """One update by the least-squares loss."""
+        loss = torch.zeros((), device=self.device)
+        with half_precision(self.device):
+            for discriminator in self.discriminators:
+                yes, no = discriminator(real)[-1], discriminator(made)[-1]
+                loss = loss + (yes - 1).square().mean() + no.square().mean()
+        optimizer = self.optimizers["discriminators"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    def ask_discriminators(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+        """Least-squares adversarial loss of what was made, and the distance of the discriminators' maps."""
+        adversary = features = torch.zeros((), device=self.device)
+        with half_precision(self.device):
+            for discriminator in self.discriminators:
+                with torch.no_grad():
+                    wanted = discriminator(real)
+                given = discriminator(made)
+                adversary = adversary + (given[-1] - 1).square().mean()
+                for a, b in zip(given[:-1], wanted[:-1], strict=True):
+                    features = features + (a - b).abs().mean().float()
+        return adversary, features

@@ -1,0 +1,1 @@
+"""SemantiCodec's networks, graphs and checkpoint."""

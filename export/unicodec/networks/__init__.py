@@ -1,0 +1,1 @@
+"""UniCodec's networks in PyTorch."""

@@ -1,0 +1,99 @@
+"""OpenVINO on the CPU: static shapes where they are few, compiled graphs cached on disk, bfloat16 where it is had."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.errors import BackendError, MissingExtraError, first_line
+from sc_runtime.initializers import Initializers
+from sc_runtime.networks import Graph
+
+from .graphs import HEAD, TAIL, JoinedGraph, OpenVinoGraph, cut_model
+from .recurrence import RecurrentGraph, is_recurrent
+
+#: For graphs with free axes, which are compiled once for all lengths. OpenVINO 2026.4 fuses attention for the length
+#: that comes first: after a run of 1 position, runs of 16 and more are wrong, without an error
+#: (tests/test_unicodec.py). Without its fusing they are right, and as fast.
+FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
+TYPES = {"ConvTranspose": "ConvolutionBackpropData"}  #: ONNX operator type -> OpenVINO's name of it
+CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
+
+
+def explain_absence() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed: pip install 'sc-runtime[openvino]'"
+    return None
+
+
+class OpenVinoBackend:
+    """`threads`: number of cores, None for all. `precision`: "auto", "float32" or "bfloat16".
+
+    "auto" computes tokens in float32, so that they are exact. It decodes in bfloat16 where the processor multiplies
+    bfloat16, except for the `float32_tail` of a graph. Raises MissingExtraError without the package, BackendError for
+    bfloat16 on a processor without it.
+    """
+
+    name = "openvino"
+    gpu = None
+    encode_batch = 12  #: the BiLSTM reads its weights once for all of them; more gain a little, and cost memory
+
+    def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
+        if explain_absence():
+            raise MissingExtraError(
+                "openvino is not installed", "the extra `openvino`", "pip install 'sc-runtime[openvino]'"
+            )
+        import openvino
+
+        self.core = openvino.Core()
+        has_bfloat16 = "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and not has_bfloat16:
+            raise BackendError("bfloat16 on this processor", "one with AVX-512 BF16 or AMX", "use --precision float32")
+        self.threads, self.precision = threads, precision
+        self.decodes_bfloat16 = precision != "float32" and has_bfloat16
+        self.device = "CPU, bfloat16" if self.decodes_bfloat16 else "CPU"
+        self.cache = Path(platformdirs.user_cache_dir("sc-runtime")) / "openvino"
+
+    def open(self, bundle: Bundle, graph: str) -> Graph:
+        path = bundle.find_graph(graph)
+        spec = bundle.spec.graphs[graph]
+        lower = self.precision == "bfloat16" or (self.decodes_bfloat16 and not spec.makes_tokens)
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
+        }
+        if self.threads:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        try:
+            if spec.is_lstm:
+                weights = Initializers(path)
+                if is_recurrent(weights):
+                    return RecurrentGraph(self.core, weights, settings)
+            if bundle.count_bytes(graph) < CACHED_BYTES:
+                settings["CACHE_DIR"] = str(self.cache)
+            free = bool(spec.free_axes)
+            settings |= FREE_SETTINGS if free else {}
+            read = partial(self.core.read_model, path)
+            if lower and spec.float32_tail:
+                head, tail = (partial(cut_model, read, TYPES[spec.float32_tail], half) for half in (HEAD, TAIL))
+                exact_settings = settings | {"INFERENCE_PRECISION_HINT": "f32"}
+                return JoinedGraph(
+                    OpenVinoGraph(self.core, head, settings, free=free),
+                    OpenVinoGraph(self.core, tail, exact_settings, free=free),
+                )
+            return OpenVinoGraph(self.core, read, settings, one_by_one=not spec.gains_from_batch, free=free)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{path}: OpenVINO refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
+            ) from error
+
+    def open_search(self, codebook: np.ndarray) -> NearestCentroid:
+        return NearestCentroid(codebook)

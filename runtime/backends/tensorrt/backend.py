@@ -1,0 +1,215 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU: the plans of a bundle, run through one code path.
+
+TensorRT proper loads kernels that were chosen when the plan was built. TensorRT-RTX compiles them when a plan is first
+run for some shapes, and keeps them in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from sc_runtime.backends.base import ENCODE_BATCH
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cuda import device
+from sc_runtime.cuda.device import Device, find_capability
+from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
+from sc_runtime.cuda.nearest import CudaNearestCentroid
+from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line
+from sc_runtime.files import write_atomically
+
+from .plans import FOLDER, MODULES, Target, find_plan, import_library, list_planned, locate_plan
+
+NOT_INSTALLED = "neither tensorrt nor tensorrt_rtx is installed"
+INSTALL = "pip install 'sc-runtime[tensorrt]', or 'sc-runtime[rtx]' for an RTX GPU"
+
+
+def explain_absence() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if not list_libraries():
+        return f"{NOT_INSTALLED}: {INSTALL}"
+    return device.explain_absence()
+
+
+def list_libraries() -> list[str]:
+    """ "tensorrt" and "rtx", as far as they are installed."""
+    return [library for library, module in MODULES.items() if importlib.util.find_spec(module)]
+
+
+def choose_target(bundle: Bundle) -> Target:
+    """The library, of those installed one that `bundle` has plans of, and the GPU. Raises BackendError."""
+    installed = list_libraries()
+    planned = [library for library in installed if any(bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))]
+    library = (planned or installed)[0]
+    module, capability = import_library(library), find_capability()
+    if capability is None:
+        raise BackendError("no GPU that CUDA finds", "an NVIDIA GPU and its driver", "use --backend onnxruntime")
+    target = Target(library, module.__version__, capability)
+    if library == "rtx" and not hasattr(module.ComputeCapability, "SM{}{}".format(*capability)):
+        raise BackendError(
+            f"TensorRT-RTX {target.version} on a GPU of compute capability {capability[0]}.{capability[1]}",
+            "a GPU that it is made for",
+            "install tensorrt, or use --backend onnxruntime-cuda",
+        )
+    return target
+
+
+def has_plans(bundle: Bundle) -> bool:
+    """Whether every graph for GPUs has a plan for what is installed. Corruption is detected when a plan is opened."""
+    try:
+        target = choose_target(bundle)
+    except CodecError:
+        return False
+    return all(locate_plan(bundle, graph, target).is_file() for graph in list_planned(bundle))
+
+
+class TensorRtBackend:
+    """Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU."""
+
+    name = "tensorrt"
+    encode_batch = ENCODE_BATCH
+
+    def __init__(self, gpu: Device | None = None) -> None:
+        if not list_libraries():
+            raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
+        self.gpu = gpu or Device()
+        self.device = self.gpu.name
+        self._loaded: dict[str, Loaded] = {}
+
+    def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
+        target = choose_target(bundle)
+        plan = find_plan(bundle, graph, target)
+        if target.library not in self._loaded:
+            self._loaded[target.library] = load(target.library)
+        loaded = self._loaded[target.library]
+        loaded.said.clear()
+        engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())
+        if engine is None:
+            raise BackendError(
+                f"{plan}: {MODULES[target.library]} {target.version} refuses it ({loaded.reason})",
+                "a plan for this library and driver",
+                f"delete {plan} and build it again",
+            )
+        kernels = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt" / f"{target}-{graph}.kernels"
+        profile = bundle.spec.graphs[graph].profile
+        most = {axis: sizes[-1] for axis, sizes in profile.items()}
+        contexts = Contexts(loaded.module, engine, kernels, profile.keys() > {"batch"})
+        prepare = partial(TensorRtCall, self.gpu, plan, loaded, contexts, most)
+        entry = bundle.manifest.graphs[graph]
+        return DeviceGraph(self.gpu, bundle.spec.graphs[graph], entry.inputs, entry.outputs, prepare)
+
+    def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
+        return CudaNearestCentroid(codebook, self.gpu)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A library at work. `said` is what it says is wrong, line by line, instead of printing it."""
+
+    module: Any
+    runtime: Any
+    listener: Any  #: which the runtime needs as long as it lives
+    said: list[str]
+
+    @property
+    def reason(self) -> str:
+        return first_line(self.said[0]) if self.said else "it does not say why"
+
+
+def load(library: str) -> Loaded:
+    module, said = import_library(library), list[str]()
+    wrong = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+
+    class Listener(module.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in wrong:
+                said.append(text)
+
+    listener = Listener()
+    return Loaded(module, module.Runtime(listener), listener, said)
+
+
+class Contexts:
+    """Opens execution contexts of one engine, and keeps the kernels that TensorRT-RTX compiles for them in `kernels`.
+
+    The caller gives a context its memory: that is what CUDA graphs ask for, and as much as the shapes need. `lengths`
+    says that not only the batch varies.
+    """
+
+    def __init__(self, module: Any, engine: Any, kernels: Path, lengths: bool) -> None:
+        self.engine, self._kernels, self._cache = engine, kernels, None
+        self._given = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(self._given)
+            # Kernels for the very shapes, before they run: a captured loop would repeat a stopgap for ever. Lengths are
+            # too many to wait for: a stopgap runs until they are compiled.
+            strategies = module.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
+            self._given, self._cache = config, config.create_runtime_cache()
+            with suppress(OSError):
+                self._cache.deserialize(kernels.read_bytes())  # that of another driver or GPU it leaves alone
+            config.set_runtime_cache(self._cache)
+
+    def open(self) -> Any:
+        return self.engine.create_execution_context(self._given)
+
+    def keep(self) -> None:
+        if self._cache is not None:
+            with suppress(OSError):
+                self._kernels.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._kernels, bytes(self._cache.serialize()))
+
+
+class TensorRtCall:
+    """One execution context with its shapes, its addresses and the memory that it works in."""
+
+    def __init__(
+        self,
+        device: Device,
+        plan: Path,
+        loaded: Loaded,
+        contexts: Contexts,
+        most: dict[str, int],
+        shapes: Shapes,
+        addresses: Addresses,
+    ) -> None:
+        self._device, self._plan, self._loaded, self._contexts, self._most = device, plan, loaded, contexts, most
+        loaded.said.clear()
+        self._context = context = contexts.open()
+        if context is None:
+            raise self._refuse("cannot be prepared")
+        for i in range(contexts.engine.num_io_tensors):
+            name = contexts.engine.get_tensor_name(i)
+            takes = contexts.engine.get_tensor_mode(name) == loaded.module.TensorIOMode.INPUT
+            if takes and not context.set_input_shape(name, shapes[name]):
+                raise self._refuse(f"is not for {name} {list(shapes[name])}")
+            if not context.set_tensor_address(name, addresses[name]):
+                raise self._refuse(f"does not take {name}")
+        size = context.update_device_memory_size_for_shapes()
+        self._memory = device.allocate(size)
+        context.set_device_memory(self._memory.address, size)
+        self._fresh = True
+
+    def enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._device.stream):
+            raise self._refuse("failed")
+        if self._fresh:
+            self._fresh = False
+            self._contexts.keep()
+
+    def _refuse(self, what: str) -> BackendError:
+        most = ", ".join(f"{axis} of at most {size}" for axis, size in self._most.items())
+        return BackendError(
+            f"{self._plan} {what} ({self._loaded.reason})", f"{most}, and memory for it", "use a smaller batch"
+        )

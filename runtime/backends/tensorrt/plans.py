@@ -1,0 +1,113 @@
+"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is not imported until it is asked for.
+
+A plan is one graph compiled by one version of one library for one kind of GPU. It lies in
+`BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a record of what it was made from beside it (GRAPH.json).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.errors import BundleError, MissingExtraError
+
+MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  #: library, as `--engines` and extras name it -> its module
+FOLDER = "plans"
+BUILDER = 1  #: version of how `export.plans` builds: plans of another one are stale
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a plan is for: `library` "tensorrt" or "rtx", its version, the GPU's compute capability."""
+
+    library: str
+    version: str
+    capability: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.library}-{self.version}-sm{self.capability[0]}{self.capability[1]}"
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """The record of a plan: `source` is `hash_source` of the graph that it was built from."""
+
+    source: str
+    bytes: int
+    sha256: str
+    seconds: float  #: that building took
+
+
+def list_planned(bundle: Bundle) -> list[str]:
+    """The graphs of `bundle` that are for GPUs."""
+    return [graph for graph in bundle.manifest.graphs if bundle.spec.graphs[graph].profile]
+
+
+def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Input -> its smallest, typical (what a plan is tuned for) and largest shape in a plan of `graph`."""
+    profile = bundle.spec.graphs[graph].profile
+    sizes = [{axis: sizes[i] for axis, sizes in profile.items()} for i in range(3)]
+    inputs = bundle.manifest.graphs[graph].inputs
+    return {name: tuple(spec.resolve(**axes) for axes in sizes) for name, spec in inputs.items()}  # type: ignore[misc]
+
+
+def hash_source(bundle: Bundle, graph: str) -> str:
+    """A hash of what a plan of `graph` is built from: the graph's files, the shapes, how it is built."""
+    files = [bundle.manifest.files[file].sha256 for file in bundle.manifest.graphs[graph].files]
+    return hashlib.sha256(json.dumps([BUILDER, files, list_shapes(bundle, graph)]).encode()).hexdigest()
+
+
+def locate_plan(bundle: Bundle, graph: str, target: Target) -> Path:
+    """Where the plan of `graph` for `target` is, or would be."""
+    return bundle.path / FOLDER / str(target) / f"{graph}.plan"
+
+
+def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
+    """The verified plan of `graph` for `target`. Raises BundleError where it is missing, stale or altered."""
+    plan, remedy = locate_plan(bundle, graph, target), describe_remedy(bundle, target)
+    entry = read_entry(plan)
+    if entry is None or not plan.is_file():
+        others = sorted(path.parent.name for path in bundle.path.glob(f"{FOLDER}/*/{plan.name}") if path != plan)
+        found = f"those there are for {', '.join(others)}" if others else "there is none"
+        raise BundleError(
+            f"{bundle.path}: no plan of {graph} for {target} ({found})", "one for this library and GPU", remedy
+        )
+    if entry.source != hash_source(bundle, graph):
+        raise BundleError(f"{plan} was built from another graph", f"a plan of {bundle.path}/{graph}.onnx", remedy)
+    bundle.verify_hash(plan.relative_to(bundle.path).as_posix(), entry.sha256, remedy)
+    return plan
+
+
+def read_entry(plan: Path) -> PlanEntry | None:
+    """What stands beside `plan` of how it was made, or None."""
+    try:
+        return PlanEntry(**json.loads(plan.with_suffix(".json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def describe_remedy(bundle: Bundle, target: Target) -> str:
+    major, minor = target.capability
+    named = f" --compute-capability {major}.{minor}" if target.library == "rtx" else ""
+    folder = shlex.quote(str(bundle.path))
+    return f"build it: {bundle.manifest.command} --engines {target.library}{named} --out {folder}"
+
+
+def import_library(library: str) -> ModuleType:
+    """The module of `library` "tensorrt" or "rtx". Raises MissingExtraError."""
+    try:
+        return importlib.import_module(MODULES[library])
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{MODULES[library]} cannot be imported ({error})",
+            f"the extra `{library}`",
+            f"pip install 'sc-runtime[{library}]'",
+        ) from error

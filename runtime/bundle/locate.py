@@ -1,0 +1,66 @@
+"""Where bundles lie, and which one is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import BundleError
+
+from .manifest import MANIFEST, read_manifest
+from .store import BUILD_COMMAND, EMBEDDED
+
+BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
+
+
+def bundles_folder() -> Path:
+    """Where bundles are built and found: `engines/` of a checkout, else the user's cache folder."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if (root / "pyproject.toml").is_file() and (root / "export" / "build.py").is_file():
+        return root / "engines"
+    return Path(platformdirs.user_cache_dir("sc-runtime")) / "bundles"
+
+
+def list_bundles(folder: Path | None = None) -> list[Path]:
+    """Built bundles in `folder` (default `bundles_folder()`), newest first."""
+    manifests = (folder or bundles_folder()).glob(f"*/{MANIFEST}")
+    found = [path for path in manifests if not path.parent.name.startswith(".")]
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:
+    """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
+
+    With neither, the newest built bundle of trained weights that is not in int8, and the embedded one where none is
+    built; with `config`, of these the first that decodes tokens of it, if there is one. Raises BundleError naming what
+    there is.
+    """
+    wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
+    if not wanted:
+        trained = [*filter(is_candidate, list_bundles()), EMBEDDED]
+        return next((path for path in trained if config is None or suits(path, config)), trained[0])
+    for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
+        if candidate.is_dir():
+            return candidate
+    if str(wanted) == EMBEDDED.name:
+        return EMBEDDED
+    names = ", ".join([*(path.name for path in list_bundles()), EMBEDDED.name])
+    raise BundleError(
+        f"bundle {str(wanted)!r} not found", f"a folder or the name of a built bundle ({names})", BUILD_COMMAND
+    )
+
+
+def is_candidate(path: Path) -> bool:
+    """Whether the bundle in `path` may be taken unnamed: of trained weights, not in int8, which one backend runs."""
+    manifest = read_manifest(path)
+    return manifest is not None and manifest.trained and manifest.precision != "int8"
+
+
+def suits(path: Path, config: CodecConfig) -> bool:
+    """Whether the bundle in `path` decodes tokens of `config`."""
+    manifest = read_manifest(path)
+    own = map(manifest.configure, manifest.vocabularies) if manifest else ()
+    return any(mine.identity == config.identity for mine in own)

@@ -1,0 +1,110 @@
+"""The manifest of a bundle: its codec, graphs and codebooks, with the size and the SHA-256 of every file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sc_runtime.config import CodecConfig
+from sc_runtime.registry import find_model
+from sc_runtime.spec import CodecSpec, TensorSpec
+
+FORMAT = 2  #: of the manifest; a reader refuses any other
+MANIFEST = "manifest.json"
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest.from_json` raises
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One exported network: its files (the graph first, then external data), its tensors in order, how it was made."""
+
+    files: tuple[str, ...]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    recipe: str  #: hash of everything the graph was made from
+    #: Largest relative error when it was built: against the torch network, of an int8 graph against the float32 one.
+    error: float
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds: a codec, by name, and its settings but for the vocabulary (`CodecConfig.settings`).
+
+    `vocabularies` are those it has a codebook of, the last one the default.
+    """
+
+    codec: str
+    settings: dict[str, Any]
+    vocabularies: tuple[int, ...]
+    weights: str  #: where the weights came from, in words
+    command: str  #: that builds this bundle again
+    graphs: dict[str, GraphEntry]
+    files: dict[str, FileEntry]
+    trained: bool = False  #: whether the weights mean anything: stand-in weights do not
+    #: Of the graphs' arithmetic: "float32", "fp16" with float32 islands, or "int8" of some, for OpenVINO.
+    precision: str = "float32"
+    #: Share of the tokens that stay equal when encoding in bfloat16, on the demo's sample; None: not measured.
+    equal_in_bfloat16: float | None = None
+    made_with: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises one of MALFORMED on what is no manifest of this format."""
+        raw = json.loads(text)
+        if raw["format"] != FORMAT:
+            raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
+
+        def tensors(entries: Mapping[str, Any]) -> dict[str, TensorSpec]:
+            return {name: TensorSpec(spec["dtype"], tuple(spec["shape"])) for name, spec in entries.items()}
+
+        graphs = {
+            name: GraphEntry(
+                tuple(entry["files"]),
+                tensors(entry["inputs"]),
+                tensors(entry["outputs"]),
+                entry["recipe"],
+                entry["error"],
+            )
+            for name, entry in raw["graphs"].items()
+        }
+        files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        unlisted = {file for entry in graphs.values() for file in entry.files} - files.keys()
+        if unlisted:
+            raise ValueError(f"no size and hash of {', '.join(sorted(unlisted))}")
+        raw.update(graphs=graphs, files=files, vocabularies=tuple(raw["vocabularies"]))
+        manifest = cls(**raw)
+        if not manifest.vocabularies:
+            raise ValueError("no vocabularies")
+        for vocab in manifest.vocabularies:
+            manifest.configure(vocab)
+        return manifest
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The codec's facts. Raises SettingsError if this version has no codec of that name."""
+        return find_model(self.codec).spec
+
+    def configure(self, vocab: int | None = None) -> CodecConfig:
+        """The codec's settings with the vocabulary `vocab`, by default the last."""
+        return self.spec.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest of the bundle in `path`, or None if it cannot be read."""
+    try:
+        return Manifest.from_json((path / MANIFEST).read_text())
+    except (OSError, *MALFORMED):
+        return None

@@ -1,0 +1,160 @@
+"""A bundle on disk: every file is checked before it is used.
+
+Sizes are checked when the bundle is loaded, hashes when a file is first used. `.verified.json` records what was hashed,
+so that gigabytes are not read twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import BundleError, SettingsError
+from sc_runtime.spec import CodecSpec
+
+from .manifest import FORMAT, MALFORMED, MANIFEST, Manifest
+
+VERIFIED = ".verified.json"
+BUILD_COMMAND = "python -m export.build --tps 50"
+BUILD_AGAIN = "build the bundle again with this version's export.build"
+EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
+
+
+class Bundle:
+    """A folder with a manifest, its files present and of the stated sizes."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Raises BundleError when the folder is no bundle, of another format, or a file is missing or resized."""
+        manifest_path = path / MANIFEST
+        try:
+            manifest = Manifest.from_json(manifest_path.read_text())
+        except OSError as error:
+            raise BundleError(
+                f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
+            ) from None
+        except SettingsError as error:
+            raise BundleError(f"{manifest_path}: {error.given}", error.expected, BUILD_AGAIN) from None
+        except MALFORMED as error:
+            raise BundleError(
+                f"{manifest_path}: {type(error).__name__} {error}", f"a manifest of format {FORMAT}", BUILD_AGAIN
+            ) from None
+        bundle = cls(path, manifest)
+        for name, entry in manifest.files.items():
+            file = path / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry.bytes:
+                found = "is missing" if size is None else f"holds {size} bytes"
+                raise BundleError(f"{file} {found}", f"{entry.bytes} bytes", bundle.remedy)
+        return bundle
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The facts of the bundle's codec."""
+        return self.manifest.spec
+
+    @property
+    def remedy(self) -> str:
+        if self.path == EMBEDDED:
+            return "it came with the package: pip install --force-reinstall sc-runtime"
+        return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
+
+    def choose_config(self, vocab: int | None = None) -> CodecConfig:
+        """The codec with semantic vocabulary `vocab`, or the bundle's default one."""
+        available = self.manifest.vocabularies
+        if vocab is None:
+            vocab = available[-1]
+        if vocab not in available:
+            raise SettingsError(
+                f"vocabulary {vocab}",
+                f"one that {self.name} holds ({', '.join(map(str, available))})",
+                f"add it: {self.manifest.command} --vocab {','.join(map(str, sorted({*available, vocab})))}",
+            )
+        return self.manifest.configure(vocab)
+
+    def find_graph(self, name: str) -> Path:
+        """The verified file of graph `name`: ONNX, or OpenVINO's if it is in int8."""
+        entry = self.manifest.graphs.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)
+        for file in entry.files:
+            self.verify(file)
+        return self.path / entry.files[0]
+
+    def count_bytes(self, graph: str) -> int:
+        """Bytes of the graph `graph` with its weights."""
+        return sum(self.manifest.files[file].bytes for file in self.manifest.graphs[graph].files)
+
+    def load_codebook(self, name: str) -> np.ndarray:
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified.
+
+        Mapped from disk, but for one that is stored as float16 because that holds it exactly.
+        """
+        file = f"{name}.npy"
+        self.verify(file)
+        return np.load(self.path / file, mmap_mode="r", allow_pickle=False).astype(np.float32, copy=False)
+
+    def verify(self, file: str) -> None:
+        """Compare one file's hash with the manifest's. Raises BundleError naming the file."""
+        entry = self.manifest.files.get(file)
+        if entry is None:
+            raise BundleError(f"{self.path}: {file} is not in the manifest", "a complete bundle", self.remedy)
+        self.verify_hash(file, entry.sha256, self.remedy)
+
+    def verify_hash(self, file: str, sha256: str, remedy: str) -> None:
+        """Compare one file's hash with `sha256`, unless it was before. Raises BundleError naming the file."""
+        path = self.path / file
+        stamp = take_stamp(path)
+        if self._verified.get(file) == [sha256, stamp]:
+            return
+        if hash_file(path) != sha256:
+            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
+        self._verified[file] = [sha256, stamp]
+        self._remember()
+
+    @cached_property
+    def _verified(self) -> dict[str, list[Any]]:
+        """File -> [hash, stamp] of what was hashed before; empty when nothing can be read."""
+        try:
+            raw = json.loads((self.path / VERIFIED).read_text())
+        except (OSError, ValueError):
+            return {}
+        return raw if isinstance(raw, dict) else {}
+
+    def _remember(self) -> None:
+        """Keep what was verified. A bundle in a read-only place is hashed again each time instead."""
+        temporary = self.path / f"{VERIFIED}.{os.getpid()}"
+        try:
+            temporary.write_text(json.dumps(self._verified))
+            temporary.replace(self.path / VERIFIED)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+
+def take_stamp(path: Path) -> list[int]:
+    """What changes when a file is written or replaced: size, modification time, inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

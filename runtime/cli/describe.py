@@ -1,0 +1,136 @@
+"""What a file or a bundle is, as plain values that print and serialise: what `sc-runtime info` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sc_runtime.audio import Audio, measure
+from sc_runtime.bundle.locate import locate_bundle
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.config import CodecConfig
+from sc_runtime.errors import TokensError
+from sc_runtime.registry import MODELS
+from sc_runtime.token_files import count_bytes
+from sc_runtime.tokens import Tokens, read_array
+
+from .jobs import TOKEN_SUFFIXES
+
+Description = dict[str, Any]
+
+
+def describe(name: str) -> Description:
+    """The token file, audio file or bundle `name`; its "kind" says which. Raises CodecError."""
+    path = Path(name)
+    if path.is_dir() or not (path.exists() or path.suffix):
+        return describe_bundle(Bundle.load(locate_bundle(name)))
+    if path.suffix.lower() == ".npy":
+        return describe_array(path)
+    if path.suffix.lower() in TOKEN_SUFFIXES:
+        return {"kind": "tokens", "path": name, **describe_tokens(Tokens.load(path))}
+    return describe_audio(path)
+
+
+def describe_tokens(tokens: Tokens) -> Description:
+    """`samples` is null where the original's length is not known; `bytes` are those of an .sct file."""
+    return {
+        **describe_config(tokens.config),
+        "positions": len(tokens),
+        "tokens": tokens.codes.size,
+        "samples": tokens.samples,
+        "seconds": tokens.seconds,
+        "bits": len(tokens) * sum(tokens.config.bits),
+        "bytes": count_bytes(len(tokens), tokens.config),
+        "bitrate": tokens.bitrate,
+    }
+
+
+def describe_config(config: CodecConfig) -> Description:
+    """What tokens of `config` are."""
+    return {
+        "codec": config.codec,
+        "tps": config.tps,
+        "sample_rate": config.sample_rate,
+        "vocabularies": config.codebook_sizes,
+    }
+
+
+def describe_array(path: Path) -> Description:
+    """An .npy holds codes alone: no codec, rate or vocabulary, so that its length has a value for each that fits."""
+    codes = read_array(path)
+    published = list_published()
+    fits = [config for config in published if len(config.codebook_sizes) == codes.shape[1]]
+    if not fits:
+        shapes = dict.fromkeys(f"[T, {len(config.codebook_sizes)}] of {config.codec}" for config in published)
+        raise TokensError(f"{path}: an array of shape {list(codes.shape)}", " or ".join(shapes))
+    return {
+        "kind": "array",
+        "path": str(path),
+        "shape": list(codes.shape),
+        "positions": len(codes),
+        "tokens": codes.size,
+        "largest": dict(zip(fits[0].codebook_sizes, codes.max(axis=0).tolist(), strict=True)),
+        "seconds": {name_rate(config): config.count_samples(len(codes)) / config.sample_rate for config in fits},
+    }
+
+
+def describe_audio(path: Path) -> Description:
+    """An audio file, and the tokens it would become."""
+    configs = list_published()
+    lengths = {}
+    for rate in dict.fromkeys(config.sample_rate for config in configs):
+        with Audio(path, rate=rate) as audio:
+            given, (lengths[rate], _) = audio.sample_rate, measure(audio)
+    return {
+        "kind": "audio",
+        "path": str(path),
+        "sample_rate": given,
+        "samples": {str(rate): samples for rate, samples in lengths.items()},
+        "seconds": max(samples / rate for rate, samples in lengths.items()),
+        "tokens": [
+            {
+                **describe_config(config),
+                "positions": (positions := config.count_positions(lengths[config.sample_rate])),
+                "tokens": positions * len(config.codebook_sizes),
+                "bytes": count_bytes(positions, config),
+                "bitrate": config.bitrate,
+            }
+            for config in configs
+        ],
+    }
+
+
+def list_published() -> list[CodecConfig]:
+    """Of each codec, at each of its rates, the settings of the smallest and the largest published vocabulary."""
+    found: list[CodecConfig] = []
+    for model in MODELS:
+        for tps in sorted({config.tps for config in model.spec.published}):
+            configs = {config.vocab: config for config in model.spec.published if config.tps == tps}
+            found += [configs[vocab] for vocab in dict.fromkeys((min(configs), max(configs)))]
+    return found
+
+
+def name_rate(config: CodecConfig) -> str:
+    return f"{config.codec} at {config.tps} tps"
+
+
+def describe_bundle(bundle: Bundle) -> Description:
+    """`vocabularies` are those used by default; `choices` are all that there are of the first."""
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "path": str(bundle.path),
+        "name": bundle.name,
+        **describe_config(bundle.choose_config()),
+        "choices": list(manifest.vocabularies),
+        "settings": manifest.settings,
+        "precision": manifest.precision,
+        "weights": manifest.weights,
+        "command": manifest.command,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "graphs": {
+            name: {"bytes": sum(manifest.files[file].bytes for file in entry.files), "error": entry.error}
+            for name, entry in manifest.graphs.items()
+        },
+        "made_with": manifest.made_with,
+    }

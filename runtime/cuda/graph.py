@@ -1,0 +1,91 @@
+"""Graphs of a bundle on one GPU: bound to addresses there, or run on arrays of the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from sc_runtime.spec import GraphSpec, TensorSpec
+
+from .device import Device, Memory
+
+RECENT = 4  #: batch sizes that stay prepared; each holds the memory that its graphs work in
+
+Key = TypeVar("Key", bound=Hashable)
+Made = TypeVar("Made")
+Addresses = Mapping[str, int]  #: tensor -> where it lies on the GPU
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Call(Protocol):
+    """A graph with its shapes and addresses fixed."""
+
+    def enqueue(self) -> None:
+        """Put one run on the device's stream and return. Raises BackendError."""
+        ...
+
+
+Prepare = Callable[[Shapes, Addresses], Call]  #: one graph, for shapes and addresses of all inputs and outputs
+
+
+class DeviceGraph:
+    """One graph on a GPU: `run` takes and gives arrays of the host, `bind` works on addresses and copies nothing."""
+
+    def __init__(
+        self,
+        device: Device,
+        spec: GraphSpec,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        prepare: Prepare,
+    ) -> None:
+        self.device, self.spec, self.inputs, self.outputs, self._prepare = device, spec, inputs, outputs, prepare
+        self._tensors = {**inputs, **outputs}
+        self._calls: dict[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = {}
+
+    def resolve(self, **axes: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of all inputs and outputs, from the sizes of the inputs' dynamic axes."""
+        axes = self.spec.resolve_axes(axes)
+        return {name: tensor.resolve(**axes) for name, tensor in self._tensors.items()}
+
+    def count_bytes(self, **axes: int) -> dict[str, int]:
+        """The bytes of each input and output."""
+        shapes = self.resolve(**axes)
+        return {name: math.prod(shapes[name]) * np.dtype(each.dtype).itemsize for name, each in self._tensors.items()}
+
+    def bind(self, addresses: Addresses, **axes: int) -> Call:
+        """The graph for inputs of these sizes, reading and writing at `addresses`."""
+        return self._prepare(self.resolve(**axes), addresses)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        axes = {
+            axis: size
+            for name, spec in self.inputs.items()
+            for axis, size in zip(spec.shape, feeds[name].shape, strict=True)
+            if isinstance(axis, str)
+        }
+        memories, call = keep_recent(self._calls, tuple(axes.items()), lambda: self._open(**axes))
+        for name, spec in self.inputs.items():
+            self.device.write(memories[name].address, feeds[name].astype(spec.dtype, copy=False))
+        call.enqueue()
+        shapes = self.resolve(**axes)
+        results = {name: np.empty(shapes[name], spec.dtype) for name, spec in self.outputs.items()}
+        for name, array in results.items():
+            self.device.read(memories[name].address, array)
+        return results
+
+    def _open(self, **axes: int) -> tuple[dict[str, Memory], Call]:
+        memories = {name: self.device.allocate(size) for name, size in self.count_bytes(**axes).items()}
+        return memories, self.bind({name: memory.address for name, memory in memories.items()}, **axes)
+
+
+def keep_recent(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
+    """The value of `key` in `kept`, made if it is not there. `kept` then holds the `RECENT` latest values at most."""
+    made = kept.pop(key) if key in kept else None
+    while made is None and len(kept) >= RECENT:
+        del kept[next(iter(kept))]
+    kept[key] = make() if made is None else made
+    return kept[key]

@@ -1,0 +1,29 @@
+"""kernels/solver.cu: one step of a diffusion solver, and the noise that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .device import Device
+
+SOURCE = "solver.cu"
+THREADS = 128  #: of a block
+VALUES = 8  #: of a latent that a thread works on
+
+
+class Solver:
+    """Launches the kernel on `device` for latents of `size` values; `domain` is the second word of the noise's key.
+
+    Raises BackendError where the kernel cannot be compiled or loaded.
+    """
+
+    def __init__(self, device: Device, size: int, domain: int) -> None:
+        self._device, self._blocks, self._domain = device, size // VALUES // THREADS, domain
+        self._kernel = device.load_kernels(SOURCE, THREADS, {"advance": 0})["advance"]
+
+    def advance(self, addresses: Sequence[int], batch: int, row: int) -> None:
+        """Enqueue `row` of the table for `batch` windows. `addresses` are the kernel's arguments up to `sources`."""
+        arguments = (*addresses, self._domain, np.int32(batch), np.int32(row))
+        self._device.launch(self._kernel, (self._blocks, batch), arguments)

@@ -1,0 +1,73 @@
+"""kernels/*.cu → cubins, compiled at run time and cached; cuda-core itself, imported when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from sc_runtime.errors import BackendError, MissingExtraError, first_line
+from sc_runtime.files import write_atomically
+
+Macro = tuple[str, str]  #: name and value
+
+
+def find_source(name: str) -> Path:
+    """kernels/`name`, beside this package in a checkout and inside it when installed."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "kernels" / name
+    return inside if inside.is_file() else package.parent / "kernels" / name
+
+
+def load_cubin(source: Path, arch: str, macro: Macro | None = None) -> bytes:
+    """The cubin of `source` for `arch` ("sm_90"): from the user's cache folder, else compiled and kept there.
+
+    Its name carries a hash of the source and the macro; a folder that cannot be written is no error. Raises as
+    `compile_source` does.
+    """
+    digest = hashlib.sha256(source.read_bytes() + "=".join(macro or ()).encode()).hexdigest()[:16]
+    path = Path(platformdirs.user_cache_dir("sc-runtime")) / "kernels" / f"{source.stem}-{arch}-{digest}.cubin"
+    with suppress(OSError):
+        kept = path.read_bytes()
+        if kept.startswith(b"\x7fELF"):
+            return kept
+    cubin = compile_source(source, arch, macro)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, cubin)
+    return cubin
+
+
+def compile_source(source: Path, arch: str, macro: Macro | None = None) -> bytes:
+    """`source` as a cubin for `arch`, such as "sm_90", with one macro defined; needs NVRTC, but no GPU and no driver.
+
+    Raises MissingExtraError without cuda-core, BackendError when NVRTC refuses.
+    """
+    core = import_core()
+    try:
+        options = core.ProgramOptions(name=source.name, arch=arch, std="c++17", define_macro=macro)
+        return bytes(core.Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin").code)
+    except Exception as error:
+        given = f"kernels/{source.name} cannot be compiled for {arch} ({first_line(error)})"
+        raise BackendError(given, "NVRTC of CUDA 13", "pip install --upgrade 'sc-runtime[gpu]'") from error
+
+
+def import_core() -> Any:
+    """The module cuda.core, imported when it is first needed. Raises MissingExtraError."""
+    try:
+        import cuda.core as core
+        from cuda.core import Program  # noqa: F401  # lived elsewhere in its first versions
+    except ImportError as error:
+        given = f"cuda-core is not installed ({first_line(error)})"
+        raise MissingExtraError(given, "the extra `gpu`", "pip install 'sc-runtime[gpu]'") from error
+    return core
+
+
+def check(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call of cuda.bindings.driver returned behind its status. Raises BackendError unless that is success."""
+    if int(result[0]):
+        raise BackendError(f"the GPU failed: {result[0].name}", "a GPU in working order", "restart the program")
+    return result[1:]

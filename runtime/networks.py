@@ -1,0 +1,76 @@
+"""What a codec computes with: graphs, codebooks, and searches in codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from .cuda.device import Device
+from .spec import TensorSpec
+
+Arrays = Mapping[str, np.ndarray]  #: by the names of inputs or outputs
+Shapes = Mapping[str, tuple[int, ...]]  #: by the same
+
+
+class Graph(Protocol):
+    """One network, ready to run."""
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Inputs by name -> outputs by name, with the shapes and dtypes of the manifest. Raises BackendError."""
+        ...
+
+
+@runtime_checkable
+class CompiledGraph(Graph, Protocol):
+    """A graph that is compiled for inputs of given shapes: when it first runs them, or before, by `prepare`."""
+
+    def prepare(self, shapes: Shapes) -> None:
+        """Compile it for inputs of these shapes. Raises BackendError."""
+        ...
+
+
+class Search(Protocol):
+    """Nearest-neighbour search in one codebook."""
+
+    def search(self, queries: np.ndarray) -> np.ndarray:
+        """Indices int32 [n] of the vectors nearest to `queries` float32 [n, D]; of equals, the lowest."""
+        ...
+
+
+class Networks(Protocol):
+    """Everything that one codec needs of a bundle on a backend, each part opened when it is first needed.
+
+    Opening a part raises BundleError or BackendError.
+    """
+
+    @property
+    def device(self) -> Device | None:
+        """The GPU that the graphs run on, which keeps what passes between them; None where they run on the host."""
+        ...
+
+    @property
+    def graph_names(self) -> frozenset[str]: ...
+
+    def describe_inputs(self, graph: str) -> Mapping[str, TensorSpec]: ...
+
+    def verify_graph(self, graph: str) -> None:
+        """Compare the files of `graph` with their hashes. Raises BundleError."""
+        ...
+
+    def open_graph(self, graph: str) -> Graph: ...
+
+    def prepare_graph(self, graph: str, **axes: int) -> Graph:
+        """The graph, ready to run inputs whose dynamic axes have these sizes."""
+        ...
+
+    def run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]: ...
+
+    def load_codebook(self, name: str) -> np.ndarray:
+        """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D]."""
+        ...
+
+    def open_search(self, name: str, entries: slice | None = None) -> Search:
+        """A search in the codebook `name`, or among `entries` of it; indices count from their start."""
+        ...

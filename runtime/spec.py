@@ -1,0 +1,158 @@
+"""What a codec is, as data.
+
+Each codec states its facts once, as a `CodecSpec` in its own `spec.py`. Bundles, backends, the command line and the
+exporter read them there, so none of these names a codec or a graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from .config import CodecConfig
+from .errors import SettingsError
+
+Mono = Literal["first", "mean"]  #: how several channels become one: the first of them, or their mean
+Noise = Callable[[int, int], np.ndarray]  #: (window, draw) -> standard normal noise, float32
+Progress = Callable[[int, int], None]  #: (units of work done, units in all)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: a NumPy dtype name, and a shape with a name in place of each dynamic axis."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def resolve(self, **axes: int) -> tuple[int, ...]:
+        """The shape, with the dynamic axes ("batch", "frames") of the given sizes."""
+        return tuple(axes[axis] if isinstance(axis, str) else axis for axis in self.shape)
+
+
+@dataclass(frozen=True)
+class DerivedAxis:
+    """A dynamic axis of an output, whose size follows from the axis `source` of an input.
+
+    The size is ceil(`numerator` · n / `denominator`) + `offset`, where n is the size of `source`.
+    """
+
+    source: str
+    numerator: int = 1
+    denominator: int = 1
+    offset: int = 0
+
+    def size(self, axes: Mapping[str, int]) -> int:
+        return -(-self.numerator * axes[self.source] // self.denominator) + self.offset
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Facts of one graph that backends act on."""
+
+    #: Dynamic axis of the inputs -> least, typical and largest size that a plan for a GPU is built for. Empty: the
+    #: graph is not for GPUs.
+    profile: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    derived_axes: Mapping[str, DerivedAxis] = field(default_factory=dict)  #: those of the outputs
+    #: Tokens depend on it. It is computed in float32 unless a lower precision is asked for by name.
+    makes_tokens: bool = False
+    gains_from_batch: bool = True  #: whether a batch of windows takes less time than the windows one by one
+    #: Dynamic axes whose size is another one for nearly every recording, so that compiling per shape does not pay.
+    free_axes: frozenset[str] = frozenset()
+    #: An ONNX operator type. From the last operator of this type on, the graph stays float32 when the rest is rounded.
+    float32_tail: str | None = None
+    is_lstm: bool = False  #: a bidirectional LSTM and a linear map, as `backends.openvino.recurrence` runs one
+
+    def resolve_axes(self, axes: Mapping[str, int]) -> dict[str, int]:
+        """The sizes of all dynamic axes, the outputs' too, from the sizes of the inputs' `axes`."""
+        return {**axes, **{name: derived.size(axes) for name, derived in self.derived_axes.items()}}
+
+
+@dataclass(frozen=True)
+class CodecSpec:
+    """Facts of one codec."""
+
+    number: int  #: of the codec in token files
+    config: type[CodecConfig]
+    published: tuple[CodecConfig, ...]  #: the settings of which there are published weights
+    mono: Mono
+    batches: bool  #: whether windows gain from being encoded together
+    graphs: Mapping[str, GraphSpec]
+    encode_options: frozenset[str] = frozenset()  #: fields of `EncodeOptions` that it takes
+    decode_options: frozenset[str] = frozenset()  #: fields of `DecodeOptions` that it takes
+
+    @property
+    def name(self) -> str:
+        """As manifests, commands and messages have it."""
+        return self.config.codec
+
+
+def option(text: str, **command_line: Any) -> Any:
+    """A field of an options class whose default, None, leaves the choice to the codec.
+
+    `text` is its help on the command line. `command_line` are other arguments of `typer.Option`; `flag` is its name
+    where that is not the field's.
+    """
+    return field(default=None, metadata={"help": text, **command_line})
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Options of encoding. None leaves the choice to the codec. A codec refuses options that it does not have."""
+
+    domain: str | None = option("What the sound is, for codecs that take it: speech, music or sound.")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of decoding. None leaves the choice to the codec. A codec refuses options that it does not have.
+
+    preset: "reference" (the default: the published 50 steps of DDIM, guidance 2, eta 1), "balanced" or "fast". The
+        other fields change the preset.
+    steps: number of diffusion steps, 1 to 999.
+    guidance: scale of classifier-free guidance; 1 is none and halves the work.
+    eta: fresh noise at each step, from 0 (deterministic) to 1.
+    solver: "ddim", "dpm" or "unipc".
+    interval: the first and the last diffusion timestep, of 0 to 1000, at which guidance acts.
+    seed: of the noise, 0 to 2^64 - 1; the default is 0. The noise is a function of (seed, window, draw).
+    noise: replaces the seeded noise: `noise(window, draw)` returns standard normal float32 [8, 256, 16]. Draw 0 is
+        x_T and draw 1 + i is the noise of step i. The command line does not have it.
+    """
+
+    preset: str | None = option(
+        "reference (the default, as published: 50 steps, guidance 2, eta 1), balanced (20 steps) or fast (8)."
+    )
+    steps: int | None = option("Diffusion steps, instead of the preset's.")
+    guidance: float | None = option("Classifier-free guidance; 1 is none, and halves the work.")
+    eta: float | None = option("Fresh noise at each step: 0 (deterministic) to 1.")
+    solver: str | None = option("ddim, dpm or unipc, instead of the preset's.")
+    interval: tuple[int, int] | None = option(
+        "Guidance only in these diffusion timesteps, of 0 to 1000; the others cost half.", metavar="LOW HIGH"
+    )
+    seed: int | None = option("Of the noise, by default 0; a seed gives the same sound everywhere.")
+    noise: Noise | None = None
+
+
+Options = EncodeOptions | DecodeOptions
+
+
+def change_options(options: DecodeOptions | None, changes: Mapping[str, Any]) -> DecodeOptions:
+    """`options` (default: all None) with `changes` by field name. Raises SettingsError for a name that is no option."""
+    names = [each.name for each in dataclasses.fields(DecodeOptions)]
+    for name, value in changes.items():
+        if name not in names:
+            raise SettingsError(f"option {name}={value!r}", f"one of {', '.join(names)}")
+    return dataclasses.replace(options or DecodeOptions(), **changes)
+
+
+def check_options(options: Options, spec: CodecSpec) -> None:
+    """Raises SettingsError for an option that is given and that the codec does not have."""
+    taken = spec.encode_options if isinstance(options, EncodeOptions) else spec.decode_options
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        if value is not None and each.name not in taken:
+            has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
+            raise SettingsError(f"{each.name} {value}", f"an option of {spec.name} ({has})", "leave it out")
