@@ -335,7 +335,7 @@ def time_published(bench: Bench) -> dict[str, Any]:
     """One run of each row, after a short one that is not counted; rows that would not end in time are left out."""
     need_gpu(with_torch=True)
     from bench.reference.semanticodec import PublishedCodec
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     clock, sampling, noise = StageClock(), bench.sampling, SeededNoise(0)
 
@@ -409,7 +409,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
             specs = graph.inputs(sizes).values()
             shapes = [(spec.resolve(batch=1, frames=1024), getattr(torch, spec.dtype)) for spec in specs]
-            graph.trace(sizes).eval()(*(torch.empty(shape, dtype=dtype) for shape, dtype in shapes))
+            graph.build(sizes).eval()(*(torch.empty(shape, dtype=dtype) for shape, dtype in shapes))
         work[name]["flop"] = counter.get_total_flops()
     return work
 

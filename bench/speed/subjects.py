@@ -48,7 +48,8 @@ class SemantiCodecProcedure:
 
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.semanticodec import PublishedCodec
-        from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights, SemantiCodecWeights
+        from sc_runtime.export.seeded import SeededWeights
+        from sc_runtime.export.semanticodec.checkpoint import Folder, SemantiCodecWeights
         from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 
         config = take_config(bundle)
@@ -81,7 +82,7 @@ class UniCodecProcedure:
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.unicodec import PublishedUniCodec
         from sc_runtime.export.registry import Weights, find_export, read_tensors
-        from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+        from sc_runtime.export.seeded import SeededWeights
         from sc_runtime.export.unicodec.checkpoint import FILE, CheckpointFile
 
         export, config = find_export("unicodec"), bundle.choose_config()
