@@ -193,11 +193,11 @@ def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
     for tokens, (name, size) in zip(given.T, config.codebook_sizes.items(), strict=True):
         if int(tokens.min()) < 0 or int(tokens.max()) >= size:
             position = int(((tokens < 0) | (tokens > size - 1)).argmax())
-            raise TokensError(
-                f"{name} token {tokens[position]} at position {position}",
-                f"0 to {size - 1}",
-                f"choose the vocabulary that the tokens were made with, if it is not {size}",
-            )
+            remedy = "the tokens are damaged, or of another codec or another bundle"
+            if name == next(iter(config.codebook_sizes)):  # the codebook of which a bundle may hold several
+                remedy = f"choose the vocabulary that the tokens were made with, if it is not {size}"
+            found = f"{name} token {tokens[position]} at position {position}"
+            raise TokensError(found, f"0 to {size - 1}", remedy)
     codes = given.astype(np.int32, order="C", copy=True)
     codes.flags.writeable = False
     return codes

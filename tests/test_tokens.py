@@ -28,12 +28,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
-from sc_runtime import codecs, files
-from sc_runtime import tokens as tokens_module
+from sc_runtime import files, registry
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import OutputError, SettingsError, TokensError
 from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.config import SemantiCodecConfig
+from sc_runtime.spec import CodecSpec
 from sc_runtime.token_files import count_bytes
 from sc_runtime.tokens import Tokens, read_array
 from sc_runtime.unicodec.config import UniCodecConfig
@@ -98,17 +98,16 @@ class ManyConfig(CodecConfig):
 
 
 class ManyModel:
-    """As far as tokens ask for it."""
+    """As much of a model as token files use."""
 
-    number, config = NUMBERS["many"], ManyConfig
+    spec = CodecSpec(NUMBERS["many"], ManyConfig, (), "first", batches=False, graphs={})
 
 
 @pytest.fixture(scope="module", autouse=True)
 def many() -> Iterator[None]:
     """`ManyConfig` among the codecs there are."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (codecs, tokens_module):
-            patch.setattr(module, "MODELS", (*MODELS, ManyModel))
+        patch.setattr(registry, "MODELS", (*MODELS, ManyModel))
         yield
 
 

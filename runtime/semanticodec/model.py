@@ -24,7 +24,7 @@ from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Noise, Prog
 
 from .acoustic import join_features
 from .conditioning import Codebooks
-from .config import LATENT_SHAPE, OVERLAP_SAMPLES, WINDOW_STRIDE, SemantiCodecConfig
+from .config import LATENT_SHAPE, OVERLAP_SAMPLES, WINDOW_STRIDE, Schedule, SemantiCodecConfig
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .noise import SeededNoise
@@ -75,8 +75,9 @@ class SemantiCodecModel:
         return list(np.stack([semantic, acoustic.reshape(shape)], axis=-1))
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, Any]:
-        sampling = resolve_sampling(options)
-        return {"preset": options.preset or "reference", "seed": options.seed or 0, **dataclasses.asdict(sampling)}
+        sampling, noise = resolve_sampling(options), SeededNoise(options.seed or 0)
+        choose_timesteps(sampling.steps, Schedule(), SOLVERS[sampling.solver].spacing)  # raises if they do not fit
+        return {"preset": options.preset or "reference", "seed": noise.seed, **dataclasses.asdict(sampling)}
 
     @staticmethod
     def count_windows(positions: int, config: SemantiCodecConfig) -> int:
