@@ -19,13 +19,13 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest
 
 @dataclass(frozen=True)
 class GraphEntry:
-    """One exported network: its files (the graph first, then external data), its tensors in order, how it was made."""
+    """One exported network: its files (the graph, then its data), its inputs and outputs in order, and its origin."""
 
     files: tuple[str, ...]
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
-    recipe: str  #: hash of everything the graph was made from
-    #: Largest relative error when it was built: against the torch network, of an int8 graph against the float32 one.
+    recipe: str  #: a hash of everything that the graph was made from
+    #: The largest relative error when it was built: against the torch network, or for int8 against the float32 graph.
     error: float
 
 
@@ -37,22 +37,22 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds: a codec, by name, and its settings but for the vocabulary (`CodecConfig.settings`).
+    """The content of a bundle: the codec's name, its settings without the vocabulary, and every graph and file.
 
-    `vocabularies` are those it has a codebook of, the last one the default.
+    The bundle has a codebook for each of `vocabularies`; the last one is the default.
     """
 
     codec: str
     settings: dict[str, Any]
     vocabularies: tuple[int, ...]
-    weights: str  #: where the weights came from, in words
-    command: str  #: that builds this bundle again
+    weights: str  #: where the weights come from, in words
+    command: str  #: the command that builds this bundle again
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
-    trained: bool = False  #: whether the weights mean anything: stand-in weights do not
-    #: Of the graphs' arithmetic: "float32", "fp16" with float32 islands, or "int8" of some, for OpenVINO.
+    trained: bool = False  #: False for stand-in weights
+    #: Arithmetic of the graphs: "float32", "fp16" with float32 islands, or "int8" for some of them, for OpenVINO.
     precision: str = "float32"
-    #: Share of the tokens that stay equal when encoding in bfloat16, on the demo's sample; None: not measured.
+    #: Share of the demo recording's tokens that stay equal when encoding in bfloat16. None if it was not measured.
     equal_in_bfloat16: float | None = None
     made_with: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -62,7 +62,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises one of MALFORMED on what is no manifest of this format."""
+        """Raises one of MALFORMED if `text` is not a manifest of this format."""
         raw = json.loads(text)
         if raw["format"] != FORMAT:
             raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
