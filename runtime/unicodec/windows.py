@@ -1,8 +1,8 @@
 """Windows of UniCodec: a recording of up to 30 s is one window, a longer one is several.
 
 The published code runs any length at once. Every position attends to every other, so that memory grows with the square
-of the length, and the network was trained on ten seconds. So there are as few windows as possible, of at most 30 s and of
-equal length. Two neighbours share 2 s: their codes meet in the middle of them, and their sounds cross-fade.
+of the length, and the network was trained on ten seconds. So there are as few windows as possible, of at most 30 s and
+of equal length. Two neighbours share 2 s: their codes meet in the middle of them, and their sounds cross-fade.
 """
 
 from __future__ import annotations
