@@ -922,9 +922,7 @@ def test_npy_with_a_senseless_header(header: bytes) -> None:
             Tokens.from_bytes(data, SMALL)
 
 
-@pytest.mark.parametrize(
-    "shape", ["(True, 4, 2)", "(4, True)", f"(1, 1{'0' * 5000}, 2)", f"({10**30}, 2)", "(-1, 4, 2)"]
-)
+@pytest.mark.parametrize("shape", ["(True, 4, 2)", "(4, True)", f"(1, 1{'0' * 4200}, 2)", f"({2**200}, 2)"])
 def test_npy_whose_shape_is_no_list_of_sizes(shape: str) -> None:
     header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
     data = npy.MAGIC_PREFIX + b"\1\0" + len(header).to_bytes(2, "little") + header + bytes(64)
