@@ -21,7 +21,7 @@ from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, SettingsError
+from .errors import AudioError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
 from .model import Model
 from .networks import Networks
@@ -173,7 +173,7 @@ class Codec:
             tokens: Tokens, the path of their file, or an array of integers [T, C] or [1, T, C].
             options: see `DecodeOptions`. None leaves every choice to the codec.
             vocab: entries of the semantic codebook that an array or an .npy file was made with. None is the bundle's
-                default.
+                default. Tokens and .sct files state theirs.
             batch: number of windows that run together, at least 1. None uses what suits the backend.
             progress: called with (units of work done, units in all).
             changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
@@ -212,6 +212,9 @@ class Codec:
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
             tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
+        if vocab is not None and tokens.config.vocab != vocab:
+            given = f"vocab {vocab} for tokens that state the vocabulary {tokens.config.vocab}"
+            raise TokensError(given, "the same", "leave vocab out: it is for arrays and .npy files")
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
         return tokens.require(self.config)  # raises, naming both
@@ -223,5 +226,6 @@ def load_tokens(path: Path, config: CodecConfig) -> Tokens:
 
 
 def check_batch(batch: int | None) -> None:
-    if batch is not None and batch < 1:
-        raise SettingsError(f"batch {batch}", "at least 1 window")
+    expected = "a whole number of windows, at least 1"
+    if batch is not None and check_whole("batch", batch, expected) < 1:
+        raise SettingsError(f"batch {batch}", expected)

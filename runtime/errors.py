@@ -5,6 +5,9 @@ Every class also subclasses the builtin a caller would expect, so `except ValueE
 
 from __future__ import annotations
 
+import math
+from typing import SupportsFloat, SupportsIndex
+
 
 class CodecError(Exception):
     """Base of every error this package raises on purpose.
@@ -56,6 +59,20 @@ class MissingExtraError(CodecError, ImportError):
 
 class OutputError(CodecError, OSError):
     """An output that cannot be written (exists already, no permission, disk full)."""
+
+
+def check_whole(name: str, value: object, expected: str) -> int:
+    """`value` as an int. Raises SettingsError for what is not a whole number: 1.5, True, "1"."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise SettingsError(f"{name} {value!r}", expected)
+    return value.__index__()
+
+
+def check_finite(name: str, value: object, expected: str) -> float:
+    """`value` as a float. Raises SettingsError for what is not a finite number: NaN, True, "1"."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
+        raise SettingsError(f"{name} {value!r}", expected)
+    return float(value)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -61,9 +61,7 @@ def spread_options(*names: str) -> Callable[[Callable[..., Result]], Callable[..
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         offered_names = {name for _, taken in spread.values() for name in taken}
         if unknown := set(names) - offered_names:
-            raise ValueError(
-                f"{command.__name__}: no option of the command line is called {', '.join(sorted(unknown))}"
-            )
+            raise ValueError(f"{command.__name__} has no options {', '.join(sorted(unknown))}")
 
         @functools.wraps(command)
         def run(**values: Any) -> Result:

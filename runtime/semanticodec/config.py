@@ -1,4 +1,4 @@
-"""What a codec's rate and vocabulary imply: every other number is derived from them, exactly.
+"""SemantiCodec's settings: every other number is derived from its rate and vocabulary, exactly.
 
 Symbols follow the paper: K the stack factor, L the positions of one window, D the feature width.
 One position carries two tokens (semantic, acoustic).
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
 
-SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
+SAMPLE_RATE = 16_000  #: Hz of the audio that the networks read and write
 TOKEN_RATES = (25, 50, 100)  #: tokens per second
 MEL_BINS = 128  #: of the encoder's filterbank
 FRAME_SHIFT = 160  #: samples between two filterbank frames (10 ms)
@@ -26,10 +26,10 @@ PATCH_SECONDS = PATCH * FRAME_SHIFT / SAMPLE_RATE  #: 0.16 s
 PATCH_ROWS = SEGMENT_FRAMES // PATCH  #: 64 patches in time
 PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
 LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
-OVERLAP = 0.0625  #: share of a window that two decoding windows have in common
+OVERLAP = 0.0625  #: share of a window that two decoding windows share
 OVERLAP_SAMPLES = 10_240  #: the same in samples
-#: Of the vocoder's output for 1024 frames: 32 more than they stand for. The published decoder joins windows at these
-#: lengths, 153 632 samples apart and not 153 600, and the golden waveforms show it.
+#: Samples that the vocoder makes of 1024 frames: 32 more than the frames stand for. The published decoder joins windows
+#: of this length, 153 632 samples apart and not 153 600, and so do the golden waveforms.
 WINDOW_SAMPLES = 163_872
 WINDOW_STRIDE = WINDOW_SAMPLES - OVERLAP_SAMPLES  #: samples between the starts of two decoded windows
 

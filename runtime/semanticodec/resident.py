@@ -62,10 +62,10 @@ def open_device_graph(networks: Networks, name: str) -> DeviceGraph:
 
 
 class Group:
-    """`batch` windows decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
+    """`batch` windows that are decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
 
-    Where guidance acts, a T-UNet call takes 2 `batch` windows, without conditioning and with it, as `guidance.guide`
-    arranges them; where it does not, the latter alone. Only `vocode` waits for the GPU.
+    Where guidance acts, a T-UNet call runs 2 `batch` windows: those without conditioning, then those with it, in the
+    order of `guidance.guide`. Elsewhere it runs the latter alone. Only `vocode` waits for the GPU.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Group:
             False: graphs["tunet_step"].bind(inner | given, batch=batch) if False in guided else None,
         }
         self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch=batch)
-        if branches == 2:  # what stands for no conditioning, once and for all
+        if branches == 2:  # keys and values of the empty conditioning, computed once
             nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch=batch)
             self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
             device.sync()  # before `nothing` goes
@@ -122,7 +122,7 @@ class Group:
         (call or self._condition).enqueue()
 
     def denoise(self, noise: Noise, windows: range) -> None:
-        """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU, any other copied there first."""
+        """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU; other noise is copied there."""
         sources = np.zeros((len(windows), 3), np.uint64)
         if isinstance(noise, SeededNoise):
             sources[:, 0], sources[:, 1] = noise.seed, windows
