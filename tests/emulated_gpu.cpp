@@ -2,10 +2,10 @@
 //
 //     g++ -O2 -std=c++17 -shared -fPIC -DSTAGES=4 -DKERNELS='"…/nearest.cu"' emulated_gpu.cpp -o emulated_gpu.so
 //
-// A warp runs until a barrier stops it, then the next one does, in an order that `configure` chooses; what a kernel
-// computes must not depend on it. Asynchronous copies happen as early or as late as the
-// programming model allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), a slot that is
-// filled too soon loses what was still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
+// A warp runs until a barrier stops it. Then the next warp runs, in an order that `configure` chooses; what a kernel
+// computes must not depend on that order. Asynchronous copies happen as early or as late as the programming model
+// allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), and a slot that is filled too soon
+// loses values that are still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
 // arXiv:2512.07004): so many products at a time and the sum so far, all cut to 24 bits at the largest, towards zero.
 #include <ucontext.h>
 
@@ -298,7 +298,7 @@ bool run_warp(int warp) {
 void run_block(const std::function<void()>& kernel) {
     kernel_of_block = &kernel;
     barrier_arrived = barriers = 0;
-    std::memset(shared, 0xff, sizeof shared);  // NaN, as float16 and as float32
+    std::memset(shared, 0xff, shared_limit);  // NaN, as float16 and as float32
     for (Exchange& warp : exchanges) warp.arrived = warp.meetings = 0;
     std::vector<int> warps(BLOCK / 32);
     for (int i = 0; i < BLOCK / 32; ++i) warps[i] = order == 1 ? BLOCK / 32 - 1 - i : i;
@@ -339,6 +339,8 @@ void run_grid(int blocks, int bytes, const std::function<void()>& kernel) {
 
 extern "C" {
 
+int block_threads() { return THREADS; }
+
 int shared_bytes() { return SHARED_BYTES; }
 
 /// order of the warps 0 ascending, 1 descending, 2 random; late_copies 0 or 1; products added at a time: 4, 8 or 16.
@@ -348,19 +350,19 @@ void configure(int order_of_warps, int late_copies, int products_at_a_time) {
     products = products_at_a_time;
 }
 
-void run_prepare(int blocks, const float* queries, const float* mean, half_bits* halves, float* ratios, float* lengths,
-                 int count, int rows, int width, int padded, int exponent) {
+void run_prepare(int blocks, int, const float* queries, const float* mean, half_bits* halves, float* ratios,
+                 float* lengths, int count, int rows, int width, int padded, int exponent) {
     run_grid(blocks, 0, [=] { prepare(queries, mean, halves, ratios, lengths, count, rows, width, padded, exponent); });
 }
 
-void run_screen(int blocks, const half_bits* queries, const float* ratios, const half_bits* centroids,
+void run_screen(int blocks, int, const half_bits* queries, const float* ratios, const half_bits* centroids,
                 const float* negative_halves, float* best, int query_tiles, int tiles, int slices, int groups) {
     run_grid(blocks, SHARED_BYTES, [=] {
         screen(queries, ratios, centroids, negative_halves, best, query_tiles, tiles, slices, groups);
     });
 }
 
-void run_decide(int blocks, const float* queries, const float* codebook, const float* best, const float* lengths,
+void run_decide(int blocks, int, const float* queries, const float* codebook, const float* best, const float* lengths,
                 const int* indices, const float* reaches, const float* residuals, int* nearest, int width, int groups,
                 double slope) {
     run_grid(blocks, 0, [=] {
