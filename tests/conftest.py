@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,9 +24,9 @@ def build_test_bundle(
     codec: str = "semanticodec",
 ) -> Path:
     """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
-    from sc_runtime.export.build import build_bundle, name_bundle
+    from sc_runtime.export.builder import build_bundle, name_bundle
     from sc_runtime.export.registry import find_export
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     weights = SeededWeights(seed)
     sizes = find_export(codec).choose_sizes(size, tps, vocabularies[-1])
@@ -58,13 +58,14 @@ def tiny_fp16_unicodec() -> Path:
     return build_test_bundle(None, (16384,), "tiny", precision="fp16", codec="unicodec")
 
 
-def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Have bundles of SemantiCodec hold the graphs `names` alone, until `patch` is undone."""
-    from sc_runtime.export.semanticodec.graphs import GRAPHS
+def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticodec") -> None:
+    """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
+    from sc_runtime.export.registry import find_export
 
-    for name in GRAPHS.keys() - set(names):
-        patch.delitem(GRAPHS, name)
-    patch.setattr("sc_runtime.export.build.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+    graphs: Any = find_export(codec).graphs
+    for name in graphs.keys() - set(names):
+        patch.delitem(graphs, name)
+    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
 
 
 @pytest.fixture(scope="session")

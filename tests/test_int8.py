@@ -87,7 +87,7 @@ def test_a_build_takes_what_a_neighbour_holds(
 
     monkeypatch.setattr(int8, "quantise", refuse)
     monkeypatch.setattr(build, "list_donors", lambda folder: [rounded])
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     sizes = SEMANTICODEC.choose_sizes("tiny", 50, 32768)
     weights = SeededWeights(1)

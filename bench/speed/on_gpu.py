@@ -65,7 +65,7 @@ def time_published(plan: Plan, parts: Parts) -> dict[str, Any]:
     import torch
 
     from bench.reference.semanticodec import PublishedCodec
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     clock, sampling, noise = StageClock(), plan.sampling, SeededNoise(0)
 

@@ -88,7 +88,8 @@ class SemantiCodecProcedure:
 
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.semanticodec import PublishedCodec
-        from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights, SemantiCodecWeights
+        from sc_runtime.export.seeded import SeededWeights
+        from sc_runtime.export.semanticodec.checkpoint import Folder, SemantiCodecWeights
 
         sizes = find_sizes(bundle)
         weights: SemantiCodecWeights
@@ -115,7 +116,7 @@ class UniCodecProcedure:
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.unicodec import PublishedUniCodec
         from sc_runtime.export.registry import Weights, read_tensors
-        from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+        from sc_runtime.export.seeded import SeededWeights
         from sc_runtime.export.unicodec.checkpoint import FILE, CheckpointFile
 
         sizes = find_sizes(bundle)
