@@ -244,7 +244,3 @@ def leave_signals() -> None:
 
 def run() -> None:
     run_app(app)
-
-
-if __name__ == "__main__":
-    run()
