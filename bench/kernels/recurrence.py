@@ -39,7 +39,6 @@ from bench.machine import ROOT, count_cores, describe_commit, describe_machine, 
 from sc_runtime.backends.openvino.recurrence import OUTPUT, RecurrentGraph
 from sc_runtime.cli.program import run_app
 from sc_runtime.files import write_atomically
-from sc_runtime.initializers import Initializers
 
 Run = Callable[[np.ndarray], object]
 
@@ -113,7 +112,7 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
     }
     for array in weights.values():
         array /= np.float32(np.sqrt(3 * width))
-    weights[OUTPUT] = np.zeros((2 * width, 1), np.float32)  # next to nothing: the layer is what is measured
+    weights[OUTPUT] = np.zeros((1, 2 * width), np.float32)  # next to nothing: the layer is what is measured
     whole = save_layer(folder / "both.onnx", weights, "bidirectional")
     halves = [
         save_layer(
@@ -123,7 +122,6 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
         )
         for side, name in enumerate(("forward", "reverse"))
     ]
-    del weights
     core = openvino.Core()
     session = open_session(whole, count_cores())
     sessions = [open_session(half, 1) for half in halves]
@@ -140,8 +138,8 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
             sequence[len(x)] = core.compile_model(model, "CPU", settle("f32")).create_infer_request()
         return sequence[len(x)].infer([x])
 
-    graphs = {name: RecurrentGraph(core, Initializers(whole), settle(name)) for name in ("f32", "bf16")}
-    apart = RecurrentGraph(core, Initializers(whole), {**settle("f32"), "INFERENCE_NUM_THREADS": "1"})
+    graphs = {name: RecurrentGraph(core, weights, settle(name)) for name in ("f32", "bf16")}
+    apart = RecurrentGraph(core, weights, {**settle("f32"), "INFERENCE_NUM_THREADS": "1"})
 
     def run_apart(x: np.ndarray) -> object:
         time_first = np.ascontiguousarray(x.transpose(1, 0, 2))

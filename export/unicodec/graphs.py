@@ -50,7 +50,7 @@ def float32(*shape: int | str) -> TensorSpec:
 
 
 NETWORKS = {
-    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", name)))
+    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", f"networks/{name}")))
     for name in ("encoder", "decoder")
 }
 

@@ -13,8 +13,21 @@ from sc_runtime.registry import find_model
 from sc_runtime.spec import CodecSpec, TensorSpec
 
 FORMAT = 2  #: of the manifest; a reader refuses any other
+LINE = 200  #: characters of its JSON that a list or an object may have on one line
 MANIFEST = "manifest.json"
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest.from_json` raises
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """Where a graph's files hold one tensor of the exported module."""
+
+    file: str  #: one of the graph's
+    offset: int  #: of its first byte in the file
+    shape: tuple[int, ...]  #: of the module's tensor
+    dtype: str = "float32"  #: NumPy's name of the stored type, little-endian
+    #: The file holds the tensor with its axes in this order, row-major; None: in their own order.
+    permutation: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,9 @@ class GraphEntry:
     recipe: str  #: hash of everything the graph was made from
     #: Largest relative error when it was built: against the torch network, of an int8 graph against the float32 one.
     error: float
+    #: The table of weights: name in the exported module -> place. Equal tensors may lie in the same place. Empty for
+    #: int8 graphs, and in bundles of versions that wrote no table.
+    weights: dict[str, WeightEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return format_json(asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -77,6 +93,7 @@ class Manifest:
                 tensors(entry["outputs"]),
                 entry["recipe"],
                 entry["error"],
+                parse_weights(entry),
             )
             for name, entry in raw["graphs"].items()
         }
@@ -100,6 +117,34 @@ class Manifest:
     def configure(self, vocab: int | None = None) -> CodecConfig:
         """The codec's settings with the vocabulary `vocab`, by default the last."""
         return self.spec.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
+
+
+def parse_weights(graph: Mapping[str, Any]) -> dict[str, WeightEntry]:
+    """The table of weights of a graph's entry in the JSON. Raises one of MALFORMED."""
+    weights = {}
+    for name, entry in graph.get("weights", {}).items():
+        order = entry["permutation"]
+        weight = WeightEntry(**entry | {"shape": tuple(entry["shape"]), "permutation": order and tuple(order)})
+        if weight.file not in graph["files"] or weight.offset < 0:
+            raise ValueError(f"weight {name} at byte {weight.offset} of {weight.file}")
+        if weight.permutation and sorted(weight.permutation) != list(range(len(weight.shape))):
+            raise ValueError(f"weight {name} of shape {list(weight.shape)} with axes {list(weight.permutation)}")
+        weights[name] = weight
+    return weights
+
+
+def format_json(value: Any, depth: int = 0) -> str:
+    """`value` as JSON, one space deeper at each level; what fits in a LINE stands on one."""
+    line = json.dumps(value)
+    if not isinstance(value, dict | list | tuple) or (depth and len(line) <= LINE):
+        return line
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {format_json(part, depth + 1)}" for key, part in value.items()]
+    else:
+        parts = [format_json(part, depth + 1) for part in value]
+    opening, closing = line[0], line[-1]
+    indent = "\n" + " " * depth
+    return opening + ",".join(f"{indent} {part}" for part in parts) + indent + closing
 
 
 def read_manifest(path: Path) -> Manifest | None:
