@@ -621,7 +621,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, compilations
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "bench/nearest.py", *arguments]
+    command = [sys.executable, "-m", "bench.kernels.nearest", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
