@@ -17,6 +17,7 @@ from sc_runtime import Codec
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.loaded import LoadedBundle
 from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.spec import SPEC
@@ -25,8 +26,9 @@ from tests.conftest import ROOT
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
 
 
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth - truth.mean()))
+def error_of_variation(found: np.ndarray, truth: np.ndarray) -> float:
+    """The error relative to what varies: a stand-in vocoder's waveform has a large constant part."""
+    return relative_error(found - truth.mean(), truth - truth.mean())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_openvino_in_float32_gives_the_same_tokens_and_sound(tiny_bundle: Path, 
     tokens = codec.encode(golden / "speech_12s.wav")
     assert tokens == reference.encode(golden / "speech_12s.wav")
     sound = codec.decode(tokens, steps=4, seed=1)
-    assert relative_error(sound, reference.decode(tokens, steps=4, seed=1)) < 1e-3
+    assert error_of_variation(sound, reference.decode(tokens, steps=4, seed=1)) < 1e-3
 
 
 @needs_openvino
@@ -70,7 +72,7 @@ def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: 
         assert found.keys() == truth.keys()
         for key, array in truth.items():
             assert found[key].dtype == np.float32
-            error = relative_error(found[key], array)
+            error = error_of_variation(found[key], array)
             assert 1e-6 < error < bound, f"{name} {key}: {error}"
 
 

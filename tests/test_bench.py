@@ -14,19 +14,24 @@ import numpy as np
 import pytest
 
 from bench import rtf
-from bench.harness.bundles import STAND_IN, find_newest, find_seed
+from bench.harness.bundles import STAND_IN, build_bundle, find_seed
 from bench.harness.machine import measure_peak_memory
 from bench.harness.processes import Child
 from bench.harness.results import round_floats, write_results
 from bench.harness.timing import time_in_turns
 from bench.speed import first_sample, levers
 from bench.speed.inputs import make_codes, make_sound
+from bench.speed.rows import Plan, SideRow
+from bench.speed.sides import DIRECTIONS, Run, Settings, SideProgram
 from bench.speed.stages import StageClock, open_timed_codec
+from bench.speed.subjects import SUBJECTS
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError, CodecError, SettingsError
+from sc_runtime.export.accuracy import relative_error
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 from tests.conftest import ROOT
 
 STAGES = {
@@ -52,6 +57,16 @@ def result(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return json.loads(out.read_text()), out.with_suffix(".png"), done.stdout
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_both_sides_of_unicodec_agree(tiny_unicodec: Path, direction: str) -> None:
+    settings = Settings(tiny_unicodec, None, None, backend="onnxruntime")
+    runtime, published = (SideProgram(side, direction, settings).answer(1, 1) for side in ("runtime", "published"))
+    stages = {"encoder", "centroids", "rest"} if direction == "encode" else {"decoder", "rest"}
+    assert set(runtime.stages) == set(published.stages) == stages
+    assert relative_error(runtime.output, published.output) < (1e-3 if direction == "decode" else 1e-30)
+
+
+@pytest.mark.slow
 def test_unicodec_is_timed_beside_its_published_procedure(tiny_unicodec: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.json"
     options = ("--seconds", "1,31", "--repeats", "1", "--threads", "1", "--baseline", "--backend", "onnxruntime")
@@ -164,6 +179,7 @@ def test_table(result: tuple[dict[str, Any], Path, str]) -> None:
     assert "…" not in result[2]  # nothing is cut
 
 
+@pytest.mark.slow
 def test_long_decodes_are_extrapolated_and_say_so(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "long.json"
     options = ("--seconds", "1", "--measure-steps", "2", "--row-seconds", "0", "--repeats", "3")
@@ -212,10 +228,47 @@ def test_baseline_needs_weights(tiny_bundle: Path) -> None:
         find_seed(bundle)
 
 
-def test_failed_build_is_an_error(tmp_path: Path) -> None:
+def test_failed_build_is_an_error() -> None:
     assert STAND_IN == ("--tps", "50", "--seeded", "1")
-    with pytest.raises(BundleError, match=r"run python -m sc_runtime\.export\.build --no-such-option"):
-        find_newest(("--no-such-option",), tmp_path)
+    with pytest.raises(BundleError, match="no bundle to measure; .*: run python -m no_such_module --tps 50 --seeded 1"):
+        build_bundle(*STAND_IN, module="no_such_module")
+
+
+class StubChild:
+    """Answers with runs whose T-UNet takes a second a step and everything else two seconds."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def ask(self, task: str, seconds: float, steps: int) -> Run:
+        self.steps.append(steps)
+        return Run({"tunet": float(steps), "hifigan": 2.0}, 1000, "stub", np.zeros(1, np.float32))
+
+
+def time_stub(row_seconds: float, repeats: int = 3) -> tuple[dict[str, Any], list[int]]:
+    plan = Plan(Settings(Path()), SemantiCodecConfig(50, 32768), SUBJECTS["semanticodec"], repeats, row_seconds, 5)
+    child = StubChild()
+    row = SideRow(child, "runtime", "decode", 10.0, plan)  # type: ignore[arg-type]
+    row.prepare()
+    for count in range(1, repeats + 1):
+        row.repeat(count)
+    return row.summarise(), child.steps
+
+
+def test_a_decode_that_takes_too_long_is_extrapolated() -> None:
+    """5 of 50 steps take 7 s, the whole 52 s."""
+    found, steps = time_stub(row_seconds=20)
+    assert steps == [5, 5]  # a third run would end after 21 s
+    assert found["how"] == "extrapolated from 5 of 50 steps"
+    assert (found["total_s"], found["rtf"], found["stages_s"]["tunet"]) == (52, 5.2, 50)
+    assert [run["timed_s"] for run in found["runs"]] == [7, 7]
+    assert "estimate_s" not in found
+
+
+def test_a_decode_that_is_quick_enough_is_run_in_full() -> None:
+    found, steps = time_stub(row_seconds=104)
+    assert steps == [5, 50, 50]
+    assert (found["how"], found["total_s"], found["estimate_s"]) == ("measured", 52, 52)
 
 
 def test_every_second_is_in_one_stage() -> None:
@@ -303,6 +356,7 @@ def test_results_are_rounded_and_lists_of_numbers_are_one_line(tmp_path: Path) -
     assert round_floats({"x": (1 / 3, "text", None, True)}) == {"x": [0.333333, "text", None, True]}
 
 
+@pytest.mark.slow
 def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "first.json"
     assert run_command(first_sample.app, ["--bundle", str(tiny_bundle), "--out", str(out)]) == 0
@@ -313,6 +367,7 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
         assert start["samples"] == 81_920 - 10_240  # half a window, whose end waits for what follows
 
 
+@pytest.mark.slow
 def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     out = tmp_path / "levers.json"

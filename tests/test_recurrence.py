@@ -14,6 +14,7 @@ from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import BundleError
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.initializers import Initializers
 
 onnx = pytest.importorskip("onnx")
@@ -74,11 +75,6 @@ def run_plainly(weights: Weights, x: np.ndarray) -> np.ndarray:
         sequence = np.concatenate(outputs, axis=2)
         layer += 1
     return sequence @ weights[OUTPUT].astype(np.float64)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    assert found.shape == truth.shape
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def open_graph(path: Path, precision: str = "f32") -> RecurrentGraph:

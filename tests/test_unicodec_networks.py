@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from bench.reference.unicodec import DOMAINS, PublishedUniCodec
 from sc_runtime.errors import CheckpointError
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.export.seeded import SeededTensors
 from sc_runtime.export.spec import Graph, Shapes, list_needed, list_origins, load_network, make_tensor
 from sc_runtime.export.trace import save_model, trace
@@ -53,11 +54,6 @@ def list_all(sizes: UniCodecSizes) -> Shapes:
 
 def draw(*shape: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(shape).standard_normal(shape, np.float32))
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    assert found.shape == truth.shape
-    return float(np.linalg.norm(found.astype(np.float64) - truth) / np.linalg.norm(truth.astype(np.float64)))
 
 
 def test_every_published_tensor_is_used_or_known_to_be_unused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,13 @@ def find_seed(bundle: Bundle) -> int:
     return int(match[1])
 
 
+def remake_weights(bundle: Bundle) -> Any:
+    """The export's `SeededWeights` that the bundle was made from. Raises SettingsError if its weights are others."""
+    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+
+    return SeededWeights(find_seed(bundle))
+
+
 def find_sizes(bundle: Bundle) -> Any:
     """The export's sizes of the bundle's networks. Raises SettingsError if they are neither full-size nor tiny."""
     from sc_runtime.export.registry import find_export
@@ -57,17 +63,15 @@ def find_sizes(bundle: Bundle) -> Any:
     raise SettingsError(f"bundle {bundle.name}, {config}", "networks of the full or the tiny size")
 
 
-def find_newest(stand_in: Sequence[str] = STAND_IN, folder: Path | None = None) -> Path:
-    """The newest bundle in `folder` (default: where bundles are built). If there is none, one is built.
+def find_newest() -> Path:
+    """The newest built bundle. If there is none, one of stand-in weights is built.
 
     The embedded model does not count: it costs a hundredth of the published one.
-
-    stand_in: arguments of `export.build` for the bundle to build.
     """
-    if not list_bundles(folder):
+    if not list_bundles():
         log.print("No bundle is built. Building one of stand-in weights: they cost the same time as trained weights.")
-        build_bundle(*stand_in)
-    return list_bundles(folder)[0]
+        build_bundle(*STAND_IN)
+    return list_bundles()[0]
 
 
 def find_half(size: str) -> Path:
@@ -83,9 +87,9 @@ def find_half(size: str) -> Path:
     return out
 
 
-def build_bundle(*arguments: str) -> None:
-    """Run `export.build` with `arguments`. Raises BundleError if it fails; it has printed why."""
-    command = ["-m", "sc_runtime.export.build", *arguments]
+def build_bundle(*arguments: str, module: str = "sc_runtime.export.build") -> None:
+    """Run `module` with `arguments`, to build a bundle. Raises BundleError if it fails; it has printed why."""
+    command = ["-m", module, *arguments]
     shown = " ".join(["python", *command])
     log.print(shown, soft_wrap=True)
     if subprocess.run([sys.executable, *command], check=False).returncode:

@@ -8,7 +8,7 @@ from itertools import product
 from statistics import median
 from typing import Any
 
-from bench.harness.bundles import find_seed, find_sizes, take_config
+from bench.harness.bundles import find_sizes, remake_weights, take_config
 from bench.harness.gpu import read_free_memory, require_torch_gpu
 from bench.harness.parts import RESERVED, Parts, Skipped
 from sc_runtime.bundle.store import Bundle
@@ -65,7 +65,6 @@ def time_published(plan: Plan, parts: Parts) -> dict[str, Any]:
     import torch
 
     from bench.reference.semanticodec import PublishedCodec
-    from sc_runtime.export.seeded import SeededWeights
 
     clock, sampling, noise = StageClock(), plan.sampling, SeededNoise(0)
 
@@ -73,7 +72,7 @@ def time_published(plan: Plan, parts: Parts) -> dict[str, Any]:
         torch.cuda.synchronize()
         clock.lap(stage)
 
-    codec = PublishedCodec(find_sizes(plan.bundle), SeededWeights(find_seed(plan.bundle)), lap, "cuda")
+    codec = PublishedCodec(find_sizes(plan.bundle), remake_weights(plan.bundle), lap, "cuda")
 
     def run(direction: str, seconds: float, steps: int) -> dict[str, Any]:
         sound, codes = make_sound(seconds), make_codes(seconds, codec.config)

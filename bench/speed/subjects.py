@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from bench.harness.bundles import find_seed, find_sizes
+from bench.harness.bundles import find_sizes, remake_weights
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.semanticodec.noise import SeededNoise
 from sc_runtime.semanticodec.presets import Sampling
@@ -88,12 +88,10 @@ class SemantiCodecProcedure:
 
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.semanticodec import PublishedCodec
-        from sc_runtime.export.seeded import SeededWeights
-        from sc_runtime.export.semanticodec.checkpoint import Folder, SemantiCodecWeights
+        from sc_runtime.export.semanticodec.checkpoint import Folder
 
         sizes = find_sizes(bundle)
-        weights: SemantiCodecWeights
-        weights = Folder(checkpoint, sizes.config.tps) if checkpoint else SeededWeights(find_seed(bundle))
+        weights = Folder(checkpoint, sizes.config.tps) if checkpoint else remake_weights(bundle)
         self.codec = PublishedCodec(sizes, weights, lap)
 
     def encode(self, sound: np.ndarray) -> np.ndarray:
@@ -115,12 +113,11 @@ class UniCodecProcedure:
 
     def __init__(self, bundle: Bundle, checkpoint: Path | None, lap: Lap) -> None:
         from bench.reference.unicodec import PublishedUniCodec
-        from sc_runtime.export.registry import Weights, read_tensors
-        from sc_runtime.export.seeded import SeededWeights
+        from sc_runtime.export.registry import read_tensors
         from sc_runtime.export.unicodec.checkpoint import FILE, CheckpointFile
 
         sizes = find_sizes(bundle)
-        weights: Weights = CheckpointFile(checkpoint) if checkpoint else SeededWeights(find_seed(bundle))
+        weights = CheckpointFile(checkpoint) if checkpoint else remake_weights(bundle)
         tensors = read_tensors(FILE, weights, sizes)
         state = {name: tensors[name] for name in tensors}
         self.codec = PublishedUniCodec(sizes, state, lambda stage: lap(self.STAGES[stage]))
