@@ -29,6 +29,10 @@ class AudioError(CodecError, ValueError):
     """Audio that cannot be read, is empty, or holds samples that are not finite."""
 
 
+class AudioWarning(UserWarning):
+    """Audio that can be read, but may not be what it seems: cut short, or not scaled."""
+
+
 class TokensError(CodecError, ValueError):
     """Tokens of the wrong shape, dtype, range or rate, or a token file that is damaged."""
 

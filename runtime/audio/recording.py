@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, AudioWarning
 from sc_runtime.spec import Mono
 
 from .arrays import check_array, read_array
 from .blocks import BLOCK_VALUES, Samples, check_rate, check_samples, resample
-from .files import inspect_file, read_file
+from .files import inspect_file
 
 
 class Audio:
@@ -37,13 +38,13 @@ class Audio:
         sample_rate: of an array, in Hz. None is `rate`.
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
+        allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
 
     Attributes: `sample_rate`, that of the source in Hz; `rate`; `name`, what errors call the source.
 
     Raises AudioError: here for a source that is missing, empty, not audio or cut short; in `blocks` for data that is
-    damaged and for samples that are NaN, infinite or above 2³¹. Whether a file was cut short follows from the size in
-    its header (WAV, W64, RF64, AIFF, AU, CAF; not if it declares 2 GB or more, as files written to a pipe do), from a
-    decoding error (FLAC), or from a last page that is not whole (Ogg). A cut MP3 looks like a shorter MP3.
+    damaged and for samples that are NaN, infinite or above 2³¹. The length of a file follows from what it holds (see
+    `layout`), not from what its header declares.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Audio:
         *,
         rate: int,
         mono: Mono = "first",
+        allow_truncated: bool = False,
     ) -> None:
         self.rate = rate
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -80,11 +82,14 @@ class Audio:
             kind = type(source).__name__
             raise AudioError(f"audio of type {kind}", "a path, bytes, a binary stream or a NumPy array")
         try:
-            self.sample_rate = inspect_file(path, self.name)
+            file = inspect_file(path, self.name, allow_truncated)
         except AudioError:
             self.close()
             raise
-        self._read = partial(read_file, path, self.name, mono)
+        for note in file.notes:
+            warnings.warn(note, AudioWarning, stacklevel=2)
+        self.sample_rate = file.sample_rate
+        self._read = partial(file.read, mono)
 
     def blocks(self, values: int = BLOCK_VALUES) -> Iterator[Samples]:
         """The recording from its start, as mono blocks float32 [n] at `rate` Hz.
