@@ -7,7 +7,7 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +21,10 @@ from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, SettingsError
+from .errors import AudioError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
+from .model import Model
+from .networks import Networks
 from .registry import find_model
 from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
@@ -37,10 +39,11 @@ class Codec:
     `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, model: Callable[[Networks], Model] | None = None) -> None:
+        """`model` makes the model from the networks; None makes the bundle's own codec."""
         self.bundle, self.backend = bundle, backend
         self.networks = LoadedBundle(bundle, backend)
-        self.model = find_model(bundle.manifest.codec)(self.networks)
+        self.model = (model or find_model(bundle.manifest.codec))(self.networks)
 
     @classmethod
     def load(
@@ -170,7 +173,7 @@ class Codec:
             tokens: Tokens, the path of their file, or an array of integers [T, C] or [1, T, C].
             options: see `DecodeOptions`. None leaves every choice to the codec.
             vocab: entries of the semantic codebook that an array or an .npy file was made with. None is the bundle's
-                default.
+                default. Tokens and .sct files state theirs.
             batch: number of windows that run together, at least 1. None uses what suits the backend.
             progress: called with (units of work done, units in all).
             changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
@@ -209,6 +212,9 @@ class Codec:
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
             tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
+        if vocab is not None and tokens.config.vocab != vocab:
+            given = f"vocab {vocab} for tokens that state the vocabulary {tokens.config.vocab}"
+            raise TokensError(given, "the same", "leave vocab out: it is for arrays and .npy files")
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
         return tokens.require(self.config)  # raises, naming both
@@ -220,5 +226,6 @@ def load_tokens(path: Path, config: CodecConfig) -> Tokens:
 
 
 def check_batch(batch: int | None) -> None:
-    if batch is not None and batch < 1:
-        raise SettingsError(f"batch {batch}", "at least 1 window")
+    expected = "a whole number of windows, at least 1"
+    if batch is not None and check_whole("batch", batch, expected) < 1:
+        raise SettingsError(f"batch {batch}", expected)

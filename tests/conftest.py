@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.emulated_device import Emulations
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -63,6 +66,14 @@ def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticod
     for name in graphs.keys() - set(names):
         patch.delitem(graphs, name)
     patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+
+
+@pytest.fixture(scope="session")
+def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
+    """The CUDA kernels for the CPU, compiled once a session."""
+    from tests.emulated_device import Emulations
+
+    return Emulations(tmp_path_factory.mktemp("emulations"))
 
 
 @pytest.fixture(scope="session")

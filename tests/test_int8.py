@@ -19,7 +19,7 @@ from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.manifest import Manifest
 from sc_runtime.bundle.store import EMBEDDED, Bundle
-from sc_runtime.cli.doctor import examine_backend
+from sc_runtime.cli.examine import examine_backend
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError, VerificationError
 from sc_runtime.export import build, builder, int8
 from sc_runtime.export.seeded import SeededWeights

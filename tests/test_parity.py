@@ -11,12 +11,13 @@ from sc_runtime import Codec
 from sc_runtime.audio import Audio, measure
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.networks import Arrays
 from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights
 
-TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||, the issue's bound
+TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||
 RATES = (100, 50, 25)
 
 pytestmark = [
@@ -73,11 +74,6 @@ class Case:
 @pytest.fixture(scope="module", params=RATES, ids=lambda tps: f"{tps}tps")
 def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    assert found.shape == truth.shape
-    return float(np.linalg.norm(found.astype(np.float64) - truth) / np.linalg.norm(truth.astype(np.float64)))
 
 
 def test_fbank(case: Case) -> None:

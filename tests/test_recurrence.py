@@ -13,6 +13,7 @@ from sc_runtime.backends.openvino.backend import OpenVinoGraph
 from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph, is_recurrent
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.export.accuracy import relative_error
 
 openvino = pytest.importorskip("openvino")
 
@@ -56,11 +57,6 @@ def run_plainly(weights: Weights, x: np.ndarray) -> np.ndarray:
         sequence = np.concatenate(outputs, axis=2)
         layer += 1
     return sequence @ weights[OUTPUT].T.astype(np.float64)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    assert found.shape == truth.shape
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def open_graph(weights: Weights, precision: str = "f32") -> RecurrentGraph:
