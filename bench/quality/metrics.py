@@ -4,9 +4,10 @@ Waveforms are float32 [n], mono, 16 kHz, full scale 1. The two distances are tho
 Kumar et al. 2023, arXiv:2306.06546, and `MelSpectrogramLoss`, `MultiScaleSTFTLoss` and `conf/final/*.yml`
 of its published code), which the SemantiCodec paper calls MEL and STFT (section IV-C). At 16 kHz they follow DAC's own
 16 kHz model: window lengths in samples and numbers of bins stay the same, so that windows last 2 to 128 ms instead of
-0.7 to 46 ms, and the highest mel bin ends at 8 kHz instead of 22.05 kHz. DAC's evaluation first resamples both waveforms
-to 22.05 and 44.1 kHz. Here nothing is resampled, so that no further filter takes part. Levels are not matched, because a
-codec should keep them. Absolute figures are therefore comparable only with others at 16 kHz; ratios of rows always are.
+0.7 to 46 ms, and the highest mel bin ends at 8 kHz instead of 22.05 kHz. DAC's evaluation first resamples both
+waveforms to 22.05 and 44.1 kHz. Here nothing is resampled, so that no further filter takes part. Levels are not
+matched, because a codec should keep them. Absolute figures are therefore comparable only with others at 16 kHz; ratios
+of rows always are.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def stft_distance(original: np.ndarray, decoded: np.ndarray) -> float:
     """Multi-scale STFT distance of two waveforms float32 [n], 0 for equal ones.
 
     The sum over windows of 2048 and 512 samples of the mean over bins and frames of |log10 max(S, 1e-5)² -
-    log10 max(S', 1e-5)²| + |S - S'|, where S are magnitudes: power 2, both weights 1. The second term grows with the level.
-    Raises SettingsError for lengths that differ.
+    log10 max(S', 1e-5)²| + |S - S'|, where S are magnitudes: power 2, both weights 1. The second term grows with the
+    level. Raises SettingsError for lengths that differ.
     """
     check_lengths(original, decoded)
     total = 0.0
@@ -186,9 +187,9 @@ def measure_use(tokens: np.ndarray, entries: int) -> CodebookUse:
 def find_delay(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
     """The delay of one system's output in samples, a multiple of 8 from -960 to 960 (60 ms): one figure for all pairs.
 
-    It is the peak of the cross-correlation of the spectral envelopes, summed over the pairs at equal loudness. Waveforms
-    would not do, because vocoders do not keep phases: for Codec2 their peak lies at one pitch period or another. One
-    clip would not do either, because its peak may be chance.
+    It is the peak of the cross-correlation of the spectral envelopes, summed over the pairs at equal loudness.
+    Waveforms would not do, because vocoders do not keep phases: for Codec2 their peak lies at one pitch period or
+    another. One clip would not do either, because its peak may be chance.
 
     pairs: (original [n], decoded [n']), each at least a tenth of a second.
     """
