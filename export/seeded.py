@@ -9,14 +9,42 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sc_runtime.errors import CheckpointError
+
+from .code import hash_code
+from .spec import Shapes, Tensors
+
 SCALE_FACTOR = 0.9227
 CENTROID_AMPLITUDE = 1.2
 CHUNK = 1 << 24  #: values drawn at a time, so that the raw 64-bit draws of a large tensor never exist at once
+
+
+class SeededWeights:
+    """Stand-in weights made from (seed, tensor name): the right sizes, no download, no meaning."""
+
+    trained = False
+    half = False
+
+    def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 2**64:
+            raise CheckpointError(f"--seeded {seed}", "0 to 2^64 - 1")
+        self.seed = seed
+        self.description = f"stand-in weights, seed {seed}"
+        self.label = f"seeded{seed}"
+        self.arguments = f"--seeded {seed}"
+        self.identity = f"seeded {seed} {hash_code(Path(__file__))}"
+
+    def read(self, file: str, shapes: Shapes) -> Tensors:
+        return SeededTensors(self.seed, shapes)
+
+    def centroids(self, vocab: int, width: int) -> np.ndarray:
+        return draw_centroids(self.seed, vocab, width)
 
 
 class SeededTensors(Mapping[str, Tensor]):

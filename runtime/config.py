@@ -41,6 +41,11 @@ class CodecConfig(ABC):
     def codebook_sizes(self) -> dict[str, int]:
         """Name -> number of entries of the codebook of each column of codes."""
 
+    @property
+    @abstractmethod
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name of each codebook in a bundle -> its shape [entries, D]."""
+
     @abstractmethod
     def count_positions(self, samples: int) -> int:
         """T, the number of positions of `samples` samples."""

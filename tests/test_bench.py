@@ -230,7 +230,8 @@ def test_baseline_needs_weights(tiny_bundle: Path) -> None:
 
 def test_failed_build_is_an_error() -> None:
     assert STAND_IN == ("--tps", "50", "--seeded", "1")
-    with pytest.raises(BundleError, match=r"no bundle .* run python -m no_such_module --tps 50 --seeded 1"):
+    expected = r"no bundle to measure; .*: run python -m no_such_module --tps 50 --seeded 1"
+    with pytest.raises(BundleError, match=expected):
         build_bundle(*STAND_IN, module="no_such_module")
 
 

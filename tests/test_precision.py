@@ -28,7 +28,7 @@ from sc_runtime.export import build, precision, recipes, verify
 from sc_runtime.export.build import build_bundle, name_bundle
 from sc_runtime.export.precision import TYPELESS, lower_precision
 from sc_runtime.export.recipes import write_recipe
-from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec.graphs import GRAPHS
 from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_rounded, relative_error, save_rounded

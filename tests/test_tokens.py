@@ -90,6 +90,10 @@ class ManyConfig(CodecConfig):
     def codebook_sizes(self) -> dict[str, int]:
         return {f"book {number}": entries for number, entries in enumerate(self.entries)}
 
+    @property
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        return {name: (size, 1) for name, size in self.codebook_sizes.items()}
+
     def count_positions(self, samples: int) -> int:
         return -(-samples // 100)
 

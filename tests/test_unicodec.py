@@ -72,7 +72,7 @@ def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, sample
     pytest.importorskip("torch")
     from bench.reference.unicodec import PublishedUniCodec
     from sc_runtime.export.registry import find_export, read_tensors
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     sizes = find_export("unicodec").choose_sizes("full", None, 16384)
     codec = Codec.load(build_test_bundle(None, (16384,), "full", seed, codec="unicodec"), backend="onnxruntime")

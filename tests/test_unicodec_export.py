@@ -13,14 +13,14 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.export.build import app
 from sc_runtime.export.registry import find_export, read_tensors
-from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.unicodec.checkpoint import FILE
 from tests.test_hub import Hub, serving, start
 
 SIZES = find_export("unicodec").choose_sizes("tiny", None, 16384)
 FETCH = """
 import json
-from sc_runtime.export.unicodec.published import fetch_published
+from sc_runtime.export.unicodec.checkpoint import fetch_published
 weights = fetch_published()
 print(json.dumps([str(weights.path), weights.identity, weights.description, weights.arguments, weights.label]))
 """

@@ -45,7 +45,7 @@ def find_seed(bundle: Bundle) -> int:
 
 def remake_weights(bundle: Bundle) -> Any:
     """The export's `SeededWeights` that the bundle was made from. Raises SettingsError if its weights are others."""
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     return SeededWeights(find_seed(bundle))
 

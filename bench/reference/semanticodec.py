@@ -19,6 +19,7 @@ from sc_runtime.export.semanticodec.checkpoint import ACOUSTIC_CODEBOOK, Semanti
 from sc_runtime.export.semanticodec.graphs import NETWORKS
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.tunet import Conditioning
+from sc_runtime.export.spec import load_network
 
 Noise = Callable[[int, int], np.ndarray]
 Lap = Callable[[str], None]  #: called with a stage's name when the stage ends
@@ -37,14 +38,14 @@ class PublishedCodec:
         self.sizes, self.config, self.lap, self.device = sizes, sizes.config, lap, device
         encoder = read_tensors("encoder", weights, sizes)
         decoder = read_tensors("decoder", weights, sizes)
-        self.audiomae = NETWORKS["audiomae"].load(sizes, encoder).to(device)
-        self.lstm = NETWORKS["acoustic_encoder"].load(sizes, encoder).to(device)
-        self.tunet = NETWORKS["tunet"].load(sizes, decoder).to(device)
+        self.audiomae = load_network(NETWORKS["audiomae"], sizes, encoder).to(device)
+        self.lstm = load_network(NETWORKS["acoustic_encoder"], sizes, encoder).to(device)
+        self.tunet = load_network(NETWORKS["tunet"], sizes, decoder).to(device)
         self.project = Conditioning(self.tunet, sizes).to(device)  # type: ignore[arg-type]
-        self.vae = NETWORKS["vae_decoder"].load(sizes, decoder).to(device)
-        self.vocoder = NETWORKS["hifigan"].load(sizes, decoder).to(device)
+        self.vae = load_network(NETWORKS["vae_decoder"], sizes, decoder).to(device)
+        self.vocoder = load_network(NETWORKS["hifigan"], sizes, decoder).to(device)
         self.acoustic = encoder[ACOUSTIC_CODEBOOK][0].to(device)
-        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes)).to(device)
+        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes.config.feature_width)).to(device)
         betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas = torch.cumprod(1 - betas, dim=0)
 

@@ -36,7 +36,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
             specs = graph.inputs(sizes).values()
             shapes = [(spec.resolve(batch=1, frames=1024), getattr(torch, spec.dtype)) for spec in specs]
-            graph.trace(sizes).eval()(*(torch.empty(shape, dtype=dtype) for shape, dtype in shapes))
+            graph.build(sizes).eval()(*(torch.empty(shape, dtype=dtype) for shape, dtype in shapes))
         work[name]["flop"] = counter.get_total_flops()
     return work
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from sc_runtime.config import CodecConfig
-from sc_runtime.errors import BundleError, SettingsError
+from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
 
-from .manifest import FORMAT, MALFORMED, MANIFEST, Manifest
+from .external_data import list_locations
+from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
 VERIFIED = ".verified.json"
 BUILD_COMMAND = "python -m export.build --tps 50"
@@ -39,7 +40,7 @@ class Bundle:
         """Raises BundleError for a folder without a manifest of this format, and for a missing or resized file."""
         manifest_path = path / MANIFEST
         try:
-            manifest = Manifest.from_json(manifest_path.read_text())
+            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
         except OSError as error:
             raise BundleError(
                 f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
@@ -53,6 +54,9 @@ class Bundle:
         bundle = cls(path, manifest)
         for name, entry in manifest.files.items():
             file = path / name
+            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                given = f"{file} is a link that leads out of the bundle"
+                raise BundleError(given, "a file in it", "copy the file in place of the link")
             size = file.stat().st_size if file.is_file() else None
             if size != entry.bytes:
                 found = "is missing" if size is None else f"holds {size} bytes"
@@ -94,7 +98,20 @@ class Bundle:
             raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)
         for file in entry.files:
             self.verify(file)
-        return self.path / entry.files[0]
+        path = self.path / entry.files[0]
+        if path.suffix == ".onnx":
+            self.check_external_data(path, entry)
+        return path
+
+    def check_external_data(self, path: Path, entry: GraphEntry) -> None:
+        """Raises BundleError if the ONNX file `path` reads other files than those of `entry`."""
+        try:
+            unlisted = sorted(list_locations(path) - set(entry.files))
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}", "an ONNX graph", self.remedy) from error
+        if unlisted:
+            given = f"{path} reads {', '.join(map(repr, unlisted))}"
+            raise BundleError(given, f"no other files than {', '.join(entry.files)}", self.remedy)
 
     def count_bytes(self, graph: str) -> int:
         """Bytes of the graph `graph`, weights included."""
@@ -107,7 +124,17 @@ class Bundle:
         """
         file = f"{name}.npy"
         self.verify(file)
-        return np.load(self.path / file, mmap_mode="r", allow_pickle=False).astype(np.float32, copy=False)
+        shapes: dict[str, tuple[int, int]] = {}
+        for vocab in self.manifest.vocabularies:
+            shapes |= self.manifest.configure(vocab).codebook_shapes
+        try:
+            codebook = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{self.path / file}: {first_line(error)}", "a codebook", self.remedy) from error
+        if codebook.shape != shapes.get(name) or codebook.dtype not in (np.float16, np.float32):
+            given = f"{self.path / file}: {codebook.dtype} {list(codebook.shape)}"
+            raise BundleError(given, f"float32 {list(shapes.get(name, ()))}, as the settings have it", self.remedy)
+        return codebook.astype(np.float32, copy=False)
 
     def verify(self, file: str) -> None:
         """Compare the hash of `file` with the manifest's. Raises BundleError, which names the file."""

@@ -24,7 +24,14 @@ from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Noise, Prog
 
 from .acoustic import join_features
 from .conditioning import Codebooks
-from .config import LATENT_SHAPE, OVERLAP_SAMPLES, WINDOW_STRIDE, Schedule, SemantiCodecConfig
+from .config import (
+    ACOUSTIC_CODEBOOK,
+    LATENT_SHAPE,
+    OVERLAP_SAMPLES,
+    WINDOW_STRIDE,
+    Schedule,
+    SemantiCodecConfig,
+)
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .noise import SeededNoise
@@ -64,7 +71,7 @@ class SemantiCodecModel:
         """fbanks [1024, 128] -> codes [L, 2] of each: semantic tokens, then acoustic tokens beside them."""
         fbank = np.stack(windows)
         shape = (len(fbank), config.positions)
-        semantic_book, acoustic_book = f"semantic-{config.vocab}", "acoustic"
+        semantic_book, acoustic_book = config.semantic_codebook, ACOUSTIC_CODEBOOK
         features = self.networks.run("audiomae", fbank=fbank)["features"]
         semantic = self.networks.open_search(semantic_book).search(features.reshape(-1, config.feature_width))
         semantic = semantic.reshape(shape)
@@ -162,7 +169,7 @@ class SemantiCodecModel:
         return self.open_codebooks(config).embed(codes)
 
     def open_codebooks(self, config: SemantiCodecConfig) -> Codebooks:
-        return Codebooks(*map(self.networks.load_codebook, (f"semantic-{config.vocab}", "acoustic")))
+        return Codebooks(*map(self.networks.load_codebook, (config.semantic_codebook, ACOUSTIC_CODEBOOK)))
 
     @cached_property
     def unconditional(self) -> Arrays:

@@ -14,11 +14,9 @@ from sc_runtime.networks import Networks
 from sc_runtime.overlap_add import overlap_add
 from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Progress
 
-from .config import HOP, UniCodecConfig
+from .config import CODEBOOK, HOP, UniCodecConfig
 from .spec import SPEC
 from .windows import OVERLAP, cut_samples, join_codes, split_positions
-
-CODEBOOK = "unified"
 
 
 class UniCodecModel:

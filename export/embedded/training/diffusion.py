@@ -1,7 +1,7 @@
 """T-UNet, BiLSTM and acoustic codebook, trained together (paper, eq. 2 to 11) over frozen AudioMAE, centroids and VAE.
 
-v-prediction on the published noise schedule (`sc_runtime.bundle.store.Schedule`, whose last step keeps a little of the
-signal; not the zero terminal SNR of the paper's text). The conditioning is dropped at random for guidance.
+v-prediction on the published noise schedule (`sc_runtime.bundle.store.Schedule`, whose last step keeps a little of
+the signal; not the zero terminal SNR of the paper's text). The conditioning is dropped at random for guidance.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Latents:
     """What the frozen networks make of N clips.
 
     `latents` float16 [N, 8, 256, 16] (scaled to a deviation of one), `joined` float16 [N, L, 2D] (features and
-    centroids, padding overwritten), `semantic` int64 [N, L] tokens, `positions` int64 [N] positions that hold tokens,
-    `centroids` float32 [vocab, D].
+    centroids, padding overwritten), `semantic` int64 [N, L] tokens, `positions` int64 [N] positions that hold
+    tokens, `centroids` float32 [vocab, D].
     """
 
     latents: np.ndarray
@@ -113,8 +113,8 @@ def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor
 def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
     """Begin with every place attending to the tokens of its own time and frequency.
 
-    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries and
-    keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
+    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries
+    and keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
     """
     positions = embed_positions(sizes.config.positions, sizes.position_channels)
     channels, head = sizes.tunet_channels, sizes.tunet_head_channels

@@ -1,4 +1,4 @@
-"""What came of training: its curves as a picture, and the ceiling that VAE and vocoder set for the codec."""
+"""Results of a training: a picture of its curves, and the clips that VAE and vocoder alone reconstruct."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
-from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.files import replacing
 
@@ -18,7 +18,7 @@ from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
 
-SKIPPED = ("step", "seconds")  #: of a curve's columns: where a point lies, not what was measured
+SKIPPED = ("step", "seconds")  #: columns of a curve that are no losses
 
 
 def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
@@ -45,13 +45,16 @@ def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
 
 
 @torch.inference_mode()
-def write_ceilings(folder: Path, corpus: Path) -> None:
-    """Write CORPUS/ceiling-DOMAIN.npy, int16 [M, 163840]: held-out clips through VAE and vocoder alone, no codec."""
+def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> None:
+    """Write CORPUS/ceiling-DOMAIN.npy, int16 [M, 163840]: the held-out clips after VAE and vocoder.
+
+    No codec reconstructs them better: the latent of each clip is the encoder's, without quantisation or diffusion.
+    """
     device = choose_device()
     log_mel = LogMel().to(device)
-    encoder = load_weights(VaeEncoder(EMBEDDED), load_encoder(folder), device)
-    decoder = load_weights(VaeDecoder(EMBEDDED), load_average(folder, "mel_vae", "decoder"), device)
-    hifigan = load_weights(HifiGan(EMBEDDED), load_average(folder, "vocoder", "hifigan"), device)
+    encoder = load_weights(VaeEncoder(sizes), load_encoder(folder), device)
+    decoder = load_weights(VaeDecoder(sizes), load_average(folder, "mel_vae", "decoder"), device)
+    hifigan = load_weights(HifiGan(sizes), load_average(folder, "vocoder", "hifigan"), device)
     for domain in DOMAINS:
         clips = np.load(corpus / f"held-out-{domain}.npy")
         made = np.empty_like(clips)

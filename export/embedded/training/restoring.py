@@ -1,7 +1,8 @@
 """Training goes on from a built bundle: its graphs' weights, back in the networks they were traced from.
 
-A checkpoint or the state of a former training is not needed, and neither is in the repository. What a bundle does not
-hold begins anew: the VAE's encoder (`train.py vae_encoder` fits one to the decoder), discriminators, optimisers.
+A checkpoint or the state of a former training is not needed, and neither is in the repository. What a bundle does
+not hold begins anew: the VAE's encoder (`train.py vae_encoder` fits one to the decoder), discriminators,
+optimisers.
 """
 
 from __future__ import annotations

@@ -99,6 +99,11 @@ def take(x: Tensor, positions: Tensor, length: Tensor) -> Tensor:
     return x.index_select(-1, positions.clamp(max=length - 1)) * (positions < length)
 
 
+def fold_norm(gain: Tensor, direction: Tensor) -> Tensor:
+    """The plain weight of a weight-normalised convolution (arXiv 1602.07868, eq. 2)."""
+    return direction * (gain / direction.square().sum(dim=(1, 2), keepdim=True).sqrt())
+
+
 class Transformer(nn.Module):
     """[B, T, width] -> [B, T, width]; every position attends to every other."""
 

@@ -1,10 +1,10 @@
-"""The acoustic encoder in OpenVINO, its bidirectional LSTM taken apart for speed and memory.
+"""A bidirectional LSTM and a linear map in OpenVINO, taken apart for speed and memory.
 
-An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product; only R h, and what
-follows it, has to go position by position, and does so in a loop inside OpenVINO: one direction at a time, all windows
-at once, so that R is read from memory as few times as can be. Measured (bench/recurrence.py) against OpenVINO's own
-LSTMSequence, which gains nothing from a batch and holds 3.5 times the weights, and ONNX Runtime's LSTM, of whose
-threads each reads all of R for its part of the batch.
+An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product. Only R h and the gates
+run position by position, in a loop inside OpenVINO. The loop takes one direction at a time and all windows at once, so
+that R is read from memory as rarely as possible. bench/kernels/recurrence.py compares it with OpenVINO's LSTMSequence,
+which gains nothing from a batch and holds 3.5 times the weights, and with ONNX Runtime's LSTM, in which each thread
+reads all of R for its part of the batch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RecurrentGraph:
         self.output = pack(build_output(weights[OUTPUT]))
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """`feeds` hold "features"; the answer holds "acoustic"."""
+        """`feeds` has "features"; the result has "acoustic"."""
         x = np.ascontiguousarray(feeds["features"].transpose(1, 0, 2))
         try:
             for layer in self.layers:
