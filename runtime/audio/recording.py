@@ -33,9 +33,10 @@ class Audio:
 
     Arguments:
         source: the path of a file that libsndfile reads; the bytes of one; a binary stream (standard input); or a NumPy
-            array [n] or [n, channels] of int16, int32 (full scale becomes 1) or floats. An array is not copied. A
-            stream is copied to a temporary file. `close`, or the end of a `with` block, removes it.
-        sample_rate: of an array, in Hz. None is `rate`.
+            array (or what converts to one by `__array__`, as a tensor on the CPU does) [n] or [n, channels] of int16,
+            int32 (full scale becomes 1) or floats. An array is not copied. A stream is copied to a temporary file,
+            which `close`, or the end of a `with` block, removes.
+        sample_rate: of an array, in Hz. None is `rate`. A file states its own, which must not be another.
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
         allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
@@ -50,7 +51,7 @@ class Audio:
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         rate: int,
         mono: Mono = "first",
@@ -59,6 +60,8 @@ class Audio:
         self.rate = rate
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
+        if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
+            source = np.asarray(source)
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
@@ -83,6 +86,9 @@ class Audio:
             raise AudioError(f"audio of type {kind}", "a path, bytes, a binary stream or a NumPy array")
         try:
             file = inspect_file(path, self.name, allow_truncated)
+            if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
+                given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
+                raise AudioError(given, "the rate that the file states", "leave it out")
         except AudioError:
             self.close()
             raise
@@ -99,6 +105,10 @@ class Audio:
         """
         blocks = check_samples(self._read(values), self.name, self.sample_rate)
         return blocks if self.sample_rate == self.rate else resample(blocks, self.sample_rate, self.rate)
+
+    def count(self) -> int:
+        """The number of samples of the source, at its own rate. All of it is read once. Raises AudioError."""
+        return sum(map(len, check_samples(self._read(BLOCK_VALUES), self.name, self.sample_rate)))
 
     def close(self) -> None:
         """Remove the temporary file of a stream. Other sources have none."""
