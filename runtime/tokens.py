@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -164,9 +165,9 @@ class Tokens:
         write_atomically(path, data)
 
 
-def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read codes [T, C] of an .npy file, whichever codec they are of. A `TokensError` names the path."""
-    with open_token_file(path) as file:
+def read_array(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
+    """Read codes [T, C] of an .npy file or stream, whichever codec they are of. A `TokensError` names the path."""
+    with open_token_file(source) if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file:
         if read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
             raise TokensError("a file that is no .npy", "an array of integers", DAMAGED)
         array = unpack_npy(file)

@@ -425,7 +425,7 @@ def test_find_audio_states_what_it_leaves_out(tmp_path):
     )
     assert [str(warning.message) for warning in found] == [f"{tmp_path}: left out {left_out}"]
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(AudioError, match=r"no audio in this folder \(1 broken link, "):
+    with pytest.raises(AudioError, match=r"no audio in this folder \(left out 1 broken link, "):
         find_audio(tmp_path)
 
 

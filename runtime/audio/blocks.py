@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError, AudioWarning
+from sc_runtime.errors import AudioError
 from sc_runtime.spec import Mono
 
 Samples = npt.NDArray[np.float32]
@@ -39,10 +38,10 @@ def mix(block: Samples, mono: Mono) -> Samples:
         return mixed / np.float32(block.shape[1])
 
 
-def check_samples(blocks: Iterable[Samples], name: str, rate: int) -> Iterator[Samples]:
+def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callable[[str], None]) -> Iterator[Samples]:
     """`blocks` at `rate` Hz, unchanged. Raises AudioError if a sample is not finite, too large, or there is none.
 
-    The first sample that is unusually loud makes an AudioWarning.
+    `note` is called with a text about the first sample that is unusually loud.
     """
     seen, is_loud = 0, False
     for block in blocks:
@@ -54,7 +53,7 @@ def check_samples(blocks: Iterable[Samples], name: str, rate: int) -> Iterator[S
         if not is_loud and (loud := np.abs(block) > LOUD_SAMPLE).any():
             is_loud, first = True, int(loud.argmax())
             place = f"{name}: a sample of {block[first]:.6g} at {(seen + first) / rate:.3f} s, but full scale is 1"
-            warnings.warn(f"{place}; divide 16-bit values by 32768", AudioWarning, stacklevel=2)
+            note(f"{place}; divide 16-bit values by 32768")
         seen += len(block)
         yield block
     if seen == 0:

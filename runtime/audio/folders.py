@@ -60,6 +60,11 @@ class Scan:
         """Such as "1 hidden file, 2 unreadable .m4a files". "" if there are none."""
         return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(self.left_out.items()))
 
+    def explain(self) -> str:
+        """Why there may be fewer files than expected. "" if nothing is known."""
+        left_out = self.describe_left_out()
+        return ", ".join([*self.errors, f"left out {left_out}"] if left_out else self.errors)
+
 
 def scan_folder(
     folder: str | os.PathLike[str],
@@ -112,9 +117,8 @@ def scan_audio(folder: str | os.PathLike[str]) -> Scan:
     scan = scan_folder(folder, suffixes, UNREADABLE_SUFFIXES, (DECODED, ROUNDTRIP))
     if not scan.files:
         given = f"{folder}: no audio in this folder"
-        reasons = scan.errors or [scan.describe_left_out()]
-        if any(reasons):
-            given += f" ({', '.join(filter(None, reasons))})"
+        if detail := scan.explain():
+            given += f" ({detail})"
         raise AudioError(given, "files in " + " ".join(sorted(suffixes)))
     return scan
 

@@ -58,6 +58,7 @@ class Audio:
         allow_truncated: bool = False,
     ) -> None:
         self.rate = rate
+        self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
         if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
@@ -92,8 +93,8 @@ class Audio:
         except AudioError:
             self.close()
             raise
-        for note in file.notes:
-            warnings.warn(note, AudioWarning, stacklevel=2)
+        for text in file.notes:
+            self._note(text)
         self.sample_rate = file.sample_rate
         self._read = partial(file.read, mono)
 
@@ -103,12 +104,12 @@ class Audio:
         values: the number of samples of the source, over all channels, that are read at a time. The samples returned
             do not depend on it.
         """
-        blocks = check_samples(self._read(values), self.name, self.sample_rate)
+        blocks = self._check(values)
         return blocks if self.sample_rate == self.rate else resample(blocks, self.sample_rate, self.rate)
 
     def count(self) -> int:
         """The number of samples of the source, at its own rate. All of it is read once. Raises AudioError."""
-        return sum(map(len, check_samples(self._read(BLOCK_VALUES), self.name, self.sample_rate)))
+        return sum(map(len, self._check(BLOCK_VALUES)))
 
     def close(self) -> None:
         """Remove the temporary file of a stream. Other sources have none."""
@@ -120,6 +121,16 @@ class Audio:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check(self, values: int) -> Iterator[Samples]:
+        """The blocks of the source, at its own rate."""
+        return check_samples(self._read(values), self.name, self.sample_rate, self._note)
+
+    def _note(self, text: str) -> None:
+        """Give an AudioWarning, once, however often the recording is read."""
+        if text not in self._notes:
+            self._notes.add(text)
+            warnings.warn(text, AudioWarning, stacklevel=2)
 
     def _spool(self, stream: BinaryIO) -> Path:
         """Copy `stream` to a temporary file. Returns its path."""
