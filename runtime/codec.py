@@ -82,11 +82,12 @@ class Codec:
     def encode(
         self,
         audio: AudioSource,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         vocab: int | None = None,
         domain: str | None = None,
         batch: int | None = None,
+        allow_truncated: bool = False,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens. Memory does not grow with the recording.
@@ -94,11 +95,12 @@ class Codec:
         Arguments:
             audio: a path, the bytes of a file, a binary stream, or an array [n] or [n, channels] of int16, int32 or
                 floats. Full scale of floats is 1.
-            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own.
+            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own, which must not be another.
             vocab: entries of the semantic codebook, one of those that the bundle holds. None is its default.
             domain: "speech", "music" or "sound", for codecs that have this option.
             batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
                 uses what suits the backend.
+            allow_truncated: whether a file that was cut short is encoded as far as it goes, with an AudioWarning.
             progress: called with (windows done, windows in all).
 
         Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
@@ -108,7 +110,15 @@ class Codec:
             if progress:
                 progress(done, windows)
 
-        found = self.encode_many([audio], sample_rate, vocab=vocab, domain=domain, batch=batch, progress=report)
+        found = self.encode_many(
+            [audio],
+            sample_rate,
+            vocab=vocab,
+            domain=domain,
+            batch=batch,
+            allow_truncated=allow_truncated,
+            progress=report,
+        )
         tokens = next(found)
         if isinstance(tokens, AudioError):
             raise tokens
@@ -117,11 +127,12 @@ class Codec:
     def encode_many(
         self,
         audios: Iterable[AudioSource],
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         vocab: int | None = None,
         domain: str | None = None,
         batch: int | None = None,
+        allow_truncated: bool = False,
         progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
         """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
@@ -135,7 +146,8 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        openings = (partial(Audio, audio, sample_rate, rate=config.sample_rate, mono=spec.mono) for audio in audios)
+        opening = partial(Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
+        openings = (partial(opening, audio, sample_rate) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
