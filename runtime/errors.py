@@ -5,6 +5,20 @@ Every class also subclasses the builtin a caller would expect, so `except ValueE
 
 from __future__ import annotations
 
+#: What the messages of NumPy, ONNX Runtime, OpenVINO, CUDA and TensorRT contain where memory is short, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "could not allocate",
+)
+
 
 class CodecError(Exception):
     """Base of every error this package raises on purpose.
@@ -56,6 +70,12 @@ class MissingExtraError(CodecError, ImportError):
 
 class OutputError(CodecError, OSError):
     """An output that cannot be written (exists already, no permission, disk full)."""
+
+
+def ran_out_of_memory(error: BaseException | str) -> bool:
+    """Whether a library's error says that there is not enough memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException | str) -> str:
