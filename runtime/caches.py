@@ -164,7 +164,7 @@ def list_files(root: Path) -> list[tuple[float, int, Path]]:
 
 
 def hash_data(data: bytes | memoryview | np.ndarray) -> str:
-    return hashlib.sha256(data).hexdigest()[:DIGEST]
+    return hashlib.sha256(memoryview(data)).hexdigest()[:DIGEST]
 
 
 def make_key(*parts: object) -> str:
