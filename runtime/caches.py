@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -163,8 +164,9 @@ def list_files(root: Path) -> list[tuple[float, int, Path]]:
     return found
 
 
-def hash_data(data: bytes | memoryview | np.ndarray) -> str:
-    return hashlib.sha256(memoryview(data)).hexdigest()[:DIGEST]
+def hash_data(data: Any) -> str:
+    """The start of the SHA-256 of `data`: bytes, or a contiguous array."""
+    return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 
 def make_key(*parts: object) -> str:
