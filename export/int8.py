@@ -24,7 +24,7 @@ from sc_runtime.networks import Arrays, Graph
 from .calibration import import_nncf, quantise, record_decoding
 from .registry import find_export
 from .spec import Report
-from .verify import relative_error
+from .accuracy import relative_error
 
 TOLERANCE = 0.3  #: relative error over the inputs of a real decoding
 
