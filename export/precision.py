@@ -9,8 +9,8 @@ stays float32, and nothing else:
   cost in speed, if TensorRT does not fuse the attention around it, has not been measured;
 - all that is computed from whole numbers alone, from the diffusion step and from positions (`find_counted`): angles
   reach 999 and 2250 rad, where half precision has steps of 0.5 and 2. The layers that follow the sinusoids stay float32
-  too, because they are hardly any arithmetic. Measured: without this island the error of the T-UNet is 1.2e-2, with it 2.6e-3 (full
-  size, 100 tps, stand-in weights); that of UniCodec's encoder, over 17 s of sound, 3.0e-3 and 1.9e-3;
+  too, because they are hardly any arithmetic. Measured: without this island the error of the T-UNet is 1.2e-2, with it
+  2.6e-3 (full size, 100 tps, stand-in weights); that of UniCodec's encoder, over 17 s of sound, 3.0e-3 and 1.9e-3;
 - the graphs' inputs and outputs, except the keys and values that go from `conditioning` to every `tunet_step`
   (`lower_specs`): callers see float32 as before, and in the loop only the latent is converted.
 

@@ -167,9 +167,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 class Mixture(nn.Module):
     """A mixture of experts [B, T, width] -> [B, T, width]: each position's likeliest expert, and a shared one.
 
-    The output of the likeliest expert is multiplied by its probability, which is not normalised again. Here every expert
-    runs on every position, and the outputs of experts that were not chosen are multiplied by zero, so that no shape
-    depends on the data.
+    The output of the likeliest expert is multiplied by its probability, which is not normalised again. Here every
+    expert runs on every position, and the outputs of experts that were not chosen are multiplied by zero, so that no
+    shape depends on the data.
     """
 
     def __init__(self, sizes: UniCodecSizes) -> None:
@@ -190,9 +190,9 @@ class Mixture(nn.Module):
 class RoutedMixture(Mixture):
     """The same function with half the arithmetic: an expert runs on the positions that chose it, however many they are.
 
-    It is for processors, where shapes may depend on the data. The experts' outputs are joined and then put back into the
-    order of their positions. Every tensor has three axes, so that the exporter writes the experts' products in the same
-    way as for Mixture, and the weights are stored alike.
+    It is for processors, where shapes may depend on the data. The experts' outputs are joined and then put back into
+    the order of their positions. Every tensor has three axes, so that the exporter writes the experts' products in the
+    same way as for Mixture, and the weights are stored alike.
     """
 
     def forward(self, x: Tensor) -> Tensor:
