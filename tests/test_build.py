@@ -33,8 +33,9 @@ from sc_runtime.export.builder import build_bundle, name_bundle
 from sc_runtime.export.code import describe_code
 from sc_runtime.export.recipes import write_recipe
 from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec import export as semanticodec
-from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights
+from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS, AcousticEncoderGraph
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes, choose_sizes
 from sc_runtime.export.spec import Origin, list_origins, load_network, make_tensor
