@@ -1,7 +1,7 @@
 """T-UNet, BiLSTM and acoustic codebook, trained together (paper, eq. 2 to 11) over frozen AudioMAE, centroids and VAE.
 
-v-prediction on the published noise schedule (`sc_runtime.bundle.store.Schedule`, whose last step keeps a little of
-the signal; not the zero terminal SNR of the paper's text). The conditioning is dropped at random for guidance.
+The T-UNet predicts v on the published noise schedule (`Schedule`). Its last step keeps a little of the signal; the zero
+terminal SNR of the paper's text does not. The conditioning is dropped at random, for classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Latents:
 
 
 class VectorQuantizer(nn.Module):
-    """A codebook of C entries, moving averages of the vectors that are assigned to them. Unused entries are replaced."""
+    """A codebook of C entries, moving averages of the vectors assigned to them. Unused entries are replaced."""
 
     def __init__(self, entries: int, width: int) -> None:
         super().__init__()
@@ -111,10 +111,10 @@ def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor
 
 
 def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
-    """Begin with every place attending to the tokens of its own time and frequency.
+    """Initialise the T-UNet so that every position attends to the tokens of its own time and frequency.
 
-    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries
-    and keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
+    The position maps hold the sinusoids that the conditioning contains too (`embed_positions`). The queries and keys of
+    each head read the shortest wavelengths, weighted so that their product is a peak that is some tokens wide.
     """
     positions = embed_positions(sizes.config.positions, sizes.position_channels)
     channels, head = sizes.tunet_channels, sizes.tunet_head_channels

@@ -115,7 +115,10 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
 def prepare_latents(
     folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
 ) -> Latents:
-    """The data of stage `diffusion`. The VAE's scale factor, one over the standard deviation of the latents, is cached too."""
+    """The data of stage `diffusion`.
+
+    The VAE's scale factor, one over the standard deviation of the latents, is cached too.
+    """
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
     features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
     positions = count_all_positions(len(clips), config)
