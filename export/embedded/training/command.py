@@ -84,7 +84,8 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
     elif name == "assemble":
         made = assemble(folder, TRAINED)
     elif name == "ceilings":
-        write_ceilings(folder, corpus, TRAINED)
+        errors = write_ceilings(folder, corpus, TRAINED)
+        console.print("L1 of the VAE: " + ", ".join(f"{name} {error:.3f}" for name, error in errors.items()))
         made = corpus
     else:
         made = folder / "curves.png"
