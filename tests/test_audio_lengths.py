@@ -439,6 +439,21 @@ def test_an_ogg_that_was_cut_between_pages_is_read_with_a_warning(tmp_path, suff
         assert 0 < sum(map(len, audio.blocks())) < 3 * len(SOUND)
 
 
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_an_ogg_with_a_damaged_page_is_refused(tmp_path, suffix, damage):
+    """libsndfile leaves the page out without a word."""
+    options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    path = write(tmp_path / f"a.{suffix}", np.tile(SOUND, 3), **options)
+    data = path.read_bytes()
+    starts = [position for position in range(len(data)) if data.startswith(b"OggS", position)]
+    start, end = starts[len(starts) // 2 :][:2]
+    page = b"" if damage == "missing" else data[start : end - 1] + bytes([data[end - 1] ^ 255])
+    path.write_bytes(data[:start] + page + data[end:])
+    with pytest.raises(AudioError, match=r"decoding ended after \d+ samples of 243438"):
+        read(path)
+
+
 @FFMPEG
 def test_flac_in_ogg(tmp_path):
     write(tmp_path / "a.wav")

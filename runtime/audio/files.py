@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .decoder import Decoder
 
 
+MPEG_SLACK = 3 * 1152  #: samples that a Xing header may state too many: a frame too much, and the delay of the decoder
+
+
 @dataclass(frozen=True)
 class AudioFile:
     """A file whose sound was found.
@@ -46,16 +49,18 @@ class AudioFile:
         """Mono blocks at `sample_rate`, from `values` samples over all channels at a time. Raises AudioError."""
         for part in self.parts:
             with open_part(self.path, self.name, part) as file:
-                if part and part.skip:
-                    file.read(part.skip)
-                left, frames, seen = file.frames - (part.skip if part else 0), max(1, values // file.channels), 0
+                frames, seen = max(1, values // file.channels), 0
+                skip = part.skip if part else 0
+                if skip:
+                    file.read(skip)
                 # Not beyond the end: libFLAC reports an error for bytes that are no frame.
-                while len(block := file.read(min(frames, left - seen), dtype="float32", always_2d=True)):
+                while len(block := file.read(min(frames, file.frames - skip - seen), dtype="float32", always_2d=True)):
                     seen += len(block)
                     yield mix(block, mono)
-                if part and seen < part.samples:
-                    given = f"{self.name}: decoding ended after {seen} samples of {part.samples} or more"
-                    raise AudioError(given, "a whole file", "the file is damaged")
+                least = part.samples if skip else file.frames - (MPEG_SLACK if file.format == "MP3" else 0)
+                if seen < least:
+                    given = f"{self.name}: decoding ended after {seen} samples of {least}"
+                    raise AudioError(given, "a whole file", "parts of the file are damaged or missing")
 
 
 def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioFile:
