@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio
 from sc_runtime.audio.flac import find_last_frame, read_frame
@@ -324,8 +326,26 @@ def test_what_follows_an_mp3_is_no_frame(mp3, tmp_path):
 def test_aac_named_mp3_is_refused(tmp_path):
     write(tmp_path / "a.wav")
     (tmp_path / "a.mp3").write_bytes(run("ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "adts", "-"))
-    with pytest.raises(AudioError, match="MPEG frames cannot be found"):
+    with pytest.raises(AudioError, match=r"a\.mp3: AAC \(ADTS\); expected a whole file in .*ffmpeg"):
         Audio(tmp_path / "a.mp3", rate=RATE)
+
+
+@FFMPEG
+@pytest.mark.parametrize(
+    ("suffix", "name"),
+    [
+        ("m4a", "MP4 or M4A"),
+        ("webm", "Matroska or WebM"),
+        ("aac", r"AAC \(ADTS\)"),
+        ("wma", "ASF or WMA"),
+        ("ac3", "AC-3"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, suffix, name):
+    write(tmp_path / "a.wav", rate=48_000)
+    run("ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / f"a.{suffix}")
+    with pytest.raises(AudioError, match=rf"a\.{suffix}: {name}.*; expected a whole file in .*ffmpeg"):
+        Audio(tmp_path / f"a.{suffix}", rate=RATE)
 
 
 @FFMPEG
@@ -466,6 +486,32 @@ def test_flac_in_ogg(tmp_path):
     path.write_bytes(data[: len(data) * 2 // 3])
     found = read_cut(path)
     np.testing.assert_array_equal(found, read(tmp_path / "a.wav")[: len(found)])
+
+
+# --- damage of any kind
+
+
+@pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "caf", "au", "sph", "flac", "ogg", "mp3"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_an_audio_error_or_harmless(tmp_path, suffix, data):
+    path = write(tmp_path / f"a.{suffix}", SOUND[:5000])
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        offset = data.draw(st.integers(0, min(len(content), 200)) | st.integers(0, len(content)))
+        content[offset : offset + 4] = data.draw(
+            st.sampled_from([b"", bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff"]) | st.binary(max_size=100)
+        )
+    content = content[: data.draw(st.just(len(content)) | st.integers(1, len(content)))] + b"x"
+    path.write_bytes(content + data.draw(st.sampled_from([b"", bytes(100), bytes(content)])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AudioWarning)
+        for allow_truncated in (False, True):
+            try:
+                with Audio(path, rate=RATE, allow_truncated=allow_truncated) as audio:
+                    assert audio.count() > 0
+            except AudioError as error:
+                assert path.name in str(error)
 
 
 # --- views

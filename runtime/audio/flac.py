@@ -46,9 +46,15 @@ class Length:
     is_certain: bool = True
 
 
-def examine_flac(data: memoryview) -> Layout:
-    """The layout of a FLAC file, or of several that were joined. Raises LayoutError."""
-    starts = [match.start() for match in START.finditer(data)]
+def examine_flac(data: memoryview, start: int) -> Layout | None:
+    """The layout of a FLAC file that begins at `start`, or of several that were joined. Raises LayoutError.
+
+    None if STREAMINFO does not follow.
+    """
+    starts = [match.start() for match in START.finditer(data) if match.start() + len(MAGIC) + 4 + INFO_SIZE < len(data)]
+    if start not in starts:
+        return None
+    starts = [position for position in starts if position >= start]
     parts: list[Part] = []
     length = Length()
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
