@@ -116,6 +116,17 @@ def test_the_size_of_the_whole_does_not_matter(tmp_path, suffix):
         path.write_bytes(data)
 
 
+def test_a_size_that_counts_missing_padding(tmp_path):
+    """The chunks of W64 begin at multiples of 8 bytes, and some programs count the bytes up to there."""
+    path = write(tmp_path / "a.w64")
+    expected, data = read(path), path.read_bytes()
+    size = data.index(b"data") + 16
+    held = len(data) - size - 8
+    np.testing.assert_array_equal(read(edit(path, (size, struct.pack("<q", 24 + held + 4)))), expected)
+    with pytest.raises(AudioError, match="truncated"):
+        Audio(edit(path, (size, struct.pack("<q", 24 + held + 8))), rate=RATE)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "caf"])
 def test_chunks_may_follow_the_samples(tmp_path, suffix):
     path = write(tmp_path / f"a.{suffix}")
@@ -407,6 +418,8 @@ def test_unknown_bytes_may_follow_a_flac(flac, tmp_path):
 def test_flac_files_that_were_joined(flac, tmp_path):
     path = Path(shutil.copy(flac, tmp_path))
     np.testing.assert_array_equal(read(edit(path, tail=flac.read_bytes())), np.tile(read(flac), 2))
+    found = read_cut(edit(path, end=path.stat().st_size - 9))
+    np.testing.assert_array_equal(found, np.tile(read(flac), 2)[: len(found)])
 
 
 @pytest.mark.parametrize("samples", [1, 4095, 4096, 4097, 600_000])

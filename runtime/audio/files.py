@@ -58,7 +58,7 @@ class AudioFile:
                 while len(block := file.read(min(frames, file.frames - skip - seen), dtype="float32", always_2d=True)):
                     seen += len(block)
                     yield mix(block, mono)
-                least = part.samples if skip else file.frames - (MPEG_SLACK if file.format == "MP3" else 0)
+                least = part.samples if part and skip else file.frames - (MPEG_SLACK if file.format == "MP3" else 0)
                 if seen < least:
                     given = f"{self.name}: decoding ended after {seen} samples of {least}"
                     raise AudioError(given, "a whole file", "parts of the file are damaged or missing")
