@@ -90,6 +90,9 @@ class Audio:
             if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
                 given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
                 raise AudioError(given, "the rate that the file states", "leave it out")
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
         except AudioError:
             self.close()
             raise
