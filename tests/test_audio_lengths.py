@@ -193,6 +193,26 @@ def test_sizes_that_a_pipe_leaves_open(tmp_path, suffix, changes):
     np.testing.assert_array_equal(read(path), expected)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "where", "size"),
+    [
+        ("wav", "data", bytes(4)),
+        ("wav", "data", b"\xff" * 4),
+        ("rf64", 28, bytes(8)),
+        ("w64", "data", struct.pack("<q", 24)),
+        ("aiff", "SSND", bytes(4)),
+    ],
+)
+def test_a_cut_file_of_which_only_the_whole_has_a_size(tmp_path, suffix, where, size):
+    path = write(tmp_path / f"a.{suffix}")
+    expected, data = read(path), path.read_bytes()
+    offset = where if isinstance(where, int) else data.index(where.encode()) + (16 if suffix == "w64" else 4)
+    np.testing.assert_array_equal(read(edit(path, (offset, size))), expected)
+    found = read_cut(edit(path, end=len(data) // 2))
+    np.testing.assert_array_equal(found, expected[: len(found)])
+    assert abs(len(found) - len(expected) / 2) < 100
+
+
 PIPED = ["wav", "rf64", "w64", "aiff", "caf", "au", "flac", "ogg", "opus", "mp3", "mp2", "oga"]
 
 
