@@ -8,6 +8,20 @@ from __future__ import annotations
 import math
 from typing import SupportsFloat, SupportsIndex
 
+#: What the messages of NumPy, ONNX Runtime, OpenVINO, CUDA and TensorRT contain where memory is short, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "could not allocate",
+)
+
 
 class CodecError(Exception):
     """Base of every error this package raises on purpose.
@@ -84,6 +98,12 @@ def check_finite(name: str, value: object, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
         raise SettingsError(f"{name} {value!r}", expected)
     return float(value)
+
+
+def ran_out_of_memory(error: BaseException | str) -> bool:
+    """Whether a library's error says that there is not enough memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException | str) -> str:

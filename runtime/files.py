@@ -52,7 +52,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, whole or not at all. Raises `OutputError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -170,9 +171,9 @@ def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
             )
 
 
-def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The codes [T, C] of an .npy file of any codec. A `TokensError` names the path."""
-    with open_token_file(path) as file:
+def read_array(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
+    """The codes [T, C] of an .npy file or stream of any codec. A `TokensError` names the path."""
+    with open_token_file(source) if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file:
         if read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
             raise TokensError("a file that is no .npy", "an array of integers", DAMAGED)
         array = unpack_npy(file)

@@ -35,7 +35,7 @@ def open_everything(path: Path) -> None:
 
 def test_a_sound_bundle_opens_and_remembers_what_it_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_everything(copy)
-    assert (copy / VERIFIED).is_file()
+    assert not (copy / VERIFIED).exists()  # nothing is written to a bundle
     monkeypatch.setattr(store, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
     open_everything(copy)
 

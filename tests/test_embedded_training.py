@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
@@ -49,6 +51,7 @@ from sc_runtime.export.embedded.training.masked_autoencoder import (
 )
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
     choose_lengths,
@@ -153,7 +156,7 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, c
 
 def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
     """Every weight is back where it was, rounded as it was stored; then each stage that goes on has a piece."""
-    restore_bundle(bundle, SIZES, tmp_path)
+    assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "diffusion")
     for stage, name in TRAINED:
         before, after = (load_average(where, stage, name) for where in (folder, tmp_path))
         kept = [key for key in before if stage != "audiomae" or key.startswith("encoder.")]
@@ -176,12 +179,34 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
         assert train_piece(resumed, tmp_path)
 
     with pytest.raises(BundleError, match=r"holds a training already"):
-        restore_bundle(bundle, SIZES, tmp_path)
+        restore_bundle(bundle, SIZES, SIZES, tmp_path)
 
 
 def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a float32 bundle of"):
-        restore_bundle(bundle, EMBEDDED, tmp_path)
+        restore_bundle(bundle, EMBEDDED, EMBEDDED, tmp_path)
+
+
+def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
+    """The shipped model, in a training whose VAE is wider."""
+    sizes = replace(EMBEDDED, vae_channels=24)
+    bundle = Bundle.load(EMBEDDED_BUNDLE)
+    assert restore_bundle(bundle, EMBEDDED, sizes, tmp_path) == ("audiomae", "vocoder", "diffusion")
+    assert not (tmp_path / "mel_vae.pt").exists()
+    assert not (tmp_path / SCALE_FACTOR).exists()
+    HifiGan(sizes).load_state_dict(load_average(tmp_path, "vocoder", "hifigan"))
+
+
+def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
+    names = ("speech", "music", "sound", "melody", "recorded-french")
+    for name in names:
+        np.save(tmp_path / f"{'' if '-' in name else 'held-out-'}{name}.npy", clips[:2])
+    errors = write_ceilings(folder, tmp_path, SIZES)
+    assert tuple(errors) == names
+    assert len(set(errors.values())) == 1 and 0 < errors["speech"] < 10
+    for name in names:
+        assert np.load(tmp_path / f"ceiling-{name}.npy").shape == (2, SEGMENT_SAMPLES)
+        assert np.load(tmp_path / f"ceiling-{name}.npy").dtype == np.int16
 
 
 @pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])

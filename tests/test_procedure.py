@@ -78,13 +78,13 @@ def test_silence(pair: Pair) -> None:
 SETTINGS = {
     "published": (4.0, 4, 2.0, 1.0),
     "exactly one window": (10.24, 2, 2.0, 1.0),
-    "three windows": (25.7, 2, 2.0, 1.0),
+    "three windows": (25.7, 1, 2.0, 1.0),
     "steps that do not divide 1000": (4.0, 7, 2.0, 1.0),
     "one step": (4.0, 1, 2.0, 1.0),
     "another guidance": (4.0, 2, 3.5, 1.0),
     "a single branch": (4.0, 2, 1.0, 1.0),
     "no guidance": (4.0, 2, 0.0, 1.0),
-    "deterministic": (4.0, 3, 2.0, 0.0),
+    "deterministic": (4.0, 2, 2.0, 0.0),
     "half the noise": (10.3, 2, 2.0, 0.5),
 }
 

@@ -30,6 +30,7 @@ from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
 SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2")
 CURVES = ("--curves", "--curve-clips", "1", "--curve-steps", "2", "--curve-guidance", "1", "--curve-precision", "none")
+CURVES += ("--curve-intervals", "200-1000")
 OURS = ["codec", "floor", "no acoustic tokens"]
 OTHERS = [baseline.name for baseline in BASELINES]
 

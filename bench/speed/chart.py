@@ -69,7 +69,7 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
         notes += " ×: how many times faster than the published procedure in PyTorch eager."
     if any(side["how"] != "measured" for row in results["rows"] for side in list_sides(row).values()):
         notes += " Hatched: timed over a few of the steps and multiplied."
-    finish_figure(figure, path, title, subtitle, notes, bottom=1.32)
+    finish_figure(figure, path, title, subtitle, notes, bottom=1.32, top=1.1)
 
 
 def format_ratio(ratio: float) -> str:

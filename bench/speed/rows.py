@@ -137,7 +137,7 @@ def measure_direction(direction: str, durations: list[float], sides: list[str], 
                 few = min(seconds, plan.subject.window_seconds * plan.choose_batch(side, direction))
                 if (side, few) not in warm:
                     log.print(f"{direction} {few:g} s, {side}: warming up")
-                    child.ask(f"{direction} {few:g} s", few, 1)
+                    child.ask(f"{direction} {few:g} s", few, 1, 0.0)
                     warm.add((side, few))
             entries = [SideRow(child, side, direction, seconds, plan) for side, child in children.items()]
             for entry in entries:

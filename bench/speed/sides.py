@@ -25,7 +25,7 @@ from .subjects import find_subject
 
 DIRECTIONS = ("encode", "decode")
 COMPARED = 60 * 24_000  #: values of an output that are sent to the parent, which compares the sides
-SETTLE_SECONDS = 0.3  #: waited before a run, so that idle threads of the other side stop spinning
+SETTLE_SECONDS = 0.3  #: waited before a timed run, so that idle threads of the other side stop spinning
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class SideProgram:
         self.config = Bundle.load(settings.bundle).choose_config()
         self.side = SIDES[side](settings, self.clock)
 
-    def answer(self, seconds: float, steps: int) -> Run:
-        """Encode or decode `seconds` of audio once."""
+    def answer(self, seconds: float, steps: int, settle_seconds: float = SETTLE_SECONDS) -> Run:
+        """Wait, then encode or decode `seconds` of audio once."""
         is_encoding = self.direction == "encode"
         given = make_sound(seconds, self.config.sample_rate) if is_encoding else make_codes(seconds, self.config)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(settle_seconds)
         self.clock.start()
         output = self.side.encode(given) if is_encoding else self.side.decode(given, steps)
         self.clock.lap("rest")

@@ -107,7 +107,8 @@ def examine_chunks(data: memoryview) -> Layout | None:
     if samples.size is None:
         return Layout(to_the_end)
     if samples.size > held:
-        return Layout(to_the_end, cut=f"{held} bytes of {samples.size}")
+        is_padding = samples.chunks and samples.size - held < samples.chunks.align and held % 2 == 0
+        return Layout(to_the_end, cut="" if is_padding else f"{held} bytes of {samples.size}")
     end = samples.start + samples.size
     rest = bytes(data[end : end + (1 << 20)])
     if rest.lstrip(b"\0").startswith(FILES):
@@ -118,7 +119,7 @@ def examine_chunks(data: memoryview) -> Layout | None:
         return None if is_explained else Layout(to_the_end)
     if not is_explained and len(rest) > LARGEST_TAIL and rest.strip(b"\0"):
         given = f"its header declares {samples.size} bytes of samples, but {len(data) - end} more follow"
-        raise LayoutError(given, "repair its header, with `sox --ignore-length IN OUT` for example")
+        raise LayoutError(given, "repair its header, or convert it with `sox --ignore-length IN OUT`")
     if not rest or (is_explained and samples.chunks and samples.chunks.trusted):
         return Layout()
     return Layout((Part((range(end),)),))

@@ -33,9 +33,10 @@ class Audio:
 
     Arguments:
         source: the path of a file that libsndfile reads; the bytes of one; a binary stream (standard input); or a NumPy
-            array [n] or [n, channels] of int16, int32 (full scale becomes 1) or floats. An array is not copied. A
-            stream is copied to a temporary file. `close`, or the end of a `with` block, removes it.
-        sample_rate: of an array, in Hz. None is `rate`.
+            array (or what converts to one by `__array__`, as a tensor on the CPU does) [n] or [n, channels] of int16,
+            int32 (full scale becomes 1) or floats. An array is not copied. A stream is copied to a temporary file,
+            which `close`, or the end of a `with` block, removes.
+        sample_rate: of an array, in Hz. None is `rate`. A file states its own, which must not be another.
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
         allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
@@ -50,15 +51,18 @@ class Audio:
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         rate: int,
         mono: Mono = "first",
         allow_truncated: bool = False,
     ) -> None:
         self.rate = rate
+        self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
+        if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
+            source = np.asarray(source)
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
@@ -83,11 +87,17 @@ class Audio:
             raise AudioError(f"audio of type {kind}", "a path, bytes, a binary stream or a NumPy array")
         try:
             file = inspect_file(path, self.name, allow_truncated)
+            if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
+                given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
+                raise AudioError(given, "the rate that the file states", "leave it out")
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
         except AudioError:
             self.close()
             raise
-        for note in file.notes:
-            warnings.warn(note, AudioWarning, stacklevel=2)
+        for text in file.notes:
+            self._note(text)
         self.sample_rate = file.sample_rate
         self._read = partial(file.read, mono)
 
@@ -97,8 +107,12 @@ class Audio:
         values: the number of samples of the source, over all channels, that are read at a time. The samples returned
             do not depend on it.
         """
-        blocks = check_samples(self._read(values), self.name, self.sample_rate)
+        blocks = self._check(values)
         return blocks if self.sample_rate == self.rate else resample(blocks, self.sample_rate, self.rate)
+
+    def count(self) -> int:
+        """The number of samples of the source, at its own rate. All of it is read once. Raises AudioError."""
+        return sum(map(len, self._check(BLOCK_VALUES)))
 
     def close(self) -> None:
         """Remove the temporary file of a stream. Other sources have none."""
@@ -110,6 +124,16 @@ class Audio:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check(self, values: int) -> Iterator[Samples]:
+        """The blocks of the source, at its own rate."""
+        return check_samples(self._read(values), self.name, self.sample_rate, self._note)
+
+    def _note(self, text: str) -> None:
+        """Give an AudioWarning, once, however often the recording is read."""
+        if text not in self._notes:
+            self._notes.add(text)
+            warnings.warn(text, AudioWarning, stacklevel=2)
 
     def _spool(self, stream: BinaryIO) -> Path:
         """Copy `stream` to a temporary file. Returns its path."""

@@ -19,8 +19,10 @@ from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
+from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
+from .failures import describe_failure
 from .onnxruntime import list_unsound
 
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: a file that the CPU's package lacks
@@ -69,15 +71,17 @@ class OnnxRuntimeCudaBackend:
             raise MissingExtraError(NOT_INSTALLED, "the extra `gpu`, without the extra `cpu`", INSTALL)
         self.gpu, self.provider = gpu or Device(), provider
         self.device = self.gpu.name
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         if hasattr(onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints what it misses, and standard output may be audio
                 onnxruntime.preload_dlls()
 
-    def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
-        import onnxruntime
+    def __reduce__(self) -> tuple[type[OnnxRuntimeCudaBackend], tuple[()]]:
+        """The first GPU of the other process, not this one's."""
+        return type(self), ()
 
+    def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
+        onnxruntime = import_onnxruntime()
         path, entry = bundle.find_graph(graph), bundle.manifest.graphs[graph]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -111,8 +115,7 @@ class OnnxRuntimeCall:
     def __init__(
         self, session: Any, graph: str, entry: GraphEntry, memory: str, shapes: Shapes, addresses: Addresses
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         self._session, self._graph = session, graph
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -125,8 +128,4 @@ class OnnxRuntimeCall:
         try:
             self._session.run_with_iobinding(self._binding, self._options)
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-            raise BackendError(
-                f"ONNX Runtime failed on {self._graph} ({first_line(error)})",
-                "inputs that fit in the GPU's memory",
-                "use a smaller batch",
-            ) from error
+            raise describe_failure(f"ONNX Runtime failed on {self._graph}", error, memory="the GPU's memory") from error

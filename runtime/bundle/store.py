@@ -1,21 +1,20 @@
 """A bundle on disk: every file is checked before it is used.
 
-Sizes are checked when the bundle is loaded, hashes when a file is first used. `.verified.json` records what was hashed,
-so that gigabytes are not read twice.
+Sizes are checked when the bundle is loaded, hashes when a file is first used. The cache "verified" records which files
+were hashed, so that gigabytes are not read twice. It lies in the user's cache folder: nothing is written to a bundle,
+and nothing that comes with a bundle is believed. Without a cache folder every process hashes again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shlex
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sc_runtime.caches import Cache, make_key
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
@@ -23,7 +22,8 @@ from sc_runtime.spec import CodecSpec
 from .external_data import list_locations
 from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
-VERIFIED = ".verified.json"
+VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
+HASHED = Cache("verified", ".ok")
 BUILD_COMMAND = "python -m export.build --tps 50"
 BUILD_AGAIN = "build the bundle again with this version's export.build"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
@@ -34,6 +34,11 @@ class Bundle:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
+        self._verified: set[str] = set()  #: keys in HASHED
+
+    def __reduce__(self) -> tuple[Callable[[Path], Bundle], tuple[Path]]:
+        """Another process loads the bundle again from its folder."""
+        return type(self).load, (self.path.absolute(),)
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -113,6 +118,10 @@ class Bundle:
             given = f"{path} reads {', '.join(map(repr, unlisted))}"
             raise BundleError(given, f"no other files than {', '.join(entry.files)}", self.remedy)
 
+    def list_hashes(self, graph: str) -> list[str]:
+        """The SHA-256 of each file of the graph `graph`."""
+        return [self.manifest.files[file].sha256 for file in self.manifest.graphs[graph].files]
+
     def count_bytes(self, graph: str) -> int:
         """Bytes of the graph `graph`, weights included."""
         return sum(self.manifest.files[file].bytes for file in self.manifest.graphs[graph].files)
@@ -146,37 +155,20 @@ class Bundle:
     def verify_hash(self, file: str, sha256: str, remedy: str) -> None:
         """Compare the hash of `file` with `sha256`, once. Raises BundleError, which names the file."""
         path = self.path / file
-        stamp = take_stamp(path)
-        if self._verified.get(file) == [sha256, stamp]:
+        key = make_key(sha256, *take_stamp(path))
+        if key in self._verified:
             return
-        if hash_file(path) != sha256:
-            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
-        self._verified[file] = [sha256, stamp]
-        self._remember()
-
-    @cached_property
-    def _verified(self) -> dict[str, list[Any]]:
-        """File -> [hash, stamp] of every file that was hashed before; empty if no record can be read."""
-        try:
-            raw = json.loads((self.path / VERIFIED).read_text())
-        except (OSError, ValueError):
-            return {}
-        return raw if isinstance(raw, dict) else {}
-
-    def _remember(self) -> None:
-        """Write down what was verified. In a read-only place nothing is written, and files are hashed every time."""
-        temporary = self.path / f"{VERIFIED}.{os.getpid()}"
-        try:
-            temporary.write_text(json.dumps(self._verified))
-            temporary.replace(self.path / VERIFIED)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        if HASHED.read(key) is None:
+            if hash_file(path) != sha256:
+                raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
+            HASHED.write(key, sha256.encode())
+        self._verified.add(key)
 
 
-def take_stamp(path: Path) -> list[int]:
-    """Size, modification time and inode: they change when a file is written or replaced."""
+def take_stamp(path: Path) -> tuple[int, ...]:
+    """Size, times of modification and of change, device, inode: they change when a file is written or replaced."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def hash_file(path: Path) -> str:

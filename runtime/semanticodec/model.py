@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import SettingsError
 from sc_runtime.model import WindowPlan
 from sc_runtime.networks import Arrays, Graph, Networks
+from sc_runtime.once import OnceEach
 from sc_runtime.overlap_add import overlap_add
 from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Noise, Progress
 
@@ -53,6 +54,8 @@ class SemantiCodecModel:
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
+        self._empty: OnceEach[str, Arrays] = OnceEach()
+        self._decoders: OnceEach[str, ResidentDecoder] = OnceEach()
 
     def check_encode_options(self, options: EncodeOptions, config: SemantiCodecConfig) -> None:
         pass  # it has none
@@ -171,17 +174,21 @@ class SemantiCodecModel:
     def open_codebooks(self, config: SemantiCodecConfig) -> Codebooks:
         return Codebooks(*map(self.networks.load_codebook, (config.semantic_codebook, ACOUSTIC_CODEBOOK)))
 
-    @cached_property
+    @property
     def unconditional(self) -> Arrays:
         """Keys and values of the empty conditioning: zeros in place of E."""
-        shape = self.networks.describe_inputs("conditioning")["features"].resolve(batch=1)
-        return self.networks.run("conditioning", features=np.zeros(shape, np.float32))
 
-    @cached_property
+        def compute() -> Arrays:
+            shape = self.networks.describe_inputs("conditioning")["features"].resolve(batch=1)
+            return self.networks.run("conditioning", features=np.zeros(shape, np.float32))
+
+        return self._empty.get("conditioning", compute)
+
+    @property
     def decoder(self) -> ResidentDecoder | None:
         """The decoder on a GPU, which keeps what passes between the stages there; None on the host."""
         device = self.networks.device
-        return None if device is None else ResidentDecoder(device, self.networks)
+        return None if device is None else self._decoders.get("gpu", lambda: ResidentDecoder(device, self.networks))
 
 
 def report_calls(predict: Predict, progress: Callable[[int, int], None], done: Iterator[int], units: int) -> Predict:

@@ -3,7 +3,7 @@
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), diffusion (audiomae,
 mel_vae). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE encoder:
 vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
-`bench/quality.py` compares with, and `curves` a picture of the losses.
+`bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
 from .preparation import cached, compute_fbanks, load_clips, load_weights, prepare_latents
 from .restoring import restore_bundle
+from .sizes import TRAINED
 from .vocoder import VocoderStage
 
 RESULTS = ("restore", "assemble", "ceilings", "curves")
@@ -78,11 +79,13 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
     """Run `restore`, `assemble`, `ceilings` or `curves`, and print what it wrote."""
     if name == "restore":
         made = folder
-        restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, folder)
+        kept = restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, TRAINED, folder)
+        console.print(f"restored: {', '.join(kept)}")
     elif name == "assemble":
-        made = assemble(folder, EMBEDDED)
+        made = assemble(folder, TRAINED)
     elif name == "ceilings":
-        write_ceilings(folder, corpus, EMBEDDED)
+        errors = write_ceilings(folder, corpus, TRAINED)
+        console.print("L1 of the VAE: " + ", ".join(f"{name} {error:.3f}" for name, error in errors.items()))
         made = corpus
     else:
         made = folder / "curves.png"
@@ -95,18 +98,18 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> S
     clips = load_clips(corpus)
     if name == "audiomae":
         fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
-        return MaskedAutoencoderStage(EMBEDDED, fbanks, device)
+        return MaskedAutoencoderStage(TRAINED, fbanks, device)
     if name == "mel_vae":
-        return MelVaeStage(EMBEDDED, clips, device)
+        return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
-        return VaeEncoderStage(EMBEDDED, clips, load_average(folder, "mel_vae", "decoder"), device)
+        return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
     encoder = load_encoder(folder)
     if name == "vocoder":
-        return VocoderStage(EMBEDDED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
-    audiomae = load_weights(AudioMAE(EMBEDDED), load_audiomae(folder), device)
-    vae = load_weights(VaeEncoder(EMBEDDED), encoder, device)
-    data = prepare_latents(folder, clips, audiomae, vae, EMBEDDED.config)
-    return DiffusionStage(EMBEDDED, data, device)
+        return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
+    audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
+    vae = load_weights(VaeEncoder(TRAINED), encoder, device)
+    data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config)
+    return DiffusionStage(TRAINED, data, device)
 
 
 def run() -> None:

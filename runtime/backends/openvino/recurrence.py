@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from sc_runtime.backends.failures import describe_failure
 from sc_runtime.bundle.manifest import WeightEntry
-from sc_runtime.errors import BackendError, first_line
 from sc_runtime.networks import Arrays
+
+from .graphs import find_reason
 
 STRIDES = (1, -1)  #: of the two directions, in ONNX's order
 OUTPUT = "encoder_output_linear.weight"  #: [D, 2H]
@@ -71,12 +73,9 @@ class RecurrentGraph:
             for layer in self.layers:
                 x = np.concatenate([direction.run(x) for direction in layer], axis=2)
             (acoustic,) = infer(self.output, x)
-        except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO failed on features {list(feeds['features'].shape)} ({first_line(error)})",
-                "inputs that fit in memory",
-                "use a smaller batch",
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            what = f"OpenVINO failed on features {list(feeds['features'].shape)}"
+            raise describe_failure(what, error, find_reason(error)) from error
         return {"acoustic": np.ascontiguousarray(acoustic.transpose(1, 0, 2))}
 
 

@@ -7,27 +7,27 @@ run for some shapes, and keeps them in the user's cache folder.
 from __future__ import annotations
 
 import importlib.util
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from sc_runtime.backends.base import ENCODE_BATCH
+from sc_runtime.backends.failures import OTHER
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device, find_capability
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line
-from sc_runtime.files import write_atomically
+from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
 
 from .plans import FOLDER, MODULES, Target, find_plan, import_library, list_planned, locate_plan
 
 NOT_INSTALLED = "neither tensorrt nor tensorrt_rtx is installed"
+KERNELS = Cache("tensorrt", ".kernels")  #: that TensorRT-RTX compiles
 INSTALL = "pip install 'sc-runtime[tensorrt]', or 'sc-runtime[rtx]' for an RTX GPU"
 
 
@@ -89,6 +89,10 @@ class TensorRtBackend:
         self.device = self.gpu.name
         self._loaded: dict[str, Loaded] = {}
 
+    def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
+        """The first GPU of the other process, not this one's."""
+        return type(self), ()
+
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         target = choose_target(bundle)
         plan = find_plan(bundle, graph, target)
@@ -104,10 +108,9 @@ class TensorRtBackend:
                     "a plan for this library and driver",
                     f"delete {plan} and build it again",
                 )
-        kernels = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt" / f"{target}-{graph}.kernels"
         profile = bundle.spec.graphs[graph].profile
         most = {axis: sizes[-1] for axis, sizes in profile.items()}
-        contexts = Contexts(loaded.module, engine, kernels, profile.keys() > {"batch"})
+        contexts = Contexts(loaded.module, engine, name_kernels(target, graph), profile.keys() > {"batch"})
         prepare = partial(TensorRtCall, self.gpu, plan, loaded, contexts, most)
         entry = bundle.manifest.graphs[graph]
         return DeviceGraph(self.gpu, bundle.spec.graphs[graph], entry.inputs, entry.outputs, prepare)
@@ -147,13 +150,13 @@ def load(library: str) -> Loaded:
 
 
 class Contexts:
-    """Opens execution contexts of one engine. `kernels` is the file in which TensorRT-RTX's kernels are kept.
+    """Opens execution contexts of one engine. `kernels` is the key under which TensorRT-RTX's kernels are kept.
 
     The caller allocates a context's memory: CUDA graphs require that, and the size follows the shapes. `lengths`: other
     axes than the batch are dynamic.
     """
 
-    def __init__(self, module: Any, engine: Any, kernels: Path, lengths: bool) -> None:
+    def __init__(self, module: Any, engine: Any, kernels: str, lengths: bool) -> None:
         self.engine, self._kernels, self._cache = engine, kernels, None
         self._given = module.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
@@ -164,8 +167,8 @@ class Contexts:
             strategies = module.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
-            with suppress(OSError):
-                self._cache.deserialize(kernels.read_bytes())  # it ignores the kernels of another driver or GPU
+            if (kept := KERNELS.read(kernels)) is not None:
+                self._cache.deserialize(kept.tobytes())  # it ignores the kernels of another driver or GPU
             config.set_runtime_cache(self._cache)
 
     def open(self) -> Any:
@@ -173,9 +176,12 @@ class Contexts:
 
     def keep(self) -> None:
         if self._cache is not None:
-            with suppress(OSError):
-                self._kernels.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._kernels, bytes(self._cache.serialize()))
+            KERNELS.write(self._kernels, bytes(self._cache.serialize()))
+
+
+def name_kernels(target: Target, graph: str) -> str:
+    """The key of the kernels of `graph` for `target`."""
+    return f"{str(target).replace('.', '_')}-{graph}"
 
 
 class TensorRtCall:
@@ -217,6 +223,7 @@ class TensorRtCall:
 
     def _refuse(self, what: str) -> BackendError:
         most = ", ".join(f"{axis} of at most {size}" for axis, size in self._most.items())
-        return BackendError(
-            f"{self._plan} {what} ({self._loaded.reason})", f"{most}, and memory for it", "use a smaller batch"
-        )
+        given = f"{self._plan} {what} ({self._loaded.reason})"
+        if ran_out_of_memory(self._loaded.reason):
+            return BackendError(given, "inputs that fit in the GPU's memory", "use a smaller batch")
+        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else OTHER)
