@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,8 @@ def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticod
     """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
     from sc_runtime.export.registry import find_export
 
-    graphs: Any = find_export(codec).graphs
-    for name in graphs.keys() - set(names):
-        patch.delitem(graphs, name)
+    export = find_export(codec)
+    patch.setattr(export, "graphs", {name: graph for name, graph in export.graphs.items() if name in names})
     patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
 
 
@@ -74,6 +74,13 @@ def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
     from tests.emulated_device import Emulations
 
     return Emulations(tmp_path_factory.mktemp("emulations"))
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The JSON of a manifest, without its hash of itself, so that a test may change it."""
+    raw = json.loads((folder / "manifest.json").read_text())
+    raw.pop("sha256", None)
+    return raw
 
 
 @pytest.fixture(scope="session")
