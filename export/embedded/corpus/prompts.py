@@ -66,7 +66,7 @@ def decode_prompt(path: Path) -> npt.NDArray[np.int16]:
         result = subprocess.run([*command, "-ar", str(SAMPLE_RATE), "-"], capture_output=True, check=False)
     except FileNotFoundError as error:
         raise MissingExtraError(f"{FFMPEG.needs} is not installed", "a decoder of G.722", FFMPEG.install) from error
-    if result.returncode or not result.stdout:
+    if result.returncode or not result.stdout or len(result.stdout) % 2:
         raise BackendError(f"{path}: {result.stderr.decode(errors='replace').strip()}", "a G.722 file")
     return np.frombuffer(result.stdout, "<i2")
 
