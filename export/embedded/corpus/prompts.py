@@ -73,7 +73,7 @@ def decode_prompt(path: Path) -> npt.NDArray[np.int16]:
 
 def read_prompt(path: Path) -> Signal:
     """A prompt without the silence around it: float32 [samples] at 16 kHz."""
-    return trim(decode_prompt(path).astype(np.float32) / 32768)
+    return trim(decode_prompt(path).astype(np.float32) / np.float32(32768))
 
 
 def make_recorded(source: Source, index: int) -> Signal:
