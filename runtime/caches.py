@@ -69,7 +69,7 @@ class Cache:
         for path in self._find(key):
             with suppress(OSError, ValueError):  # a ValueError for an empty file
                 data = np.memmap(path, np.uint8, "r")
-                if hash_data(data) == path.name.split(".")[1]:
+                if hash_data(data.data) == path.name.split(".")[1]:
                     os.utime(path)
                     return data
             self._delete(path)
@@ -163,7 +163,7 @@ def list_files(root: Path) -> list[tuple[float, int, Path]]:
     return found
 
 
-def hash_data(data: bytes | memoryview | np.ndarray) -> str:
+def hash_data(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,7 @@ from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cu
 from tests.emulated_device import EmulatedDevice, Emulations
 from tests.test_backends import relative_error
 from tests.test_samplers import mixture_velocity
+from tests.test_threads import list_tasks
 
 ABSENCE = device.explain_absence()
 has_core = pytest.mark.skipif("cuda-core" in (ABSENCE or ""), reason=f"not compiled: {ABSENCE}")
@@ -370,6 +372,18 @@ def test_decoding_on_the_device_is_decoding(
     if name == "tensorrt":
         noise = np.random.default_rng(0).standard_normal(40_000, np.float32)
         assert codec.encode(noise) == reference.encode(noise)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
+    """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    tasks = list_tasks(Codec(bundle, open_backend(name, emulations)), (0.05, 11), steps=1, guidance=1.0)
+    codec = Codec(bundle, open_backend(name, emulations))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda task: task(codec), tasks))
+    assert len(codec.model.decoder._groups) == 2  # type: ignore[attr-defined]  # of one window and of two
 
 
 @needs_compiler
