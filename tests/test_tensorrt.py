@@ -31,7 +31,7 @@ from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.doctor import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
-from sc_runtime.cuda.graph import keep_recent
+from sc_runtime.cuda.graph import RECENT, keep_recent
 from sc_runtime.cuda.solver import Solver
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
@@ -405,6 +405,12 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
     assert relative_error(first, plain) > 1e-3
     assert relative_error(first, everywhere) > 1e-3
     decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), Schedule(), SeededNoise(1), range(5, 6), 1000)
+    assert gpu.captured == 4
+    group = decoder.prepare(1, Sampling("dpm", 2, 1.0, 0.0), Schedule())
+    with gpu.lock:
+        sounds = [group.vocode(samples) for samples in (1000, 20_000, 40_000, 60_000, 80_000, 163_840, 1000)]
+    assert np.array_equal(sounds[0], sounds[-1])  # prepared again
+    assert len(group._vocoders) == RECENT
     assert gpu.captured == 4
 
 
