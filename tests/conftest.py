@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import json
+=======
+import os
+from collections.abc import Iterator
+>>>>>>> refs/heads/backends
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +19,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 BUNDLES = ROOT / "build" / "test-bundles"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of the tests that import ONNX Runtime themselves
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The caches of this session lie in a folder of its own, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 def build_test_bundle(

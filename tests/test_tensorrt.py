@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
-from sc_runtime.cuda.graph import keep_recent
+from sc_runtime.cuda.graph import RECENT, keep_recent
 from sc_runtime.cuda.solver import Solver
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
@@ -45,6 +46,7 @@ from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cu
 from tests.emulated_device import EmulatedDevice, Emulations
 from tests.test_backends import error_of_variation
 from tests.test_samplers import mixture_velocity
+from tests.test_threads import list_tasks
 
 ABSENCE = device.explain_absence()
 has_core = pytest.mark.skipif("cuda-core" in (ABSENCE or ""), reason=f"not compiled: {ABSENCE}")
@@ -373,6 +375,18 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
+    """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    tasks = list_tasks(Codec(bundle, open_backend(name, emulations)), (0.05, 11), steps=1, guidance=1.0)
+    codec = Codec(bundle, open_backend(name, emulations))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda task: task(codec), tasks))
+    assert len(codec.model.decoder._groups) == 2  # type: ignore[attr-defined]  # of one window and of two
+
+
+@needs_compiler
 def test_guidance_in_an_interval_and_one_capture_a_size(
     bundle: Bundle, library: dict[str, Any], emulations: Emulations
 ) -> None:
@@ -391,6 +405,12 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
     assert error_of_variation(first, plain) > 1e-3
     assert error_of_variation(first, everywhere) > 1e-3
     decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), Schedule(), SeededNoise(1), range(5, 6), 1000)
+    assert gpu.captured == 4
+    group = decoder.prepare(1, Sampling("dpm", 2, 1.0, 0.0), Schedule())
+    with gpu.lock:
+        sounds = [group.vocode(samples) for samples in (1000, 20_000, 40_000, 60_000, 80_000, 163_840, 1000)]
+    assert np.array_equal(sounds[0], sounds[-1])  # prepared again
+    assert len(group._vocoders) == RECENT
     assert gpu.captured == 4
 
 
