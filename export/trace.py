@@ -1,7 +1,8 @@
-"""Torch module to ONNX file, without ever holding its weights: traced on fake tensors, weights written one by one."""
+"""Torch module to ONNX file. It is traced on fake tensors, and its weights are read and written one by one."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import warnings
@@ -24,7 +25,7 @@ TRACED_AXES = {
     "frames": 96,
     "samples": 2000,
     "positions": 40,
-}  #: any sizes but 1, which tracing would take for a constant
+}  #: any sizes except 1, which would become a constant
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def trace(
     weights = {}
     for name, value in model.graph.initializers.items():
         if name in program.exported_program.state_dict or name in program.exported_program.constants:
-            promise_weight(value, find, name)
-            weights[name] = StoredWeight(name, tuple(value.shape), None)
+            weights[name] = promise_weight(value, find, name)
     weights = fold_transposes(model, weights)
     onnxscript.optimizer.optimize_ir(model)
     strip_metadata(model)
@@ -98,16 +98,18 @@ def follow_weights(
         if tensor is not None and tensor.size <= most:
             holders.setdefault((tensor.dtype, tensor.tobytes()), name)
     found = dict(weights)
-    for name in lost:
-        tensor = ir.tensor(find(name).detach().contiguous().numpy())
+    for name, weight in lost.items():
+        array = find(name).detach().numpy()
+        order = weight.permutation or range(array.ndim)
+        tensor = ir.tensor(np.ascontiguousarray(array.transpose(order)))
         del found[name]
         if holder := holders.get((tensor.dtype, tensor.tobytes())):
-            found[name] = StoredWeight(holder, tuple(tensor.shape.numpy()), None)
+            found[name] = dataclasses.replace(weight, initializer=holder)
     return found
 
 
 def share_weights(model: ir.Model, donor: Path) -> None:
-    """Have the weights of `model` that the graph in the file `donor` has too be read from that graph's data file."""
+    """Let `model` read the weights that it has in common with the graph in the file `donor` from that graph's data."""
     theirs = ir.load(donor).graph.initializers
     for name, value in model.graph.initializers.items():
         found = theirs[name].const_value if name in theirs else None
@@ -116,7 +118,7 @@ def share_weights(model: ir.Model, donor: Path) -> None:
 
 
 def save_model(model: ir.Model, path: Path, shared: Path | None = None) -> list[Path]:
-    """Write the graph and its weights beside it, or none where they lie in the file `shared`; returns both files."""
+    """Write the graph, and its weights beside it unless they lie in the file `shared`. Returns both files."""
     if shared:
         ir.save(model, path)
         return [path, shared]
@@ -135,7 +137,8 @@ def describe_axes(module: nn.Module, inputs: dict[str, TensorSpec]) -> tuple:
     return axes if named == len(axes) else (*axes[:named], axes[named:])
 
 
-def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> None:
+def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> StoredWeight:
+    """Have `value` hold the tensor `name`, which is asked for when it is saved."""
     shape, dtype = value.shape, value.dtype
     assert shape is not None and dtype is not None
 
@@ -145,6 +148,7 @@ def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) ->
         return ir.Tensor(array, name=name)
 
     value.const_value = ir.LazyTensor(fetch, dtype=dtype, shape=shape, name=name)
+    return StoredWeight(name, tuple(shape.numpy()), None)
 
 
 def fold_transposes(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, StoredWeight]:
@@ -156,10 +160,10 @@ def fold_transposes(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dic
     transposed: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source.name not in graph.initializers or source.const_value is None:
+        if source is None or source.const_value is None or source.name not in graph.initializers:
             continue
         permutation = tuple(node.attributes["perm"].as_ints())
-        key = (source.name, permutation)
+        key = (str(source.name), permutation)
         if key not in transposed:
             reversing = permutation == tuple(reversed(range(len(permutation))))
             suffix = "" if reversing else "_" + "_".join(map(str, permutation))
@@ -191,7 +195,7 @@ def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, perm
 
 
 def strip_metadata(model: ir.Model) -> None:
-    """Drop what tracing noted of this machine's files and stack."""
+    """Drop the file names and stack traces of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -202,7 +206,7 @@ def strip_metadata(model: ir.Model) -> None:
 
 
 class quiet_exporter:
-    """Silences the exporter's remarks on packages that this project does not use."""
+    """Silences the exporter's warnings about packages that this project does not use."""
 
     def __enter__(self) -> None:
         self.logger = logging.getLogger("torch.onnx")

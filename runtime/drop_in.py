@@ -9,20 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from sc_runtime.bundle.locate import list_bundles, locate_bundle
-from sc_runtime.bundle.manifest import MANIFEST
-
+from .bundle.locate import list_bundles, locate_bundle
+from .bundle.manifest import MANIFEST
+from .bundle.store import Bundle
 from .codec import Codec
-from .errors import BundleError
+from .errors import BundleError, SettingsError
+from .semanticodec.config import SemantiCodecConfig
+from .spec import DecodeOptions
 
 
 class SemantiCodec:
     """The published class, on this runtime.
 
-    `token_rate` 25, 50 or 100; `semantic_vocab_size` 4096, 8192, 16384 or 32768; `checkpoint_path` a checkpoint
-    folder in the published layout, or a built bundle; None for the published weights. Where the bundle is not built
-    yet, it is built first, in a process of its own (`python -m sc_runtime.export.build`, which needs the extra
-    `export`): once. Raises BundleError when that fails.
+    Arguments:
+        token_rate: 25, 50 or 100 tokens per second.
+        semantic_vocab_size: 4096, 8192, 16384 or 32768.
+        ddim_sample_step: number of diffusion steps, 1 to 999.
+        cfg_scale: scale of classifier-free guidance.
+        checkpoint_path: a checkpoint folder in the published layout, or a built bundle. None uses the published
+            weights.
+        seed: of the noise.
+        backend: as `Codec.load` has it.
+
+    A bundle that is not built yet is built once, in a process of its own, which needs the extra `export`. Raises
+    BundleError if that fails, and SettingsError if a built bundle is of another codec, rate or vocabulary.
     """
 
     def __init__(
@@ -36,9 +46,13 @@ class SemantiCodec:
         seed: int = 0,
         backend: str = "auto",
     ) -> None:
+        wanted = SemantiCodecConfig(token_rate, semantic_vocab_size)
         bundle = find_or_build(token_rate, semantic_vocab_size, checkpoint_path)
         self.codec = Codec.load(bundle, backend=backend)
-        self.vocab, self.steps, self.guidance, self.seed = semantic_vocab_size, ddim_sample_step, cfg_scale, seed
+        check_bundle(self.codec.bundle, wanted)
+        self.vocab = semantic_vocab_size
+        self.options = DecodeOptions(steps=ddim_sample_step, guidance=cfg_scale, seed=seed)
+        self.codec.resolve_options(self.options)  # raises now for a value that cannot work
 
     def encode(self, filepath: str | os.PathLike[str]) -> np.ndarray:
         """Audio file -> tokens int64 [1, T, 2]."""
@@ -46,10 +60,20 @@ class SemantiCodec:
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens [1, T, 2], an array or a tensor on the CPU -> waveform float32 [1, 1, n] at 16 kHz."""
-        audio = self.codec.decode(
-            np.asarray(tokens), steps=self.steps, guidance=self.guidance, seed=self.seed, vocab=self.vocab
-        )
-        return audio[np.newaxis, np.newaxis]
+        return self.codec.decode(np.asarray(tokens), self.options, vocab=self.vocab)[np.newaxis, np.newaxis]
+
+
+def check_bundle(bundle: Bundle, wanted: SemantiCodecConfig) -> None:
+    """Raises SettingsError unless `bundle` is of the codec, the rate and a vocabulary of `wanted`."""
+    manifest, found = bundle.manifest, bundle.choose_config()
+    if (found.codec, found.tps) == (wanted.codec, wanted.tps) and wanted.vocab in manifest.vocabularies:
+        return
+    vocabularies = " or ".join(map(str, manifest.vocabularies))
+    raise SettingsError(
+        f"token_rate {wanted.tps} and semantic_vocab_size {wanted.vocab} with the bundle {bundle.path}",
+        f"those of the bundle: {found.codec}, {found.tps} tps, vocabulary {vocabularies}",
+        "name another checkpoint_path, or leave it out",
+    )
 
 
 def find_or_build(tps: int, vocab: int, checkpoint: str | os.PathLike[str] | None) -> Path:
@@ -64,6 +88,6 @@ def find_or_build(tps: int, vocab: int, checkpoint: str | os.PathLike[str] | Non
     if name in (path.name for path in list_bundles()):
         return locate_bundle(name)
     command = [sys.executable, "-m", "sc_runtime.export.build", *arguments]
-    if subprocess.run(command, check=False).returncode:  # it has said why
+    if subprocess.run(command, check=False).returncode:  # it has printed why
         raise BundleError(f"no bundle {name}", "one that is built", f"run {' '.join(['python', *command[1:]])}")
     return locate_bundle(name)

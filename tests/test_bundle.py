@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sc_runtime.bundle import store as bundle_module
-from sc_runtime.bundle.locate import is_candidate, list_bundles, locate_bundle
+from sc_runtime.bundle import locate, store
+from sc_runtime.bundle.locate import BUNDLE_VARIABLE, is_candidate, list_bundles, locate_bundle
 from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import BUILD_AGAIN, EMBEDDED, VERIFIED, Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
+from tests.conftest import load_manifest
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def open_everything(path: Path) -> None:
 
 def test_a_sound_bundle_opens_and_remembers_what_it_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_everything(copy)
-    assert (copy / VERIFIED).is_file()
-    monkeypatch.setattr(bundle_module, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
+    assert not (copy / VERIFIED).exists()  # nothing is written to a bundle
+    monkeypatch.setattr(store, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
     open_everything(copy)
 
 
@@ -107,7 +108,7 @@ def test_swapped_files_are_found(copy: Path) -> None:
     ],
 )
 def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match=r"manifest\.json: .*expected a manifest of format 2") as error:
@@ -125,7 +126,7 @@ def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
     ],
 )
 def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message: str) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw | {"trained": True}))
     with pytest.raises(BundleError) as error:
@@ -135,7 +136,7 @@ def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message
 
 
 def test_a_manifest_of_the_other_codec_does_not_fit_these_settings(copy: Path) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     (copy / MANIFEST).write_text(json.dumps(raw | {"codec": "unicodec"}))
     with pytest.raises(BundleError, match="expected a manifest"):
         Bundle.load(copy)
@@ -150,7 +151,7 @@ def test_settings_come_back_from_a_manifest(bundle: str, request: pytest.Fixture
         config = manifest.configure(vocab)
         assert config.vocab == vocab
         assert (config.codec, json.loads(json.dumps(config.settings))) == (manifest.codec, manifest.settings)
-        assert type(config) is manifest.model.config
+        assert type(config) is manifest.spec.config
     assert manifest.configure().vocab == manifest.vocabularies[-1]
 
 
@@ -161,7 +162,7 @@ def test_a_manifest_that_is_not_json(copy: Path) -> None:
 
 
 def test_a_manifest_cannot_point_outside_its_folder(copy: Path) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     raw["graphs"]["hifigan"]["files"] = ["../../elsewhere.onnx"]
     (copy / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match=r"no size and hash of \.\./\.\./elsewhere\.onnx"):
@@ -179,10 +180,10 @@ def test_a_read_only_bundle_works(copy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "bundles"
-    monkeypatch.setattr(bundle_module, "bundles_folder", lambda: folder)
-    monkeypatch.delenv(bundle_module.BUNDLE_VARIABLE, raising=False)
+    monkeypatch.setattr(locate, "bundles_folder", lambda: folder)
+    monkeypatch.delenv(BUNDLE_VARIABLE, raising=False)
     assert locate_bundle() == EMBEDDED
-    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest = load_manifest(copy)
     for age, (name, trained) in enumerate({"stand-in": False, "new": True, "old": True, ".partial": True}.items()):
         (folder / name).mkdir(parents=True)
         (folder / name / MANIFEST).write_text(json.dumps(manifest | {"trained": trained}))
@@ -193,7 +194,7 @@ def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch:
     assert locate_bundle("embedded") == EMBEDDED
     (folder / "new" / MANIFEST).write_text("{}")
     assert locate_bundle() == folder / "old"
-    monkeypatch.setenv(bundle_module.BUNDLE_VARIABLE, "stand-in")
+    monkeypatch.setenv(BUNDLE_VARIABLE, "stand-in")
     assert locate_bundle() == folder / "stand-in"
     with pytest.raises(BundleError, match=r"'absent' not found; expected a folder or the name .*\(.*old, embedded\)"):
         locate_bundle("absent")

@@ -92,10 +92,10 @@ def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
     good, damaged, shrinking = golden / SPEECH, np.zeros(200_000, np.float32), np.zeros(180_000, np.float32)
     damaged[190_000] = np.nan
     expected = codec.encode(good)
-    cut = codec.model.cut
+    plan_windows = codec.model.plan_windows
 
     def lose_the_second_window(recording: Audio, config: SemantiCodecConfig) -> WindowPlan:
-        found = cut(recording, config)
+        found = plan_windows(recording, config)
 
         def read() -> Iterator[np.ndarray]:
             yield next(found.windows)
@@ -103,7 +103,7 @@ def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
 
         return replace(found, windows=read()) if found.samples == len(shrinking) else found
 
-    monkeypatch.setattr(codec.model, "cut", lose_the_second_window)
+    monkeypatch.setattr(codec.model, "plan_windows", lose_the_second_window)
     for batch in (1, 2, 3, 16):
         found = list(codec.encode_many([b"", good, damaged, shrinking, "not there.wav", good], batch=batch))
         assert [found[1], found[5]] == [expected] * 2
@@ -255,8 +255,15 @@ def test_steps_that_cannot_work_are_refused_before_anything_runs(codec: Codec, t
         ({"eta": 1.5}, "eta 1.5"),
         ({"eta": float("nan")}, "eta nan"),
         ({"guidance": float("inf")}, "guidance inf"),
+        ({"eta": "1"}, "eta '1'"),
+        ({"guidance": "2"}, "guidance '2'; expected a finite number"),
+        ({"steps": 1.5}, "steps 1.5; expected a whole number of steps"),
+        ({"steps": True}, "steps True; expected a whole number of steps"),
         ({"seed": -1}, "seed -1"),
+        ({"seed": 1.5}, "seed 1.5; expected a whole number from 0 to"),
         ({"batch": 0}, "batch 0"),
+        ({"batch": 2.5}, "batch 2.5; expected a whole number of windows, at least 1"),
+        ({"step": 8}, "option step=8; expected one of preset, steps"),
     ],
 )
 def test_other_settings_are_refused(codec: Codec, tokens: Tokens, settings: dict, message: str) -> None:
@@ -269,8 +276,20 @@ def test_tokens_of_another_rate_or_vocabulary_are_refused(codec: Codec, tokens: 
         codec.decode(Tokens.from_array(tokens.codes, SemantiCodecConfig(25, 32768)), steps=1)
     with pytest.raises(TokensError, match="vocabulary"):
         codec.decode(Tokens.from_array(tokens.codes % 8000, SemantiCodecConfig(50, 8192)), steps=1)
-    with pytest.raises(TokensError, match="semantic token 40000 at position 0"):
+    with pytest.raises(TokensError, match=r"semantic token 40000 at position 0.*choose the vocabulary"):
         codec.decode(np.array([[40000, 0]]), steps=1)
+    with pytest.raises(TokensError, match="acoustic token 9000 at position 1; expected 0 to 8191: the tokens are dam"):
+        codec.decode(np.array([[4, 0], [4, 9000]]), steps=1)
+
+
+def test_a_vocabulary_other_than_the_tokens_own_is_refused(codec: Codec, tokens: Tokens, tmp_path: Path) -> None:
+    tokens.save(tmp_path / "a.sct")
+    given = "vocab 4096 for tokens that state the vocabulary 32768; expected the same: leave vocab out"
+    for source in (tokens, tmp_path / "a.sct"):
+        with pytest.raises(TokensError, match=given):
+            codec.decode_stream(source, vocab=4096)
+        with pytest.raises(TokensError, match=given):
+            codec.embed(source, vocab=4096)
 
 
 def test_tokens_of_another_codec_are_refused_by_name(codec: Codec, tmp_path: Path) -> None:
@@ -301,8 +320,8 @@ def test_options_of_another_codec_are_refused(codec: Codec, golden: Path) -> Non
 
 def test_settings_that_are_left_out_are_the_published_ones(codec: Codec, tokens: Tokens) -> None:
     reference = {"solver": "ddim", "steps": 50, "guidance": 2.0, "eta": 1.0, "interval": (0, 1000)}
-    assert codec.settle(DecodeOptions()) == {"preset": "reference", "seed": 0, **reference}
-    changed = codec.settle(DecodeOptions(preset="fast", steps=4, seed=7))
+    assert codec.resolve_options(DecodeOptions()) == {"preset": "reference", "seed": 0, **reference}
+    changed = codec.resolve_options(DecodeOptions(preset="fast", steps=4, seed=7))
     assert (changed["preset"], changed["steps"], changed["seed"]) == ("fast", 4, 7)
     assert changed["solver"] == PRESETS["fast"].solver
     seeded = codec.decode(tokens, preset="reference", steps=2, seed=0)

@@ -11,9 +11,10 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.semanticodec.config import LATENT_SHAPE, Schedule
 from sc_runtime.semanticodec.guidance import guide
 from sc_runtime.semanticodec.noise import SeededNoise
-from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_sampling
+from sc_runtime.semanticodec.presets import PRESETS, Sampling, choose_preset, resolve_sampling
 from sc_runtime.semanticodec.samplers import SOLVERS, sample_ddim
 from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cumprod, half_log_snr
+from sc_runtime.spec import DecodeOptions
 from tests.golden import seeded_weights
 
 SCHEDULE = Schedule()
@@ -49,15 +50,13 @@ def test_refused_step_counts_name_one_that_works() -> None:
     assert len(choose_timesteps(30, SCHEDULE, "logsnr")) == 31
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 20, 25, 30])
-def test_other_spacings_take_exactly_the_steps_asked_for(spacing: str, steps: int) -> None:
-    nodes = choose_timesteps(steps, SCHEDULE, spacing)
-    assert len(nodes) == steps + 1
-    assert (nodes[0], nodes[-1]) == (999, 0)
-    assert (np.diff(nodes) < 0).all()
-    even = nodes.astype(float) if spacing == "uniform" else half_log_snr(ALPHAS)[nodes]
-    widths = np.diff(even)
+def test_even_log_snr_has_exactly_the_steps_asked_for(steps: int) -> None:
+    timesteps = choose_timesteps(steps, SCHEDULE, "logsnr")
+    assert len(timesteps) == steps + 1
+    assert (timesteps[0], timesteps[-1]) == (999, 0)
+    assert (np.diff(timesteps) < 0).all()
+    widths = np.diff(half_log_snr(ALPHAS)[timesteps])
     if steps <= 10:
         assert widths.max() / widths.min() == pytest.approx(1, abs=0.5)
 
@@ -96,16 +95,16 @@ def test_deterministic_ddim_converges_with_order_one() -> None:
     """eta 0 integrates an ODE; for Gaussian data it multiplies z_T by a known ratio, with an error like 1 / steps."""
     deviation, errors = 0.37, []
     for steps in (100, 200, 500):
-        nodes = choose_timesteps(steps, SCHEDULE)
+        timesteps = choose_timesteps(steps, SCHEDULE)
         found = sample_ddim(
             lambda latent, step: exact_velocity(latent, step, deviation),
             np.ones(1, np.float32),
             lambda draw: np.ones(1, np.float32),
-            nodes,
+            timesteps,
             ALPHAS,
             0.0,
         )
-        exact = data_width(ALPHAS[0], deviation) / data_width(ALPHAS[nodes[0]], deviation)
+        exact = data_width(ALPHAS[0], deviation) / data_width(ALPHAS[timesteps[0]], deviation)
         errors.append(abs(found.item() / exact - 1))
     assert errors[0] < 0.05
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
@@ -127,9 +126,9 @@ def mixture_velocity(latent: np.ndarray, step: int) -> np.ndarray:
     return alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
 
 
-def solve_mixture(solver: str, nodes: np.ndarray) -> np.ndarray:
+def solve_mixture(solver: str, timesteps: np.ndarray) -> np.ndarray:
     start = np.linspace(-2, 2, 41)
-    return SOLVERS[solver].sample(mixture_velocity, start, lambda draw: start, nodes, ALPHAS, 0.0)
+    return SOLVERS[solver].sample(mixture_velocity, start, lambda draw: start, timesteps, ALPHAS, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +161,8 @@ def test_order_of_convergence(solver: str, low: float, high: float, exact_flow: 
 
 
 def test_the_fast_preset_has_the_fewest_steps_that_beat_ddim_at_fifty(exact_flow: np.ndarray) -> None:
-    def error(solver: str, nodes: np.ndarray) -> float:
-        return float(np.sqrt(np.mean((solve_mixture(solver, nodes) - exact_flow) ** 2)))
+    def error(solver: str, timesteps: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((solve_mixture(solver, timesteps) - exact_flow) ** 2)))
 
     ddim = error("ddim", choose_timesteps(50, SCHEDULE))
     fast = PRESETS["fast"]
@@ -190,8 +189,8 @@ def test_the_stochastic_dpm_solver_samples_the_mixture() -> None:
 
 
 def test_presets_and_their_changes() -> None:
-    assert choose_sampling("reference") == Sampling("ddim", 50, 2.0, 1.0)
-    assert choose_sampling("fast", steps=9, guidance=None).steps == 9
+    assert resolve_sampling(DecodeOptions()) == choose_preset("reference") == Sampling("ddim", 50, 2.0, 1.0)
+    assert resolve_sampling(DecodeOptions("fast", steps=9, guidance=None)).steps == 9
     for sampling in PRESETS.values():
         choose_timesteps(sampling.steps, SCHEDULE, SOLVERS[sampling.solver].spacing)
     for changes, message in [
@@ -204,10 +203,11 @@ def test_presets_and_their_changes() -> None:
         ({"interval": 5}, "guidance interval 5"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            choose_sampling("reference", **changes)
-    assert choose_sampling("fast", interval=[200, 1000]) == choose_sampling("fast", interval=(200, 1000))
+            resolve_sampling(DecodeOptions(**changes))  # type: ignore[arg-type]
+    listed, paired = (resolve_sampling(DecodeOptions(interval=kind((200, 1000)))) for kind in (list, tuple))
+    assert listed == paired
     with pytest.raises(SettingsError, match="preset 'best'; expected one of reference, balanced, fast"):
-        choose_sampling("best")
+        resolve_sampling(DecodeOptions("best"))
 
 
 def test_eta_zero_asks_for_no_noise() -> None:

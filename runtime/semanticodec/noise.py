@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import SettingsError, check_whole
 
 from .config import LATENT_SHAPE
 
@@ -24,8 +24,9 @@ class SeededNoise:
     seed: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise SettingsError(f"seed {self.seed}", "0 to 2^64 - 1")
+        expected = "a whole number from 0 to 2^64 - 1"
+        if not 0 <= check_whole("seed", self.seed, expected) < 2**64:
+            raise SettingsError(f"seed {self.seed}", expected)
 
     def __call__(self, window: int, draw: int) -> np.ndarray:
         """Standard normal float32 [8, 256, 16]."""

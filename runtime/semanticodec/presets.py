@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import SettingsError, check_finite, check_whole
 from sc_runtime.spec import DecodeOptions
 
 from .samplers import SOLVERS
@@ -35,10 +34,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise SettingsError(f"solver {self.solver!r}", f"one of {', '.join(SOLVERS)}")
-        if not math.isfinite(self.guidance):
-            raise SettingsError(f"guidance {self.guidance}", "a finite number (published: 2)")
-        if not 0 <= self.eta <= 1:
-            raise SettingsError(f"eta {self.eta}", "0 (deterministic) to 1 (published)")
+        check_whole("steps", self.steps, "a whole number of steps (published: 50)")
+        check_finite("guidance", self.guidance, "a finite number (published: 2)")
+        expected = "0 (deterministic) to 1 (published)"
+        if not 0 <= check_finite("eta", self.eta, expected) <= 1:
+            raise SettingsError(f"eta {self.eta}", expected)
         if self.eta > 0 and not SOLVERS[self.solver].stochastic:
             raise SettingsError(f"eta {self.eta} with the solver {self.solver}", "eta 0, as it is deterministic")
         try:

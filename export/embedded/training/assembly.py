@@ -12,6 +12,7 @@ from torch import Tensor
 from sc_runtime.export.semanticodec.checkpoint import ACOUSTIC_CODEBOOK, DECODER, ENCODER, name_codebook
 from sc_runtime.export.semanticodec.graphs import NETWORKS
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.spec import list_shapes
 from sc_runtime.files import replacing
 
 from .loop import load_average
@@ -37,7 +38,7 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
     files: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     for name, state in states.items():
         network = NETWORKS[name]
-        for key in network.list_shapes(sizes):
+        for key in list_shapes(network, sizes):
             files[network.file][key] = state[key.removeprefix(network.prefix)].half()
     codebook = load_average(folder, "diffusion", "quantizer")["embed"]
     files["encoder"][ACOUSTIC_CODEBOOK] = codebook[None].half()

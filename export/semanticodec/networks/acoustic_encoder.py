@@ -67,30 +67,34 @@ class OnnxAcousticEncoder(nn.Module):
         return self.encoder_output_linear(x.transpose(0, 1))
 
 
-def convert_lstm(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """The tensor `name` ("w0", "r2", "b1", ...) of `OnnxAcousticEncoder`, from the published `encoder.*` tensors."""
-    kind, layer = name[0], int(name[1:])
-    directions = []
-    for suffix in SUFFIXES:
-        parts = [reorder_gates(state[f"encoder.{stem}_l{layer}{suffix}"]) for stem in STEMS[kind]]
-        directions.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-    return torch.stack(directions)
+def list_lstm_parts(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors of PyTorch's LSTM that `convert_lstm` makes the tensor `name` of, of `shape`.
+
+    Empty unless `name` is "w0", "r2", "b1", ... of `OnnxAcousticEncoder`.
+    """
+    if not re.fullmatch(r"[wrb]\d+", name):
+        return {}
+    stems = STEMS[name[0]]
+    rows = shape[1] // len(stems)
+    return {f"encoder.{stem}_l{name[1:]}{suffix}": (rows, *shape[2:]) for suffix in SUFFIXES for stem in stems}
+
+
+def convert_lstm(*parts: Tensor) -> Tensor:
+    """A tensor of ONNX's LSTM from those that `list_lstm_parts` names."""
+    half = len(parts) // len(SUFFIXES)
+    return torch.stack([torch.cat([reorder_gates(part) for part in side]) for side in (parts[:half], parts[half:])])
 
 
 def restore_lstm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors `encoder.*` from those of `OnnxAcousticEncoder`: the inverse of `convert_lstm`.
-
-    What is no weight of the LSTM keeps its name.
-    """
+    """The tensors of `AcousticEncoder` from those of `OnnxAcousticEncoder`: the inverse of `convert_lstm`."""
     state = {}
     for name, tensor in weights.items():
-        if not re.fullmatch(r"[wrb]\d+", name):
+        parts = list_lstm_parts(name, tuple(tensor.shape))
+        if not parts:
             state[name] = tensor
             continue
-        stems = STEMS[name[0]]
-        for suffix, direction in zip(SUFFIXES, tensor, strict=True):
-            for stem, part in zip(stems, direction.chunk(len(stems)), strict=True):
-                state[f"encoder.{stem}_l{name[1:]}{suffix}"] = restore_gates(part)
+        rows = tensor.flatten(0, 1).chunk(len(parts))
+        state |= {part: restore_gates(chunk) for part, chunk in zip(parts, rows, strict=True)}
     return state
 
 

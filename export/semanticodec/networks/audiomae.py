@@ -32,7 +32,7 @@ class AudioMAE(nn.Module):
     def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:
         """fbank [B, 1024, 128] -> class token and 512 positions [B, 513, width], before stacking.
 
-        `visible`, int64 [B, n], keeps those positions only, in that order: [B, 1 + n, width]. Training masks the others.
+        `visible`, int64 [B, n]: only these positions are kept, in this order; [B, 1 + n, width]. Training masks others.
         """
         x = self.patch_embed(fbank) + self.pos_embed[:, 1:]
         if visible is not None:

@@ -1,10 +1,10 @@
-"""The acoustic encoder in OpenVINO, its bidirectional LSTM taken apart for speed and memory.
+"""A bidirectional LSTM and a linear map in OpenVINO, taken apart for speed and memory.
 
-An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product; only R h, and what
-follows it, has to go position by position, and does so in a loop inside OpenVINO: one direction at a time, all windows
-at once, so that R is read from memory as few times as can be. Measured (bench/recurrence.py) against OpenVINO's own
-LSTMSequence, which gains nothing from a batch and holds 3.5 times the weights, and ONNX Runtime's LSTM, of whose
-threads each reads all of R for its part of the batch.
+An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product. Only R h and the gates
+run position by position, in a loop inside OpenVINO. The loop takes one direction at a time and all windows at once, so
+that R is read from memory as rarely as possible. bench/kernels/recurrence.py compares it with OpenVINO's LSTMSequence,
+which gains nothing from a batch and holds 3.5 times the weights, and with ONNX Runtime's LSTM, in which each thread
+reads all of R for its part of the batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from sc_runtime.backends.failures import describe_failure
 from sc_runtime.bundle.manifest import WeightEntry
-from sc_runtime.errors import BackendError, first_line
 from sc_runtime.networks import Arrays
+
+from .graphs import find_reason
 
 STRIDES = (1, -1)  #: of the two directions, in ONNX's order
 OUTPUT = "encoder_output_linear.weight"  #: [D, 2H]
@@ -65,18 +67,15 @@ class RecurrentGraph:
         self.output = pack(build_output(weights[OUTPUT]))
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """`feeds` hold "features"; the answer holds "acoustic"."""
+        """`feeds` has "features"; the result has "acoustic"."""
         x = np.ascontiguousarray(feeds["features"].transpose(1, 0, 2))
         try:
             for layer in self.layers:
                 x = np.concatenate([direction.run(x) for direction in layer], axis=2)
             (acoustic,) = infer(self.output, x)
-        except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO failed on features {list(feeds['features'].shape)} ({first_line(error)})",
-                "inputs that fit in memory",
-                "use a smaller batch",
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            what = f"OpenVINO failed on features {list(feeds['features'].shape)}"
+            raise describe_failure(what, error, find_reason(error)) from error
         return {"acoustic": np.ascontiguousarray(acoustic.transpose(1, 0, 2))}
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sc_runtime import Codec, SemantiCodec
-from sc_runtime import drop_in as published
-from sc_runtime.errors import BundleError
+from sc_runtime import Codec, SemantiCodec, drop_in
+from sc_runtime.errors import BundleError, SettingsError
 
 
 def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:
@@ -26,6 +25,39 @@ def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: P
     codec = Codec.load(tiny_bundle, backend="onnxruntime")
     np.testing.assert_array_equal(codec.encode(golden / "mixed_4s.wav", vocab=4096).codes, tokens[0])
     np.testing.assert_array_equal(codec.decode(tokens, steps=2, vocab=4096), waveform[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("rate", "vocab", "bundle", "expected"),
+    [
+        (25, 4096, "tiny_bundle", "semanticodec, 50 tps, vocabulary 4096 or 32768"),
+        (50, 8192, "tiny_bundle", "semanticodec, 50 tps, vocabulary 4096 or 32768"),
+        (50, 4096, "tiny_unicodec", "unicodec, 75 tps, vocabulary 16384"),
+    ],
+)
+def test_a_bundle_of_other_settings_is_refused(
+    rate: int, vocab: int, bundle: str, expected: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(bundle)
+    given = f"token_rate {rate} and semantic_vocab_size {vocab} with the bundle {path}"
+    with pytest.raises(SettingsError) as caught:
+        SemantiCodec(rate, vocab, checkpoint_path=path)
+    assert str(caught.value).startswith(f"{given}; expected those of the bundle: {expected}: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"token_rate": 30}, "tps 30"),
+        ({"ddim_sample_step": 3}, "3 steps"),
+        ({"cfg_scale": float("nan")}, "guidance nan"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(tiny_bundle: Path, settings: dict, message: str) -> None:
+    arguments = {"token_rate": 50, "semantic_vocab_size": 4096, "checkpoint_path": tiny_bundle, **settings}
+    with pytest.raises(SettingsError, match=message):
+        SemantiCodec(**arguments)
 
 
 def test_a_torch_tensor_of_tokens_is_taken(tiny_bundle: Path) -> None:
@@ -45,7 +77,7 @@ def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monke
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tmp_path)
-    monkeypatch.setattr(published.subprocess, "run", build)
+    monkeypatch.setattr(drop_in.subprocess, "run", build)
     for _ in range(2):
         assert SemantiCodec(50, 4096).codec.config.tps == 50
     assert len(commands) == 1
@@ -54,6 +86,6 @@ def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monke
 
 def test_a_build_that_fails_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: tmp_path)
-    monkeypatch.setattr(published.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(drop_in.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
     with pytest.raises(BundleError, match=r"no bundle tps25-v8192.*run python -m sc_runtime\.export\.build --tps 25"):
         SemantiCodec(25, 8192)
