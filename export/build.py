@@ -39,6 +39,7 @@ from .registry import CodecExport, Network, Sizes, Tensors, Weights, find_export
 from .storage import shrink, store_half
 from .trace import save_model, share_weights, trace
 from .verify import draw_inputs, measure_error, run_reference
+from .weights import locate_weights
 
 Report = Callable[[str], None]
 
@@ -298,7 +299,8 @@ class Builder:
             self.report(f"{name}: tracing")
             inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
             find = partial(graph.find, network, tensors, self.sizes)
-            model = trace(partial(graph.trace, self.sizes), inputs, outputs, find)
+            traced = trace(partial(graph.trace, self.sizes), inputs, outputs, find)
+            model = traced.model
             if self.is_half:
                 lower_precision(model)
                 inputs, outputs = lower_specs(inputs), lower_specs(outputs)
@@ -314,7 +316,8 @@ class Builder:
             for path in paths:
                 self.record(path)
             files = tuple(path.name for path in paths)
-            entry = GraphEntry(files, inputs, outputs, self.recipes[name], float("nan"))
+            weights = locate_weights(paths[0], traced.weights)
+            entry = GraphEntry(files, inputs, outputs, self.recipes[name], float("nan"), weights)
             self.bundle.manifest.graphs[name] = entry
             self.report(f"{name}: verifying")
             error = measure_error(self.bundle, name, cases.pop(name))

@@ -97,7 +97,7 @@ def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Callable[[s
         for file in files:
             made = bundle.path / file
             bundle.manifest.files[file] = FileEntry(made.stat().st_size, hash_file(made))
-        bundle.manifest.graphs[name] = dataclasses.replace(old, files=files, recipe=recipe)
+        bundle.manifest.graphs[name] = dataclasses.replace(old, files=files, recipe=recipe, weights={})
         rounded = backend.open(bundle, name)
         found = [rounded.run(feeds) for feeds in recorded[1::2]]
         error = max(

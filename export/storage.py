@@ -21,19 +21,19 @@ def store_half(model: ir.Model) -> None:
             continue
         if shrink(weight.numpy()).dtype != np.float16:  # computed, not trained: the positions
             continue
+        del graph.initializers[name]
+        value.name = f"{name}.single"
         half = promise_half(name, weight)
         cast = ir.node("Cast", [half], attributes={"to": ir.DataType.FLOAT.value})
         single = cast.outputs[0]
-        single.name, single.type, single.shape = f"{name}.single", value.type, value.shape
+        single.name, single.type, single.shape = value.name, value.type, value.shape
         value.replace_all_uses_with(single)
-        del graph.initializers[name]
         graph.register_initializer(half)
         graph.insert_before(graph[0], cast)
 
 
 def promise_half(name: str, weight: ir.TensorProtocol) -> ir.Value:
-    """`weight` as float16, made when it is saved."""
-    name = f"{name}.half"
+    """`weight` as float16 under its name, made when it is saved."""
 
     def fetch() -> ir.Tensor:
         return ir.Tensor(shrink(weight.numpy()), name=name)

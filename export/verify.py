@@ -17,6 +17,8 @@ from sc_runtime.errors import VerificationError
 from sc_runtime.networks import Graph
 from sc_runtime.spec import TensorSpec
 
+from .accuracy import relative_error
+
 #: Sizes of the dynamic axes.
 CASES = (
     {"batch": 1, "frames": 1024, "samples": 48_011, "positions": 150},
@@ -146,9 +148,3 @@ def save_rounded(model: ir.Model, path: Path) -> None:
             longer.replace_input_with(0, value)
             graph.insert_after(node, [longer, rounded])
     ir.save(model, path)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """||found - truth|| / ||truth||, in float64."""
-    difference = np.linalg.norm(np.subtract(found, truth, dtype=np.float64).ravel())
-    return float(difference / max(np.linalg.norm(truth.astype(np.float64).ravel()), 1e-30))

@@ -7,7 +7,7 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,8 @@ from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
 from .errors import AudioError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
+from .model import Model
+from .networks import Networks
 from .registry import find_model
 from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
@@ -37,10 +39,11 @@ class Codec:
     `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, model: Callable[[Networks], Model] | None = None) -> None:
+        """`model` makes the model from the networks; None makes the bundle's own codec."""
         self.bundle, self.backend = bundle, backend
         self.networks = LoadedBundle(bundle, backend)
-        self.model = find_model(bundle.manifest.codec)(self.networks)
+        self.model = (model or find_model(bundle.manifest.codec))(self.networks)
 
     @classmethod
     def load(

@@ -18,7 +18,7 @@ class CodecError(Exception):
     def __init__(self, given: str, expected: str, remedy: str = "") -> None:
         self.given, self.expected, self.remedy = given, expected, remedy
         text = f"{given}; expected {expected}"
-        super().__init__(f"{text}: {remedy}" if remedy else text)
+        super().__init__(one_line(f"{text}: {remedy}" if remedy else text))
 
     def __reduce__(self) -> tuple[type[CodecError], tuple[str, str, str]]:
         """So that it crosses process boundaries: the default would call the class with its message alone."""
@@ -59,6 +59,13 @@ class MissingExtraError(CodecError, ImportError):
 
 class OutputError(CodecError, OSError):
     """An output that cannot be written (exists already, no permission, disk full)."""
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks, control characters and what is no text (half of a surrogate pair) escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def check_whole(name: str, value: object, expected: str) -> int:

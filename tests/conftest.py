@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.emulated_device import Emulations
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -61,6 +65,14 @@ def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
     for name in GRAPHS.keys() - set(names):
         patch.delitem(GRAPHS, name)
     patch.setattr("sc_runtime.export.build.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+
+
+@pytest.fixture(scope="session")
+def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
+    """The CUDA kernels for the CPU, compiled once a session."""
+    from tests.emulated_device import Emulations
+
+    return Emulations(tmp_path_factory.mktemp("emulations"))
 
 
 @pytest.fixture(scope="session")

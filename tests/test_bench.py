@@ -1,8 +1,9 @@
-"""`bench/rtf.py` as a program on a tiny bundle. What it measures is not tested: speeds are no test's business."""
+"""`bench/rtf.py` and the other measurements of speed, on tiny bundles: what they write and refuse, not the speeds."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,12 +14,21 @@ import numpy as np
 import pytest
 
 from bench import rtf
-from bench.machine import measure_peak_memory
-from bench.speed.sides import StageClock, make_codes, make_sound
+from bench.harness.bundles import STAND_IN, find_newest, find_seed
+from bench.harness.machine import measure_peak_memory
+from bench.harness.processes import Child
+from bench.harness.results import round_floats, write_results
+from bench.harness.timing import time_in_turns
+from bench.speed import first_sample, levers
+from bench.speed.inputs import make_codes, make_sound
+from bench.speed.stages import StageClock, open_timed_codec
+from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.errors import BundleError, SettingsError
+from sc_runtime.cli.program import run_command
+from sc_runtime.codec import Codec
+from sc_runtime.errors import BundleError, CodecError, SettingsError
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = {
     "encode": {"fbank", "audiomae", "centroids", "acoustic_encoder", "rest"},
     "decode": {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"},
@@ -178,44 +188,40 @@ def test_long_decodes_are_extrapolated_and_say_so(tiny_bundle: Path, tmp_path: P
         ("--batch", "0"),
         ("--repeats", "0"),
         ("--steps", "3"),
-        ("--eta", "2", "--seconds", "1"),  # found out in the side's process
+        ("--eta", "2", "--seconds", "1"),
         ("--backend", "abacus"),
     ],
     ids=" ".join,
 )
-def test_what_cannot_work_is_one_line(tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    done = run_bench("--bundle", tiny_bundle, *options, "--out", tmp_path / "x.json")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert options[1].split(",")[-1] in done.stderr.splitlines()[-1]
+def test_what_cannot_work_is_one_line(
+    tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--bundle", str(tiny_bundle), *options, "--out", str(tmp_path / "x.json")]
+    assert run_command(rtf.app, arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert options[1].split(",")[-1] in line
     assert not list(tmp_path.iterdir())
 
 
 def test_baseline_needs_weights(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
-    assert rtf.find_seed(bundle) == 1
+    assert find_seed(bundle) == 1
     object.__setattr__(bundle.manifest, "weights", "checkpoint some-folder")
     with pytest.raises(SettingsError, match="add --checkpoint"):
-        rtf.find_seed(bundle)
+        find_seed(bundle)
 
 
-def test_failed_build_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(rtf, "list_bundles", list)
-    monkeypatch.setattr(rtf.subprocess, "run", run)
-    with pytest.raises(BundleError, match=r"python -m sc_runtime\.export\.build --tps 50 --seeded 1"):
-        rtf.find_newest()
-    assert len(commands) == 1
+def test_failed_build_is_an_error(tmp_path: Path) -> None:
+    assert STAND_IN == ("--tps", "50", "--seeded", "1")
+    with pytest.raises(BundleError, match=r"run python -m sc_runtime\.export\.build --no-such-option"):
+        find_newest(("--no-such-option",), tmp_path)
 
 
 def test_every_second_is_in_one_stage() -> None:
     clock = StageClock()
+    clock.lap("rest")
+    assert clock.stages == {}  # not started
     clock.start()
     began = clock.mark
     for stage in ("conditioning", "tunet"):
@@ -246,11 +252,60 @@ def test_peak_memory_is_of_this_process() -> None:
     assert block.nbytes == 1 << 26
 
 
+def test_a_timed_codec_gives_what_the_codec_gives(tiny_bundle: Path) -> None:
+    bundle, backend, clock = Bundle.load(tiny_bundle), choose_backend("onnxruntime", 1), StageClock()
+    codec, timed = Codec(bundle, backend), open_timed_codec(bundle, backend, clock)
+    sound = make_sound(1)
+    tokens = codec.encode(sound)
+    np.testing.assert_array_equal(timed.encode(sound).codes, tokens.codes)
+    assert clock.stages == {}
+    clock.start()
+    np.testing.assert_array_equal(timed.decode(tokens, steps=1), codec.decode(tokens, steps=1))
+    assert {"conditioning", "tunet", "vae_decoder", "hifigan"} <= set(clock.stages)
+
+
+class Divider:
+    """A program for a child process."""
+
+    def __init__(self, dividend: int) -> None:
+        self.dividend = dividend
+
+    def answer(self, divisor: int) -> int:
+        if divisor == 0:
+            raise SettingsError("0", "another divisor")
+        if divisor < 0:
+            os._exit(3)
+        return self.dividend // divisor
+
+
+def test_a_child_answers_until_it_fails() -> None:
+    with Child("division", Divider, 12) as child:
+        assert [child.ask("dividing", divisor) for divisor in (3, 5)] == [4, 2]
+        with pytest.raises(SettingsError, match="0; expected another divisor"):
+            child.ask("dividing by 0", 0)
+    with Child("division", Divider, 12) as child, pytest.raises(CodecError, match="code 3 during: dividing by -1"):
+        child.ask("dividing by -1", -1)
+
+
+def test_cases_take_turns() -> None:
+    runs: list[str] = []
+    seconds = time_in_turns({"a": lambda: runs.append("a"), "b": lambda: runs.append("b")}, 2)
+    assert runs == ["a", "b"] * 3
+    assert [len(spent) for spent in seconds.values()] == [2, 2]
+
+
+def test_results_are_rounded_and_lists_of_numbers_are_one_line(tmp_path: Path) -> None:
+    document = {"a": [1.23456789, 2], "b": [{"c": np.float32(0.5)}], "d": np.int64(3), "e": ["x", "y"]}
+    write_results(tmp_path / "new" / "x.json", document)
+    text = (tmp_path / "new" / "x.json").read_text()
+    assert json.loads(text) == {"a": [1.23457, 2], "b": [{"c": 0.5}], "d": 3, "e": ["x", "y"]}
+    assert ' "a": [ 1.23457, 2 ],\n' in text
+    assert round_floats({"x": (1 / 3, "text", None, True)}) == {"x": [0.333333, "text", None, True]}
+
+
 def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "first.json"
-    command = [sys.executable, "bench/first_sample.py", "--bundle", str(tiny_bundle), "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert run_command(first_sample.app, ["--bundle", str(tiny_bundle), "--out", str(out)]) == 0
     starts = json.loads(out.read_text())["starts"]
     assert list(starts) == ["first start", "second start", "third start"]
     for start in starts.values():
@@ -258,15 +313,15 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
         assert start["samples"] == 81_920 - 10_240  # half a window, whose end waits for what follows
 
 
-def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     out = tmp_path / "levers.json"
-    command = [sys.executable, "bench/levers.py", "--bundle", str(tiny_bundle), "--repeats", "1", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    if "bfloat16 on this processor" in done.stderr:
+    code = run_command(levers.app, ["--bundle", str(tiny_bundle), "--repeats", "1", "--out", str(out)])
+    said = capsys.readouterr().err
+    if "bfloat16 on this processor" in said:
         pytest.skip("a processor without bfloat16")
-    assert done.returncode == 0, done.stderr
-    levers = json.loads(out.read_text())["levers"]
-    together = next(cases for lever, cases in levers.items() if lever.startswith("encoding 12 recordings"))
+    assert code == 0, said
+    found = json.loads(out.read_text())["levers"]
+    together = next(cases for lever, cases in found.items() if lever.startswith("encoding 12 recordings"))
     assert list(together) == ["alone", "together"]
-    assert all(seconds > 0 for cases in levers.values() for seconds in cases.values())
+    assert all(seconds > 0 for cases in found.values() for seconds in cases.values())

@@ -16,7 +16,7 @@ from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights
 
-TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||, the issue's bound
+TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||
 RATES = (100, 50, 25)
 
 pytestmark = [

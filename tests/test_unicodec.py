@@ -19,7 +19,7 @@ from sc_runtime.unicodec.windows import LENGTH, OVERLAP, cut_samples, join_codes
 from tests.conftest import GOLDEN, build_test_bundle
 
 DOMAIN_ENTRIES = {None: (0, 16384), "speech": (0, 4096), "music": (4096, 8192), "sound": (8192, 16384)}
-TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||, the issue's bound
+TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||
 
 
 @pytest.fixture(scope="module")

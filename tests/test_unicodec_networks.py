@@ -268,7 +268,7 @@ def test_another_layout_is_named(checkpoint: Callable, name: str, shape: tuple[i
 @pytest.mark.full_size
 @torch.inference_mode()
 def test_networks_give_the_recorded_outputs() -> None:
-    """float32, against golden/unicodec.npz: 1e-6 was measured, the issue asks for 1e-3."""
+    """float32, against golden/unicodec.npz: 1e-6 was measured; the bound is 1e-3."""
     truth, sizes = np.load(GOLDEN / "unicodec.npz"), UniCodecSizes()
     tensors = SeededTensors(1, list_shapes(sizes))
     sound, _ = soundfile.read(GOLDEN / str(truth["wav"]), dtype="float32")

@@ -108,8 +108,8 @@ def mel_to_hertz(mels: np.ndarray) -> np.ndarray:
 def speech_stoi(original: np.ndarray, decoded: np.ndarray) -> float | None:
     """Short-time objective intelligibility (Taal et al. 2011) of two waveforms float32 [n], at most 1, by `pystoi`.
 
-    None where the original holds too little speech to tell (0.4 s). Raises SettingsError for lengths that differ and
-    ImportError without the package.
+    None if the original holds less than 0.4 s of speech, which is too little. Raises SettingsError for lengths that
+    differ and ImportError without the package.
     """
     check_lengths(original, decoded)
     from pystoi import stoi

@@ -1,18 +1,16 @@
 """The published procedure in PyTorch eager, as its users run it: the baseline of every speed-up and of every test.
 
-float32, one window at a time, two T-UNet calls a step, keys and values projected anew in each. Written from
-`shared/REFERENCE.md` alone; it shares the torch networks with the export and nothing with the runtime.
+It runs in float32, one window at a time, with two T-UNet calls a step, each of which projects keys and values anew. It
+shares the torch networks with the export, and no code with the runtime.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import kaldi_native_fbank
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -23,13 +21,14 @@ from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.tunet import Conditioning
 
 Noise = Callable[[int, int], np.ndarray]
-Lap = Callable[[str], None]  #: called with a stage's name when it ends
+Lap = Callable[[str], None]  #: called with a stage's name when the stage ends
 
 
 class PublishedCodec:
-    """The published codec on given weights; `encode` a waveform, `decode` codes. `lap` hears the end of each stage.
+    """The published codec on given weights.
 
-    `device` is torch's, where the networks and the searches run.
+    lap: called with a stage's name when the stage ends.
+    device: torch's name of the device that the networks and the searches run on.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class PublishedCodec:
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray, *, steps: int, guidance: float, eta: float, noise: Noise) -> np.ndarray:
-        """codes [T, 2] -> waveform float32 [n], all windows joined and cut."""
+        """codes [T, 2] -> waveform float32 [n] at 16 kHz: all windows joined, cut to the codes' length."""
         length = self.config.positions
         hop = length - int(length * 0.0625)
         starts = [0]
@@ -118,7 +117,7 @@ class PublishedCodec:
         return latent
 
     def predict(self, latent: Tensor, step: int, features: Tensor) -> Tensor:
-        with torch.device(self.device):  # which the step's sinusoids are made on
+        with torch.device(self.device):  # the device of the step's sinusoids
             return self.tunet(latent, torch.tensor([step]), *self.project(features))
 
 
@@ -145,10 +144,3 @@ def cross_fade(waveform: np.ndarray, sound: np.ndarray) -> np.ndarray:
     rise = np.linspace(0, 1, 10240, dtype=np.float32)
     joined = waveform[-10240:] * rise[::-1] + sound[:10240] * rise
     return np.concatenate([waveform[:-10240], joined, sound[10240:]])
-
-
-def read_waveform(path: Path) -> np.ndarray:
-    """The first channel of a 16 kHz file, float32 [n]."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    assert rate == 16000, f"{path}: {rate} Hz"
-    return samples[:, 0]

@@ -59,7 +59,7 @@ class SeededWeights:
         self.description = f"stand-in weights, seed {seed}"
         self.label = f"seeded{seed}"
         self.arguments = f"--seeded {seed}"
-        self.identity = f"seeded {seed} {hash_file(Path(__file__).with_name('seeded.py'))}"
+        self.identity = f"seeded {seed} {hash_file(Path(__file__).parent.parent.joinpath('seeded.py'))}"
 
     def read(self, file: str, shapes: Shapes) -> Tensors:
         return SeededTensors(self.seed, shapes)

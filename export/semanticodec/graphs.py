@@ -53,13 +53,21 @@ class PrefixedNetwork:
 
 
 NETWORKS = {
-    "audiomae": PrefixedNetwork(AudioMAE, "encoder", "audiomae.model.", ("graphs.py", "networks/audiomae.py")),
-    "acoustic_encoder": PrefixedNetwork(AcousticEncoder, "encoder", "", ("graphs.py", "networks/acoustic_encoder.py")),
-    "tunet": PrefixedNetwork(TUNet, "decoder", "model.diffusion_model.", ("graphs.py", "networks/tunet.py")),
-    "vae_decoder": PrefixedNetwork(
-        VaeDecoder, "decoder", "first_stage_model.", ("graphs.py", "networks/vae_decoder.py")
+    "audiomae": PrefixedNetwork(
+        AudioMAE, "encoder", "audiomae.model.", ("semanticodec/graphs.py", "semanticodec/networks/audiomae.py")
     ),
-    "hifigan": PrefixedNetwork(HifiGan, "decoder", "first_stage_model.vocoder.", ("graphs.py", "networks/hifigan.py")),
+    "acoustic_encoder": PrefixedNetwork(
+        AcousticEncoder, "encoder", "", ("semanticodec/graphs.py", "semanticodec/networks/acoustic_encoder.py")
+    ),
+    "tunet": PrefixedNetwork(
+        TUNet, "decoder", "model.diffusion_model.", ("semanticodec/graphs.py", "semanticodec/networks/tunet.py")
+    ),
+    "vae_decoder": PrefixedNetwork(
+        VaeDecoder, "decoder", "first_stage_model.", ("semanticodec/graphs.py", "semanticodec/networks/vae_decoder.py")
+    ),
+    "hifigan": PrefixedNetwork(
+        HifiGan, "decoder", "first_stage_model.vocoder.", ("semanticodec/graphs.py", "semanticodec/networks/hifigan.py")
+    ),
 }
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from sc_runtime.export.registry import CodecExport, Graph, Tensors, Weights, read_tensors
 from sc_runtime.export.unicodec.networks.sizes import UniCodecSizes, choose_sizes
 from sc_runtime.spec import TensorSpec
-from sc_runtime.unicodec.config import VOCABULARY
-from sc_runtime.unicodec.model import CODEBOOK
+from sc_runtime.unicodec.config import CODEBOOK, VOCABULARY
 
 from . import tensors as checkpoint
 from .checkpoint import FILE, CheckpointFile, fetch_published
@@ -50,7 +49,7 @@ def float32(*shape: int | str) -> TensorSpec:
 
 
 NETWORKS = {
-    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", name)))
+    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", f"networks/{name}")))
     for name in ("encoder", "decoder")
 }
 

@@ -1,4 +1,4 @@
-"""Where bundles lie, and which one is taken."""
+"""Where bundles lie, and which of them a command uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
 
 
 def bundles_folder() -> Path:
-    """Where bundles are built and found: `engines/` of a checkout, else the user's cache folder."""
+    """The folder of built bundles: `engines/` of a checkout, else one in the user's cache folder."""
     root = Path(__file__).resolve().parent.parent.parent
     if (root / "pyproject.toml").is_file() and (root / "export" / "build.py").is_file():
         return root / "engines"
@@ -34,9 +34,9 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
 def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:
     """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
 
-    With neither, the newest built bundle of trained weights that is not in int8, and the embedded one where none is
-    built; with `config`, of these the first that decodes tokens of it, if there is one. Raises BundleError naming what
-    there is.
+    With neither, the candidates are the built bundles of trained weights that are not in int8, newest first, and then
+    the embedded one. The result is the first candidate that decodes tokens of `config`, or the first of all if
+    `config` is None or no candidate does. Raises BundleError, which names the bundles there are.
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
     if not wanted:
@@ -54,7 +54,7 @@ def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None =
 
 
 def is_candidate(path: Path) -> bool:
-    """Whether the bundle in `path` may be taken unnamed: of trained weights, not in int8, which one backend runs."""
+    """Whether a command without --bundle may use this one: trained weights, and not int8, which one backend runs."""
     manifest = read_manifest(path)
     return manifest is not None and manifest.trained and manifest.precision != "int8"
 

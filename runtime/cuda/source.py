@@ -67,7 +67,10 @@ def import_core() -> Any:
 
 
 def check(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda.bindings.driver returned behind its status. Raises BackendError unless that is success."""
+    """The results of a call of cuda.bindings.driver, without its status. Raises BackendError for a failure."""
     if int(result[0]):
-        raise BackendError(f"the GPU failed: {result[0].name}", "a GPU in working order", "restart the program")
+        name = result[0].name
+        if "OUT_OF_MEMORY" in name:
+            raise BackendError(f"the GPU failed: {name}", "enough free memory there", "end other programs on it")
+        raise BackendError(f"the GPU failed: {name}", "a GPU in working order", "restart the program")
     return result[1:]

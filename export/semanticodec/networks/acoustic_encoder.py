@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .sizes import NetworkSizes
+
+#: A tensor of ONNX's LSTM -> what PyTorch calls its parts, which lie one behind the other.
+STEMS = {"w": ("weight_ih",), "r": ("weight_hh",), "b": ("bias_ih", "bias_hh")}
+SUFFIXES = ("", "_reverse")  #: of PyTorch's names of the two directions, in ONNX's order
 
 
 class AcousticEncoder(nn.Module):
@@ -65,12 +70,34 @@ class OnnxAcousticEncoder(nn.Module):
 def convert_lstm(state: Mapping[str, Tensor], name: str) -> Tensor:
     """The tensor `name` ("w0", "r2", "b1", ...) of `OnnxAcousticEncoder`, from the published `encoder.*` tensors."""
     kind, layer = name[0], int(name[1:])
-    stems = {"w": ("weight_ih",), "r": ("weight_hh",), "b": ("bias_ih", "bias_hh")}[kind]
     directions = []
-    for suffix in ("", "_reverse"):
-        parts = [reorder_gates(state[f"encoder.{stem}_l{layer}{suffix}"]) for stem in stems]
+    for suffix in SUFFIXES:
+        parts = [reorder_gates(state[f"encoder.{stem}_l{layer}{suffix}"]) for stem in STEMS[kind]]
         directions.append(torch.cat(parts) if len(parts) > 1 else parts[0])
     return torch.stack(directions)
+
+
+def restore_lstm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published tensors `encoder.*` from those of `OnnxAcousticEncoder`: the inverse of `convert_lstm`.
+
+    What is no weight of the LSTM keeps its name.
+    """
+    state = {}
+    for name, tensor in weights.items():
+        if not re.fullmatch(r"[wrb]\d+", name):
+            state[name] = tensor
+            continue
+        stems = STEMS[name[0]]
+        for suffix, direction in zip(SUFFIXES, tensor, strict=True):
+            for stem, part in zip(stems, direction.chunk(len(stems)), strict=True):
+                state[f"encoder.{stem}_l{name[1:]}{suffix}"] = restore_gates(part)
+    return state
+
+
+def restore_gates(weight: Tensor) -> Tensor:
+    """ONNX's gate order (i, o, f, c) along the first axis -> PyTorch's (i, f, g, o)."""
+    i, o, f, g = weight.chunk(4)
+    return torch.cat([i, f, g, o])
 
 
 def reorder_gates(weight: Tensor) -> Tensor:

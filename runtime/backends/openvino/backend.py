@@ -11,9 +11,9 @@ import numpy as np
 import platformdirs
 
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.bundle.weights import MappedWeights
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
-from sc_runtime.initializers import Initializers
 from sc_runtime.networks import Graph
 
 from .graphs import HEAD, TAIL, JoinedGraph, OpenVinoGraph, cut_model
@@ -73,10 +73,10 @@ class OpenVinoBackend:
         if self.threads:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         try:
-            if spec.is_lstm:
-                weights = Initializers(path)
-                if is_recurrent(weights):
-                    return RecurrentGraph(self.core, weights, settings)
+            table = bundle.manifest.graphs[graph].weights
+            if spec.is_lstm and is_recurrent(table):
+                weights = MappedWeights(bundle.path, table)
+                return RecurrentGraph(self.core, weights.arrays, settings, weights.release)
             if bundle.count_bytes(graph) < CACHED_BYTES:
                 settings["CACHE_DIR"] = str(self.cache)
             free = bool(spec.free_axes)

@@ -39,12 +39,15 @@ def explain_absence() -> str | None:
 
 
 def list_libraries() -> list[str]:
-    """ "tensorrt" and "rtx", as far as they are installed."""
+    """The libraries that are installed, of "tensorrt" and "rtx"."""
     return [library for library, module in MODULES.items() if importlib.util.find_spec(module)]
 
 
 def choose_target(bundle: Bundle) -> Target:
-    """The library, of those installed one that `bundle` has plans of, and the GPU. Raises BackendError."""
+    """The GPU and an installed library; where several are installed, one that `bundle` has plans of.
+
+    Raises BackendError.
+    """
     installed = list_libraries()
     planned = [library for library in installed if any(bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))]
     library = (planned or installed)[0]
@@ -71,7 +74,10 @@ def has_plans(bundle: Bundle) -> bool:
 
 
 class TensorRtBackend:
-    """Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU."""
+    """`gpu` is the first GPU by default.
+
+    Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU.
+    """
 
     name = "tensorrt"
     encode_batch = ENCODE_BATCH
@@ -89,14 +95,15 @@ class TensorRtBackend:
         if target.library not in self._loaded:
             self._loaded[target.library] = load(target.library)
         loaded = self._loaded[target.library]
-        loaded.said.clear()
-        engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())
-        if engine is None:
-            raise BackendError(
-                f"{plan}: {MODULES[target.library]} {target.version} refuses it ({loaded.reason})",
-                "a plan for this library and driver",
-                f"delete {plan} and build it again",
-            )
+        with self.gpu.lock:
+            loaded.messages.clear()
+            engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())
+            if engine is None:
+                raise BackendError(
+                    f"{plan}: {MODULES[target.library]} {target.version} refuses it ({loaded.reason})",
+                    "a plan for this library and driver",
+                    f"delete {plan} and build it again",
+                )
         kernels = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt" / f"{target}-{graph}.kernels"
         profile = bundle.spec.graphs[graph].profile
         most = {axis: sizes[-1] for axis, sizes in profile.items()}
@@ -111,20 +118,20 @@ class TensorRtBackend:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A library at work. `said` is what it says is wrong, line by line, instead of printing it."""
+    """A library that is in use. `messages` are the errors that it reports, collected instead of printed."""
 
     module: Any
     runtime: Any
-    listener: Any  #: which the runtime needs as long as it lives
-    said: list[str]
+    listener: Any  #: the runtime needs it as long as it lives
+    messages: list[str]
 
     @property
     def reason(self) -> str:
-        return first_line(self.said[0]) if self.said else "it does not say why"
+        return first_line(self.messages[0]) if self.messages else "it reports no reason"
 
 
 def load(library: str) -> Loaded:
-    module, said = import_library(library), list[str]()
+    module, messages = import_library(library), list[str]()
     wrong = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
     class Listener(module.ILogger):  # type: ignore[name-defined]
@@ -133,17 +140,17 @@ def load(library: str) -> Loaded:
 
         def log(self, severity: Any, text: str) -> None:
             if severity in wrong:
-                said.append(text)
+                messages.append(text)
 
     listener = Listener()
-    return Loaded(module, module.Runtime(listener), listener, said)
+    return Loaded(module, module.Runtime(listener), listener, messages)
 
 
 class Contexts:
-    """Opens execution contexts of one engine, and keeps the kernels that TensorRT-RTX compiles for them in `kernels`.
+    """Opens execution contexts of one engine. `kernels` is the file in which TensorRT-RTX's kernels are kept.
 
-    The caller gives a context its memory: that is what CUDA graphs ask for, and as much as the shapes need. `lengths`
-    says that not only the batch varies.
+    The caller allocates a context's memory: CUDA graphs require that, and the size follows the shapes. `lengths`: other
+    axes than the batch are dynamic.
     """
 
     def __init__(self, module: Any, engine: Any, kernels: Path, lengths: bool) -> None:
@@ -152,13 +159,13 @@ class Contexts:
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._given)
-            # Kernels for the very shapes, before they run: a captured loop would repeat a stopgap for ever. Lengths are
-            # too many to wait for: a stopgap runs until they are compiled.
+            # Kernels for the exact shapes are compiled before they run: a captured loop would repeat a generic kernel
+            # for ever. There are too many lengths to wait for: a generic kernel runs until theirs are compiled.
             strategies = module.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
             with suppress(OSError):
-                self._cache.deserialize(kernels.read_bytes())  # that of another driver or GPU it leaves alone
+                self._cache.deserialize(kernels.read_bytes())  # it ignores the kernels of another driver or GPU
             config.set_runtime_cache(self._cache)
 
     def open(self) -> Any:
@@ -185,7 +192,7 @@ class TensorRtCall:
         addresses: Addresses,
     ) -> None:
         self._device, self._plan, self._loaded, self._contexts, self._most = device, plan, loaded, contexts, most
-        loaded.said.clear()
+        loaded.messages.clear()
         self._context = context = contexts.open()
         if context is None:
             raise self._refuse("cannot be prepared")
