@@ -47,7 +47,7 @@ def serve(
     SIGTERM ends the server after the requests that run, within 20 s unless --limit drain_seconds=… states another time.
     """
     try:
-        from sc_runtime.serving.server import run_server
+        from sc_runtime.serving.server import make_server
         from sc_runtime.serving.settings import ServeSettings
     except ModuleNotFoundError as error:
         given = f"serve without the package {error.name}"
@@ -63,7 +63,7 @@ def serve(
         origins=tuple(origin or ()),
         limits=bounds,
     )
-    run_server(settings, host, port)
+    make_server(settings, host, port).run()
 
 
 def parse_limit(text: str) -> tuple[str, float | int]:

@@ -43,11 +43,12 @@ router = APIRouter()
         "speech.sct",
     ),
 )
-async def make_audio(request: Request, query: Annotated[AudioQuery, Query()]) -> Response:
+async def make_audio(request: Request, query: Annotated[AudioQuery, Query()]) -> Response:  # type: ignore[valid-type]
     """Decode tokens.
 
         curl --data-binary @speech.sct 'http://127.0.0.1:8000/v1/audio?preset=fast&seed=1' -o speech.wav
-        curl --data-binary @speech.sct 'http://127.0.0.1:8000/v1/audio?response_format=pcm&stream=true' | aplay -r 16000 -f S16_LE
+        curl --data-binary @speech.sct 'http://127.0.0.1:8000/v1/audio?response_format=pcm&stream=true' |
+            aplay -r 16000 -f S16_LE
 
     With `stream=true` each piece is sent when it is made. The joined pieces are the whole, sample for sample.
     """

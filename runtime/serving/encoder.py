@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sc_runtime.audio import Audio
+from sc_runtime.audio.blocks import BLOCK_VALUES, Samples
 from sc_runtime.codec import Codec
 from sc_runtime.config import CodecConfig
 from sc_runtime.model import WindowPlan
@@ -36,9 +37,9 @@ class BoundedAudio(Audio):
         self.seconds, self.abandoned = seconds, False
         super().__init__(source, sample_rate, rate=codec.sample_rate, mono=codec.model.spec.mono)
 
-    def blocks(self) -> Iterator[np.ndarray]:
+    def blocks(self, values: int = BLOCK_VALUES) -> Iterator[Samples]:
         samples = 0
-        for block in super().blocks():
+        for block in super().blocks(values):
             samples += len(block)
             if samples > self.seconds * self.rate:
                 raise explain_length("sound", self.seconds)

@@ -26,9 +26,9 @@ Every answer that is an error is a problem document (RFC 9457): `given`, `expect
   last window's codes may reach beyond the recording's end; the file's do not. With `segment_seconds` each segment of
   that length is a recording of its own, which is encoded when it has arrived.
 
-Close codes: 1000 done; 1007 settings, tokens or samples that cannot work; 1008 API key or origin; 1009 too large; 1011 an
-error of the server; 1013 try again later; 4408 the client was silent; 4504 the task took too long. A problem document
-in a text message precedes every code but 1000.
+Close codes: 1000 done; 1007 settings, tokens or samples that cannot work; 1008 API key or origin; 1009 too large; 1011
+an error of the server; 1013 try again later; 4408 the client was silent; 4504 the task took too long. A problem
+document in a text message precedes every code but 1000.
 """
 
 

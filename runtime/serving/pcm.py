@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .problems import ProblemError
 from .settings import Limits
 
-DTYPES = {16: np.dtype("<i2"), 32: np.dtype("<f4")}  #: bits of a sample -> how it is stored
+DTYPES: dict[int, np.dtype[Any]] = {16: np.dtype("<i2"), 32: np.dtype("<f4")}  #: bits of a sample -> how it is stored
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class FormatQuery(CommonQuery):
     format: Literal["json", "sct", "npy"] | None = Field(None, description="Of the answer; it precedes `Accept`.")
 
 
-TokensQuery: type[Any] = create_model("TokensQuery", __base__=FormatQuery, **declare_options(EncodeOptions))
-AudioQuery: type[Any] = create_model("AudioQuery", __base__=SoundQuery, **declare_options(DecodeOptions))
+TokensQuery = create_model("TokensQuery", __base__=FormatQuery, **declare_options(EncodeOptions))
+AudioQuery = create_model("AudioQuery", __base__=SoundQuery, **declare_options(DecodeOptions))
 
 
 class TokensDocument(BaseModel):
@@ -80,11 +80,8 @@ class TokensDocument(BaseModel):
     sha256: str | None = Field(None, description="SHA-256 of the .sct file of these tokens, hexadecimal.")
 
 
-AudioDocument: type[Any] = create_model(
-    "AudioDocument",
-    __base__=TokensDocument,
-    **{name: (field.annotation, field) for name, field in AudioQuery.model_fields.items()},
-)
+SOUND_FIELDS: dict[str, Any] = {name: (field.annotation, field) for name, field in AudioQuery.model_fields.items()}
+AudioDocument = create_model("AudioDocument", __base__=TokensDocument, **SOUND_FIELDS)
 
 
 class TaskSettings(BaseModel):
@@ -113,8 +110,8 @@ class EncodeTask(CommonQuery):
     segment_seconds: float | None = Field(None, description="Encode segments of this length, each by itself.")
 
 
-DecodeSettings: type[Any] = create_model("DecodeSettings", __base__=DecodeTask, **declare_options(DecodeOptions))
-EncodeSettings: type[Any] = create_model("EncodeSettings", __base__=EncodeTask, **declare_options(EncodeOptions))
+DecodeSettings = create_model("DecodeSettings", __base__=DecodeTask, **declare_options(DecodeOptions))
+EncodeSettings = create_model("EncodeSettings", __base__=EncodeTask, **declare_options(EncodeOptions))
 
 
 class EndMessage(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,9 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Without uvicorn's second delivery of the signal, so that a server that was asked to end exits with 0."""
+        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+            yield
+            return
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(each, self.handle_exit) for each in signals]
         try:
@@ -67,8 +71,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def make_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 8000) -> Server:
+    """A server that `run` starts, and SIGTERM or SIGINT ends."""
     limits, app = settings.limits, create_app(settings)
     config = uvicorn.Config(
         app,
@@ -84,4 +88,4 @@ def run_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 800
         access_log=False,
         log_level="info",
     )
-    Server(app, config, limits.drain_seconds).run()
+    return Server(app, config, limits.drain_seconds)

@@ -113,5 +113,4 @@ def make_wav_header(sample_rate: int, samples: int) -> bytes:
     with wave.open(buffer, "wb") as file:
         file.setparams((1, 2, sample_rate, samples, "NONE", ""))
         file.writeframesraw(b"")
-        header = buffer.getvalue()
-    return header
+        return buffer.getvalue()

@@ -79,5 +79,5 @@ async def show_documentation() -> HTMLResponse:
 
 
 def answer_page(name: str) -> HTMLResponse:
-    text = files("sc_runtime.serving").joinpath("page", name).read_text(encoding="utf-8")
+    text = files("sc_runtime.serving").joinpath("page").joinpath(name).read_text(encoding="utf-8")
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "referrer-policy": "no-referrer"})

@@ -42,7 +42,7 @@ router = APIRouter()
         SOUND_EXAMPLE,
     ),
 )
-async def make_tokens(request: Request, query: Annotated[TokensQuery, Query()]) -> Response:
+async def make_tokens(request: Request, query: Annotated[TokensQuery, Query()]) -> Response:  # type: ignore[valid-type]
     """Encode a recording.
 
         curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/tokens?format=sct' -o speech.sct
@@ -52,7 +52,8 @@ async def make_tokens(request: Request, query: Annotated[TokensQuery, Query()]) 
     """
     service = find_service(request)
     encoder = service.require_encoder()
-    accepted = choose_format(query.format, request.headers.get("accept", "*/*"))
+    named: Any = query
+    accepted = choose_format(named.format, request.headers.get("accept", "*/*"))
     with service.metrics.measure_stage("read"):
         upload = await read_upload(request, service.limits)
     try:
@@ -88,9 +89,9 @@ def choose_format(named: str | None, accept: str) -> str:
             weighted.append((float(weight), media_type))
         except ValueError:
             continue
-    for weight, media_type in sorted(weighted, key=lambda entry: -entry[0]):
-        if weight > 0 and media_type in ("*/*", "application/*", ""):
+    for preference, media_type in sorted(weighted, key=lambda entry: -entry[0]):
+        if preference > 0 and media_type in ("*/*", "application/*", ""):
             return "json"
-        if weight > 0 and media_type in MEDIA_TYPES:
+        if preference > 0 and media_type in MEDIA_TYPES:
             return MEDIA_TYPES[media_type]
     raise ProblemError(406, "accept", f"Accept {accept[:100]!r}", f"one of {', '.join(MEDIA_TYPES)}", "or use ?format=")

@@ -54,7 +54,7 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
     with anyio.move_on_after(limits.upload_seconds):
         if media_type == "multipart/form-data":
             return await read_form(request, limits)
-        file: IO[bytes] = SpooledTemporaryFile(IN_MEMORY)
+        file: IO[bytes] = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (the caller closes it)
         try:
             async for chunk in request.stream():
                 file.write(chunk)

@@ -34,7 +34,8 @@ class DecodeJob:
 
     start: begins the decoding. It and the iterator that it returns run on the worker's thread.
 
-    seconds: time in the networks so far. samples: made so far. created, begun: when the job was made and its first piece begun.
+    seconds, samples: time in the networks, and what was made, so far.
+    created, begun: when the job was made, and when its first piece was begun.
     """
 
     def __init__(self, start: StartDecoding, worker: Worker) -> None:
