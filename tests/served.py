@@ -12,7 +12,9 @@ import httpx
 
 from sc_runtime.serving.server import Server, make_server
 from sc_runtime.serving.service import Service
-from sc_runtime.serving.settings import ServeSettings
+from sc_runtime.serving.settings import Limits, ServeSettings
+
+__all__ = ["Limits", "ServeSettings", "Served", "serving", "wait_until"]
 
 
 @dataclass

@@ -115,7 +115,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.batcher: EncodeBatcher | None = None
-        self.jobs: deque[DecodeJob] = deque()
+        self.jobs: deque[DecodeJob] = deque()  #: the next first, the one whose turn it was last
         self.calls: deque[Callable[[], None]] = deque()
         self.condition = threading.Condition()
         self.stopping = False
@@ -124,7 +124,7 @@ class Worker:
 
     def submit(self, job: DecodeJob) -> None:
         with self.condition:
-            self.jobs.append(job)
+            self.jobs.insert(max(len(self.jobs) - 1, 0), job)  # before the one whose turn it was last
             self.condition.notify()
 
     def call(self, function: Callable[[], None]) -> None:
