@@ -18,13 +18,21 @@ from .service import Service
 from .settings import ServeSettings
 
 
-def create_app(settings: ServeSettings) -> FastAPI:
-    """The application for one bundle. The codec is loaded when the server starts (ASGI lifespan)."""
+def create_app(settings: ServeSettings, wait_until_loaded: bool = False) -> FastAPI:
+    """The application for one bundle. The codec is loaded when the server starts (ASGI lifespan).
+
+    wait_until_loaded: start when the codec is loaded, or fail. Otherwise the server starts at once, and answers 503
+        until then.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service = Service(settings)
         service.start()
+        if wait_until_loaded:
+            await service.loaded.wait()
+            if service.failure is not None:
+                raise service.failure
         try:
             yield
         finally:
