@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from .config import CodecConfig
 from .errors import SettingsError
 
+if TYPE_CHECKING:
+    import numpy as np  # for a type only: `sc-runtime --help` reads the options below and must start at once
+
 Mono = Literal["first", "mean"]  #: how several channels become one: the first of them, or their mean
-Noise = Callable[[int, int], np.ndarray]  #: (window, draw) -> standard normal noise, float32
+Noise = Callable[[int, int], "np.ndarray"]  #: (window, draw) -> standard normal noise, float32
 Progress = Callable[[int, int], None]  #: (units of work done, units in all)
 
 
@@ -93,8 +94,7 @@ class CodecSpec:
 def option(text: str, **command_line: Any) -> Any:
     """A field of an options class whose default, None, leaves the choice to the codec.
 
-    `text` is its help on the command line. `command_line` are other arguments of `typer.Option`; `flag` is its name
-    where that is not the field's.
+    `text` is its help on the command line. `command_line` are other arguments of `typer.Option`.
     """
     return field(default=None, metadata={"help": text, **command_line})
 

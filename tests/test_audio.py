@@ -17,8 +17,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sc_runtime import audio
 from sc_runtime.audio import Audio, audio_writer, find_audio, measure, save_audio
+from sc_runtime.audio.blocks import BLOCK_VALUES
 from sc_runtime.errors import AudioError, OutputError
 
 RNG = np.random.default_rng(7)
@@ -28,8 +28,8 @@ NOISE = RNG.uniform(-0.5, 0.5, (48_000, 2)).astype(np.float32)
 RATE = 16_000  #: the codec's, unless a test says otherwise
 
 
-def read(source, *args, rate=RATE, **kwargs):
-    return np.concatenate(list(Audio(source, *args, rate=rate, **kwargs).blocks()))
+def read(source, *args, rate=RATE, values=BLOCK_VALUES, **kwargs):
+    return np.concatenate(list(Audio(source, *args, rate=rate, **kwargs).blocks(values)))
 
 
 def write(path: Path, samples=NOISE, rate=16_000, **kwargs) -> Path:
@@ -134,7 +134,7 @@ def stereo(request, tmp_path):
     return np.array(NOISE, None if "columns" in request.param else request.param, order="F"), NOISE
 
 
-def test_the_mean_of_two_channels_is_that_of_float32(stereo, monkeypatch):
+def test_the_mean_of_two_channels_is_that_of_float32(stereo):
     """To the bit, in blocks of any length."""
     source, samples = stereo
     expected = (samples[:, 0] + samples[:, 1]) / np.float32(2)
@@ -142,9 +142,8 @@ def test_the_mean_of_two_channels_is_that_of_float32(stereo, monkeypatch):
     assert mixed.dtype == np.float32
     np.testing.assert_array_equal(mixed, expected)
     assert len(list(Audio(source, rate=RATE, mono="mean").blocks())) > 1
-    monkeypatch.setattr(audio, "BLOCK_VALUES", 999)
-    np.testing.assert_array_equal(read(source, mono="mean"), expected)
-    np.testing.assert_array_equal(read(source, mono="first"), samples[:, 0])
+    np.testing.assert_array_equal(read(source, mono="mean", values=999), expected)
+    np.testing.assert_array_equal(read(source, mono="first", values=999), samples[:, 0])
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
@@ -232,13 +231,12 @@ def test_resampling_removes_what_would_alias():
 
 
 @pytest.mark.parametrize("rate", [8000, 44_100])
-def test_block_length_changes_no_sample(tmp_path, monkeypatch, rate):
+def test_block_length_changes_no_sample(tmp_path, rate):
     path = write(tmp_path / "a.wav", rate=rate, subtype="FLOAT")
     whole = read(path)
     np.testing.assert_array_equal(read(NOISE, rate), whole)
-    monkeypatch.setattr(audio, "BLOCK_VALUES", 1000)
-    np.testing.assert_array_equal(read(path), whole)
-    np.testing.assert_array_equal(read(NOISE, rate), whole)
+    np.testing.assert_array_equal(read(path, values=1000), whole)
+    np.testing.assert_array_equal(read(NOISE, rate, values=1000), whole)
 
 
 # --- what is refused

@@ -17,7 +17,7 @@ from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.store import EMBEDDED, Bundle
-from sc_runtime.cli.doctor import examine_backend
+from sc_runtime.cli.examine import examine_backend
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError, VerificationError
 from sc_runtime.export import build, int8
 from sc_runtime.export.semanticodec.graphs import SEMANTICODEC

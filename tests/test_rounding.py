@@ -47,7 +47,7 @@ def test_it_is_not_known_where_nothing_computes_in_it(tiny_bundle: Path, monkeyp
     assert build.compare_bfloat16(Bundle.load(tiny_bundle)) is None
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.9875, "1.25% in the bundle's self-test"), (None, "does not know")])
+@pytest.mark.parametrize(("share", "told"), [(0.9875, "1.25% in the bundle's self-test"), (None, "does not state")])
 def test_encoding_in_bfloat16_says_what_it_costs(
     share: float | None, told: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

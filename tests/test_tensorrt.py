@@ -29,7 +29,7 @@ from sc_runtime.backends.tensorrt import backend as tensorrt
 from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.cli.doctor import examine
+from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
 from sc_runtime.cuda.device import LANES, THREADS, Memory, Replay, load_solver

@@ -1,1 +1,8 @@
-"""What the command line is made of: inputs to jobs, reports, descriptions, and how a program ends."""
+"""The program `sc-runtime`: a file for each command, joined by `app`.
+
+The commands parse and print. `planning` turns inputs and -o into jobs, `jobs` does them, `loading` opens the codec.
+`describe`, `examine` and `picture` are plain functions that return values. `console` and `tables` print, `options`
+holds what several commands take, and `program` is how a command ends.
+
+Heavy modules are imported inside the commands, so that `--help` starts at once.
+"""

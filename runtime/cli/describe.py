@@ -1,4 +1,4 @@
-"""What a file or a bundle is, as plain values that print and serialise: what `sc-runtime info` says."""
+"""What a file or a bundle holds, as values that JSON can hold. `sc-runtime info` prints them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from sc_runtime.registry import MODELS
 from sc_runtime.token_files import count_bytes
 from sc_runtime.tokens import Tokens, read_array
 
-from .jobs import TOKEN_SUFFIXES
+from .planning import TOKEN_SUFFIXES
 
 Description = dict[str, Any]
 
 
 def describe(name: str) -> Description:
-    """The token file, audio file or bundle `name`; its "kind" says which. Raises CodecError."""
+    """Describe the token file, audio file or bundle `name`. Raises CodecError.
+
+    "kind" is "tokens" (an .sct file), "array" (an .npy file), "audio" or "bundle".
+    """
     path = Path(name)
     if path.is_dir() or not (path.exists() or path.suffix):
         return describe_bundle(Bundle.load(locate_bundle(name)))
@@ -32,7 +35,7 @@ def describe(name: str) -> Description:
 
 
 def describe_tokens(tokens: Tokens) -> Description:
-    """`samples` is null where the original's length is not known; `bytes` are those of an .sct file."""
+    """Describe tokens. "samples" is None if the original's length is not known, "bytes" are those of an .sct file."""
     return {
         **describe_config(tokens.config),
         "positions": len(tokens),
@@ -46,7 +49,7 @@ def describe_tokens(tokens: Tokens) -> Description:
 
 
 def describe_config(config: CodecConfig) -> Description:
-    """What tokens of `config` are."""
+    """Codec, rate and vocabularies."""
     return {
         "codec": config.codec,
         "tps": config.tps,
@@ -56,7 +59,7 @@ def describe_config(config: CodecConfig) -> Description:
 
 
 def describe_array(path: Path) -> Description:
-    """An .npy holds codes alone: no codec, rate or vocabulary, so that its length has a value for each that fits."""
+    """Describe an .npy file. It holds codes alone, so "seconds" has a value for each codec and rate that fits."""
     codes = read_array(path)
     published = list_published()
     fits = [config for config in published if len(config.codebook_sizes) == codes.shape[1]]
@@ -75,7 +78,7 @@ def describe_array(path: Path) -> Description:
 
 
 def describe_audio(path: Path) -> Description:
-    """An audio file, and the tokens it would become."""
+    """Describe an audio file. "tokens" has a row for each codec, rate and vocabulary that may encode it."""
     configs = list_published()
     lengths = {}
     for rate in dict.fromkeys(config.sample_rate for config in configs):
@@ -101,7 +104,7 @@ def describe_audio(path: Path) -> Description:
 
 
 def list_published() -> list[CodecConfig]:
-    """Of each codec, at each of its rates, the settings of the smallest and the largest published vocabulary."""
+    """The settings of each codec at each of its rates, with the smallest and the largest published vocabulary."""
     found: list[CodecConfig] = []
     for model in MODELS:
         for tps in sorted({config.tps for config in model.spec.published}):
@@ -115,7 +118,7 @@ def name_rate(config: CodecConfig) -> str:
 
 
 def describe_bundle(bundle: Bundle) -> Description:
-    """`vocabularies` are those used by default; `choices` are all that there are of the first."""
+    """Describe a bundle. "vocabularies" are the default ones, "choices" are all sizes of the first."""
     manifest = bundle.manifest
     return {
         "kind": "bundle",

@@ -1,129 +1,65 @@
-"""What is installed here, which backends work and why the others do not, and where bundles are found."""
+"""`sc-runtime doctor`."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import sys
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sc_runtime.backends.select import ABSENCES, choose_backend
-from sc_runtime.bundle.locate import BUNDLE_VARIABLE, bundles_folder, list_bundles, locate_bundle
-from sc_runtime.bundle.store import Bundle
-from sc_runtime.errors import CodecError
+import typer
 
-DISTRIBUTION = "sc-runtime"
-#: Of the hundred that a CPU lists, those that decide how fast networks run on it.
-CPU_FEATURES = (
-    *("avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
+from .console import Console
+from .options import Json
+from .tables import format_choices, format_versions, print_facts, print_table
 
-Findings = dict[str, Any]
+if TYPE_CHECKING:
+    from .examine import Findings
 
 
-def examine() -> Findings:
-    """Everything `sc-runtime doctor` says. Raises nothing: what is wrong is what it is asked for."""
-    chosen, bundles = examine_bundles()
-    backends = [examine_backend(name, chosen) for name in ABSENCES]
-    return {
-        "works": any(backend["works"] for backend in backends),
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "platform": platform.platform(),
-        "cpu": examine_cpu(),
-        **examine_packages(),
-        "backends": backends,
-        "bundles": bundles,
-    }
+def doctor(as_json: Json = False) -> None:
+    """Say what works here, and why the rest does not.
+
+    What is installed, which backends work, where bundles are found. The exit code is 1 if no backend works.
+    """
+    from .examine import examine
+
+    findings = examine()
+    Console(as_json).finish(findings)
+    if not as_json:
+        print_findings(findings)
+    if not findings["works"]:
+        raise typer.Exit(1)
 
 
-def examine_cpu() -> Findings:
-    model, flags = platform.processor() or platform.machine(), set[str]()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    if found := re.search(r"^model name\s*: (.+)$", text, re.MULTILINE):
-        model = found[1]
-    if found := re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.MULTILINE):
-        flags = set(found[1].split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "model": model,
-        "threads": os.cpu_count(),
-        "usable_threads": usable,
-        "features": [feature for feature in CPU_FEATURES if feature in flags],
-    }
-
-
-def examine_packages() -> Findings:
-    """Versions of what this package requires, and which of its extras are there, as its own metadata lists them."""
-    packages: dict[str, str | None] = {DISTRIBUTION: find_version(DISTRIBUTION)}
-    extras: dict[str, dict[str, str | None]] = {}
-    for requirement in metadata.requires(DISTRIBUTION) or [] if packages[DISTRIBUTION] else []:
-        if found := re.match(r"[\w.-]+", requirement):
-            extra = re.search(r"extra *== *['\"]([\w.-]+)", requirement)
-            (extras.setdefault(extra[1], {}) if extra else packages)[found[0]] = find_version(found[0])
-    return {"packages": packages, "extras": extras}
-
-
-def find_version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def examine_bundles() -> tuple[Bundle | None, Findings]:
-    """The bundle that would be used, or None, and all that are found."""
-    found = []
-    for path in list_bundles():
-        problem = None
-        try:
-            manifest = Bundle.load(path).manifest
-            config = manifest.configure()
-            facts = {"codec": config.codec, "tps": config.tps, "vocabularies": list(manifest.vocabularies)}
-        except CodecError as error:
-            facts, problem = {"codec": None, "tps": None, "vocabularies": []}, str(error)
-        found.append({"name": path.name, "path": str(path), **facts, "problem": problem})
-    findings = {
-        "folder": str(bundles_folder()),
-        "variable": os.environ.get(BUNDLE_VARIABLE),
-        "found": found,
-        "chosen": None,
-        "problem": None,
-    }
-    try:
-        chosen = Bundle.load(locate_bundle())
-        chosen.find_graph(choose_smallest(chosen))
-    except CodecError as error:
-        return None, findings | {"problem": str(error)}
-    return chosen, findings | {"chosen": str(chosen.path)}
-
-
-def examine_backend(name: str, bundle: Bundle | None) -> Findings:
-    """Whether backend `name` works: it is there, and opens a graph of `bundle` ("tried") where there is one."""
-    findings: Findings = {"name": name, "works": False, "tried": False, "device": None, "reason": ABSENCES[name]()}
-    if findings["reason"] is None:
-        try:
-            backend = choose_backend(name, bundle=bundle)
-            findings["device"] = backend.device
-            if bundle:
-                findings["tried"] = True
-                backend.open(bundle, choose_smallest(bundle))
-            findings["works"] = True
-        except Exception as error:  # whatever stops it is the answer
-            findings["reason"] = f"{type(error).__name__}: {error}"
-    return findings
-
-
-def choose_smallest(bundle: Bundle) -> str:
-    """The graph of `bundle` that is quickest to load."""
-    manifest = bundle.manifest
-    return min(
-        manifest.graphs, key=lambda name: sum(manifest.files[file].bytes for file in manifest.graphs[name].files)
+def print_findings(findings: Findings) -> None:
+    cpu, bundles = findings["cpu"], findings["bundles"]
+    print_facts(
+        {
+            "python": f"{findings['python']} ({findings['executable']})",
+            "platform": findings["platform"],
+            "cpu": f"{cpu['model']}, {cpu['usable_threads']} of {cpu['threads']} threads, {' '.join(cpu['features'])}",
+            "packages": format_versions(findings["packages"]),
+        }
+    )
+    rows: list[tuple[Any, ...]] = []
+    for backend in findings["backends"]:
+        state = "works" if backend["tried"] else "installed; not tried without a bundle"
+        rows.append((backend["name"], f"{state}, on {backend['device']}" if backend["works"] else backend["reason"]))
+    print_table(("backend", "state"), rows)
+    rows = []
+    for extra, packages in findings["extras"].items():
+        state = "installed" if all(packages.values()) else f"pip install 'sc-runtime[{extra}]'"
+        rows.append((extra, state, format_versions(packages)))
+    print_table(("extra", "state", "packages"), rows)
+    rows = []
+    for bundle in bundles["found"]:
+        holds = f"{bundle['codec']}, {bundle['tps']} tps, vocabulary {format_choices(bundle['vocabularies'])}"
+        rows.append(("*" if bundle["path"] == bundles["chosen"] else "", bundle["name"], bundle["problem"] or holds))
+    if rows:
+        print_table(("", "bundle", "state"), rows)
+    print()
+    print_facts(
+        {
+            "bundles in": bundles["folder"],
+            "SC_RUNTIME_BUNDLE": bundles["variable"] or "not set",
+            "without --bundle": bundles["chosen"] or bundles["problem"],
+        }
     )

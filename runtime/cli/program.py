@@ -1,4 +1,4 @@
-"""A typer app as a program that ends well: whatever happens, one line on stderr and an exit code."""
+"""How a command ends: with an exit code, and with one line on stderr if it fails."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import typer
 
 from sc_runtime.errors import CodecError
 
-from .report import print_line
+from .console import print_line
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  #: exit codes
 
 
 def run_app(app: typer.Typer) -> NoReturn:
-    """Run a command and exit: 0; 1 for errors a user can cause, 2 for wrong usage, a line on stderr; 130 on Ctrl-C."""
+    """Run the command of the process's arguments, and exit.
+
+    The exit code is 0; 1 after an error that a user can cause; 2 after wrong usage; 130 or 143 after SIGINT or SIGTERM.
+    """
     signal.signal(signal.SIGTERM, terminate)
     try:
         code = run_command(app)
@@ -30,7 +33,7 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def run_command(app: typer.Typer, arguments: list[str] | None = None) -> int:
-    """Run a command with `arguments`, by default the process's. Returns the exit code."""
+    """Run the command of `arguments`, by default the process's. Returns the exit code."""
     try:
         code = typer.main.get_command(app)(arguments, standalone_mode=False) or 0
         if sys.stdout is not None:
@@ -45,7 +48,7 @@ def run_command(app: typer.Typer, arguments: list[str] | None = None) -> int:
             print_line(f"error: {explain(error)}")
         return 1
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's, whose base class has no lasting address
+        if not hasattr(error, "format_message"):  # click's errors, whose module depends on typer's version
             raise
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
@@ -57,19 +60,19 @@ def run_command(app: typer.Typer, arguments: list[str] | None = None) -> int:
 
 
 def explain(error: CodecError | OSError) -> str:
-    """One line; the system's errors do not always say what they are about."""
+    """One line. The file name of an OSError may be missing."""
     if isinstance(error, CodecError):
         return str(error)
     return f"{error.filename or 'reading or writing'}: {error.strerror or error}"
 
 
 def terminate(*_: object) -> None:
-    """On SIGTERM end as on Ctrl-C: what was begun is removed."""
+    """End as on Ctrl-C: unfinished outputs are removed."""
     sys.exit(TERMINATED)
 
 
 def release_stdout() -> None:
-    """Forget what standard output did not take, on which Python's own exit would fail again, and say so."""
+    """Drop what cannot be written to standard output. Otherwise Python fails to write it again at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -78,7 +81,7 @@ def release_stdout() -> None:
 
 
 def own_streams() -> None:
-    """Give Python a stderr of its own, apart from the C libraries', and let both streams print any file name."""
+    """Separate Python's stderr from that of the C libraries, and let both streams print any file name."""
     if sys.stderr is not None:
         sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=sys.stderr.encoding)
     for stream in (sys.stdout, sys.stderr):
@@ -88,8 +91,8 @@ def own_streams() -> None:
 
 @contextmanager
 def muted_libraries() -> Iterator[None]:
-    """Within, what C libraries print is dropped: libmpg123 comments on damaged files, past every setting."""
-    if sys.stderr is None or sys.stderr is sys.__stderr__:  # Python's is theirs too
+    """Drop what C libraries print on stderr in the block: no setting stops libmpg123's notes on damaged files."""
+    if sys.stderr is None or sys.stderr is sys.__stderr__:  # Python and the C libraries share it
         yield
         return
     descriptor = 2

@@ -1,0 +1,20 @@
+"""Sound in files, streams and arrays: reading it as a codec takes it, and writing it.
+
+`recording` is what a codec reads; `arrays` and `files` are its sources, `blocks` the steps that all sources share.
+`folders` finds files. `writing` is the way back.
+"""
+
+from .folders import AUDIO_SUFFIXES, find_audio
+from .recording import Audio, measure
+from .writing import OUTPUT_FORMATS, AudioWriter, audio_writer, save_audio
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "OUTPUT_FORMATS",
+    "Audio",
+    "AudioWriter",
+    "audio_writer",
+    "find_audio",
+    "measure",
+    "save_audio",
+]

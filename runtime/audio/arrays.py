@@ -1,0 +1,37 @@
+"""NumPy arrays as a source of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sc_runtime.errors import AudioError
+from sc_runtime.spec import Mono
+
+from .blocks import Samples, mix
+
+ARRAY_CHANNELS = 64  #: an array with more columns has its axes the wrong way round
+
+
+def check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`array` [n] or [n, channels] as [n, channels]. Raises AudioError for another shape or dtype."""
+    if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32):
+        raise AudioError(f"array of {array.dtype}", "int16, int32 or floats", "scale other integers yourself")
+    if array.ndim not in (1, 2) or array.size == 0 or array.shape[1:] > (ARRAY_CHANNELS,):
+        shape = list(array.shape)
+        raise AudioError(f"array of shape {shape}", f"[samples] or [samples, channels ≤ {ARRAY_CHANNELS}], not empty")
+    return array[:, np.newaxis] if array.ndim == 1 else array
+
+
+def read_array(array: npt.NDArray[Any], mono: Mono, values: int) -> Iterator[Samples]:
+    """Mono blocks of `array` [n, channels], `values` samples over all channels at a time; integers become [-1, 1)."""
+    array = array[:, :1] if mono == "first" else array
+    scale = 1 if array.dtype.kind == "f" else -float(np.iinfo(array.dtype).min)
+    frames = max(1, values // array.shape[1])
+    for start in range(0, len(array), frames):
+        with np.errstate(over="ignore"):  # float64 above float32's range becomes infinite; `check_samples` reports it
+            block = array[start : start + frames].astype(np.float32)
+        yield mix(block / np.float32(scale), mono)

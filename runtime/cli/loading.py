@@ -1,0 +1,54 @@
+"""The codec that a command uses, and notes about it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sc_runtime.bundle.locate import BUNDLE_VARIABLE, locate_bundle
+from sc_runtime.bundle.store import EMBEDDED
+from sc_runtime.codec import Codec
+from sc_runtime.config import CodecConfig
+
+from .console import Console
+
+
+def load_codec(
+    console: Console,
+    name: str | None,
+    backend: str,
+    threads: int | None,
+    precision: str,
+    config: CodecConfig | None = None,
+) -> Codec:
+    """The codec of bundle `name`. Without a name a note says which bundle was chosen: one that decodes `config`."""
+    path = locate_bundle(name, config)
+    codec = Codec.load(path, backend=backend, threads=threads, precision=precision)
+    if not (name or os.environ.get(BUNDLE_VARIABLE)):
+        if path != EMBEDDED:
+            choice = "the newest built; choose with --bundle"
+        else:
+            choice = "no published one is built" if config is None else "no other suits these tokens"
+        console.note(f"bundle: {path.name}, {codec.bundle.manifest.weights} ({choice})")
+    if precision == "float32" and codec.bundle.manifest.precision == "int8":
+        console.note(f"bundle {path.name} decodes in int8, whatever --precision says")
+    return codec
+
+
+def note_rounding(console: Console, codec: Codec, precision: str) -> None:
+    """Note how many tokens encoding in bfloat16 changes, if that was asked for."""
+    if precision == "bfloat16":
+        equal = codec.bundle.manifest.equal_in_bfloat16
+        share = "the bundle does not state how many" if equal is None else f"{1 - equal:.2%} in the bundle's self-test"
+        console.note(f"bfloat16 changes tokens: {share}")
+
+
+def describe_codec(codec: Codec) -> dict[str, Any]:
+    """Bundle, codec, weights, backend and device, as --json has them."""
+    return {
+        "bundle": str(codec.bundle.path),
+        "codec": codec.config.codec,
+        "weights": codec.bundle.manifest.weights,
+        "backend": codec.backend.name,
+        "device": codec.backend.device,
+    }
