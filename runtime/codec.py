@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
 from .errors import AudioError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
+from .model import WindowPlan
 from .registry import find_model
 from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
@@ -132,10 +134,16 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        openings = (partial(Audio, audio, sample_rate, rate=config.sample_rate, mono=spec.mono) for audio in audios)
+        openings = (partial(self.open_plan, audio, sample_rate, config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
+
+    @contextmanager
+    def open_plan(self, audio: AudioSource, sample_rate: int | None, config: CodecConfig) -> Iterator[WindowPlan]:
+        """Yield the windows of `audio`, which is open in the block. The arguments are those of `encode`."""
+        with Audio(audio, sample_rate, rate=config.sample_rate, mono=self.model.spec.mono) as recording:
+            yield self.model.plan_windows(recording, config)
 
     def decode(
         self,
