@@ -7,7 +7,7 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_
 from .tokens import Tokens
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
-TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
+TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
 class Codec:
@@ -175,10 +175,11 @@ class Codec:
         """Tokens to sound, as it is made: pieces float32 [n] at `sample_rate` Hz.
 
         Arguments:
-            tokens: Tokens, the path of their file, or an array of integers [T, C] or [1, T, C].
+            tokens: Tokens, the path of their file, an array of integers [T, C] or [1, T, C], or a row of a collection:
+                a mapping with `codes`, of T × C integers, and `samples`.
             options: see `DecodeOptions`. None leaves every choice to the codec.
-            vocab: entries of the semantic codebook that an array or an .npy file was made with. None is the bundle's
-                default. Tokens and .sct files state theirs.
+            vocab: entries of the semantic codebook that an array, a row or an .npy file was made with. None is the
+                bundle's default. Tokens and .sct files state theirs.
             batch: number of windows that run together, at least 1. None uses what suits the backend.
             progress: called with (units of work done, units in all).
             changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
@@ -215,6 +216,8 @@ class Codec:
         """`tokens` as Tokens of this bundle. Raises TokensError if their settings differ from the bundle's."""
         if isinstance(tokens, (str, os.PathLike)):
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
+        elif isinstance(tokens, Mapping):
+            tokens = read_row(tokens, self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
             tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
         if vocab is not None and tokens.config.vocab != vocab:
@@ -228,6 +231,21 @@ class Codec:
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:
     """Tokens of a file. An .sct file states its settings; an .npy file is read with those of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
+
+
+def read_row(row: Mapping[str, Any], config: CodecConfig) -> Tokens:
+    """Tokens of a row of a collection: `codes`, T × C integers position by position, and `samples` or None.
+
+    Raises TokensError.
+    """
+    codes = row.get("codes")
+    if codes is None:
+        reason = f" ({row['error']})" if row.get("error") else ""
+        raise TokensError(f"a row without codes{reason}", "a row whose error is null")
+    array, books = np.asarray(codes), len(config.codebook_sizes)
+    if array.size % books:
+        raise TokensError(f"a row of {array.size} codes", f"{books} a position, of {', '.join(config.codebook_sizes)}")
+    return Tokens.from_array(array.reshape(-1, books), config, row.get("samples"))
 
 
 def check_batch(batch: int | None) -> None:

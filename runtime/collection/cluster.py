@@ -1,6 +1,7 @@
 """The Ray engine: Ray Data gives groups of shards to a pool of actors.
 
-Ray chooses where an actor runs, starts it again when it or its node is lost, and repeats what it had in work.
+Ray chooses where an actor runs, starts it again when it or its node is lost, and repeats what it had in work: without
+end, which is the default of Ray Data.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first
 from .local import split
 from .worker import Failure, ShardReport, Worker, WorkerSettings
 
-REPEATS = 20  #: of a group whose actor or node was lost; more look like a recording that kills its worker
 DEFAULT_THREADS = 4  #: each actor holds the bundle in memory, so that fewer and larger ones are better
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 
@@ -74,11 +74,11 @@ def run_on_ray(
     """Encode the shards `numbers` in actors of Ray. Reports come as groups of shards are finished.
 
     Arguments:
-        workers: number of actors. None takes as many as the cluster holds.
+        workers: number of actors. None takes as many as the cluster holds now.
         gpus_per_worker: GPUs that an actor declares, a fraction if several share one. Without one it declares its CPU
             threads.
 
-    Raises what a worker raised, and BackendError if actors die again and again.
+    Raises what a worker raised, and BackendError for what else ends the job.
     """
     ray = connect()
     from ray.data import ActorPoolStrategy, DataContext
@@ -91,6 +91,7 @@ def run_on_ray(
     size = workers or count_places(ray.cluster_resources(), cpus, gpus_per_worker)
     groups = split(numbers, size)
     DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items(
         [{"numbers": json.dumps(group)} for group in groups], override_num_blocks=len(groups)
     ).map(
@@ -99,8 +100,6 @@ def run_on_ray(
         compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=1),
         num_cpus=None if gpus_per_worker else cpus,
         num_gpus=gpus_per_worker or None,
-        max_restarts=-1,
-        max_task_retries=REPEATS,
     )
     try:
         for row in rows.iter_rows():

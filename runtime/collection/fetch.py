@@ -96,7 +96,8 @@ def cut(source: Path, target: Path, start: float, duration: float | None) -> Pat
         if first >= file.frames:
             given = f"a part that begins at {start} s of {file.frames / file.samplerate:.3f} s"
             raise AudioError(given, "a part within the recording")
-        left = file.frames - first if duration is None else min(file.frames - first, round(duration * file.samplerate))
+        stop = file.frames if duration is None else min(file.frames, round((start + duration) * file.samplerate))
+        left = stop - first
         if left < 1:
             raise AudioError(f"a part of {duration} s", "a sample or more")
         file.seek(first)

@@ -45,7 +45,8 @@ class Counts:
 class ShardHeader:
     """The metadata of a shard: what its rows do not say.
 
-    codec: codec, tokens a second, sample rate and vocabularies, as `describe_codec` makes them.
+    codec: codec, tokens a second, sample rate, codebooks in the order of the columns, and the vocabulary of each, as
+        `describe_codec` makes them.
     bundle: the bundle's fingerprint.
     version: of sc_runtime that made the plan.
     settings: those of the plan.
@@ -68,7 +69,7 @@ class ShardHeader:
     @property
     def codebooks(self) -> int:
         """C: columns of codes."""
-        return len(self.codec["vocabularies"])
+        return len(self.codec["codebooks"])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -79,7 +80,8 @@ class ShardHeader:
     def config(self) -> CodecConfig:
         """The codec's settings. Raises SettingsError for a codec that this version does not have."""
         spec = find_model(self.codec["codec"]).spec
-        return spec.config.from_codebook_sizes(self.codec["tps"], tuple(self.codec["vocabularies"].values()))
+        entries = tuple(self.codec["vocabularies"][name] for name in self.codec["codebooks"])
+        return spec.config.from_codebook_sizes(self.codec["tps"], entries)
 
 
 def describe_codec(config: CodecConfig) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def describe_codec(config: CodecConfig) -> dict[str, Any]:
         "codec": config.codec,
         "tps": config.tps,
         "sample_rate": config.sample_rate,
-        "codebooks": len(config.codebook_sizes),
+        "codebooks": list(config.codebook_sizes),
         "vocabularies": config.codebook_sizes,
     }
 
