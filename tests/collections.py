@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +9,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from bench.kills import start_command
 from sc_runtime.collection.outcome import Outcome
 from sc_runtime.collection.tokenize import tokenize_collection
-from tests.conftest import ROOT
 
 RATE = 16000
-PROGRAM = """
-import typer
-from sc_runtime.cli.program import own_streams, run_app
-from sc_runtime.cli.tokenize import tokenize
-
-if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(tokenize)
-    own_streams()
-    run_app(app)
-"""
 
 
 def make_sound(number: int, seconds: float, rate: int = RATE) -> np.ndarray:
@@ -54,22 +40,8 @@ def tokenize(sources: Any, output: Any, **options: Any) -> Outcome:
     return tokenize_collection(sources, output, **{"bundle": "embedded", "backend": "onnxruntime", **options})
 
 
-def start_command(*arguments: object, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments), "--bundle", "embedded", "--backend", "onnxruntime"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
 def run_command(*arguments: object, variables: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of `start_command`."""
     process = start_command(*arguments, variables=variables)
     output, errors = process.communicate()
     return process.returncode, output, errors
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Every file in `folder` and the folders in it, hidden ones too: relative name -> bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -16,12 +16,13 @@ pytest.importorskip("fsspec")
 import pyarrow
 from pyarrow import parquet
 
+from bench.kills import read_folder
 from sc_runtime import Codec, Tokens
 from sc_runtime.collection.reader import read_collection
 from sc_runtime.collection.rows import Row, ShardHeader, describe_codec, hash_codes, name_kind
 from sc_runtime.collection.webdataset import make_key
 from sc_runtime.errors import OutputError, SettingsError, TokensError
-from tests.collections import read_folder, run_command, tokenize, write_recordings
+from tests.collections import run_command, tokenize, write_recordings
 
 
 @pytest.fixture(scope="module")

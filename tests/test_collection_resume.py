@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import soundfile
 
@@ -22,18 +17,11 @@ pytest.importorskip("fsspec")
 
 from pyarrow import parquet
 
+from bench.kills import find_local_victims, read_folder, start_command, survive
 from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.errors import BundleError, OutputError
-from tests.collections import (
-    RATE,
-    make_sound,
-    read_folder,
-    run_command,
-    start_command,
-    tokenize,
-    write_recordings,
-)
+from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
 
 SHARDS = {"shard_files": 2}
 
@@ -237,41 +225,6 @@ def test_a_disk_that_fills_up_is_one_line_and_what_is_done_stays_done(
     assert read_folder(tmp_path) == undisturbed
 
 
-def kill_tree(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-
-
-def find_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The worker processes of a driver."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-    return []
-
-
-def run_and_kill(arguments: list[object], moments: Iterator[float], kills: int, generator: random.Random) -> int:
-    """Run the command until it succeeds; meanwhile kill drivers and workers, `kills` in all. Returns how many were."""
-    done = 0
-    while True:
-        process = start_command(*arguments)
-        while process.poll() is None and done < kills:
-            time.sleep(next(moments))
-            workers = find_workers(process)
-            if process.poll() is not None:
-                break
-            if workers and generator.random() < 0.5:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    generator.choice(workers).kill()
-            else:
-                process.kill()
-            done += 1
-        _, errors = process.communicate()
-        if process.returncode == 0:
-            return done
-        assert process.returncode in (-signal.SIGKILL, 1), errors
-        assert process.returncode != 1 or "workers died" in errors, errors
-
-
 def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     process = start_command(recordings, "-o", tmp_path, "--shard-files", 2)
     while process.poll() is None and not list(tmp_path.glob("shard-*")):
@@ -284,20 +237,15 @@ def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, 
 
 
 @pytest.mark.slow
-def test_forty_kills_of_drivers_and_workers(tmp_path: Path) -> None:
-    """The folder is byte for byte that of an undisturbed run. `test_collection_ray` has the other kills."""
-    source = tmp_path / "in"
-    write_recordings(source, 400)
+def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
+    """The folder is byte for byte that of an undisturbed run. `bench/bulk.py` kills a hundred times."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_recordings(source, 200)
     tokenize(source, tmp_path / "expected", shard_files=4)
-    generator = random.Random(16)
-    moments = (generator.uniform(0.5, 6.0) for _ in iter(int, 1))
-    arguments = [source, "-o", tmp_path / "out", "--shard-files", 4, "--workers", 2]
-    kills = run_and_kill(arguments, moments, 40, generator)
-    while kills < 40:  # it was done before: again from nothing
-        shutil.rmtree(tmp_path / "out")
-        kills += run_and_kill(arguments, moments, 40 - kills, generator)
-    assert kills == 40
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "expected")
+    expected = read_folder(tmp_path / "expected")
+    arguments = [source, "-o", out, "--shard-files", 4, "--workers", 2]
+    found = survive(lambda: start_command(*arguments), find_local_victims, out, expected, kills=12, longest=4.0)
+    assert sum(found["kills"].values()) == 12
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ pytest.importorskip("moto")
 
 from pyarrow import parquet
 
+from bench.kills import read_folder
 from sc_runtime.collection.containers import read_tar
 from sc_runtime.collection.fetch import Fetcher
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.reader import read_collection
 from sc_runtime.errors import AudioError, OutputError
-from tests.collections import RATE, read_folder, run_command, tokenize, write_recordings
+from tests.collections import RATE, run_command, tokenize, write_recordings
 from tests.test_collection_sources import pack_tar, write_dataset
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,20 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sc_runtime import errors
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line
 
 from .local import split
 from .worker import Failure, ShardReport, Worker, WorkerSettings
 
 DEFAULT_THREADS = 4  #: each actor holds the bundle in memory, so that fewer and larger ones are better
+ANSWER_SECONDS = 10  #: that a cluster has to answer
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 
 
@@ -29,14 +32,14 @@ def connect() -> Any:
 
     Raises MissingExtraError, BackendError.
     """
-    if not is_usage_reporting_chosen():
-        os.environ[USAGE_VARIABLE] = "0"
+    turn_off_usage_reports()
     try:
         import ray
     except ImportError as error:
         raise MissingExtraError("engine ray: Ray is not installed", "Ray", "pip install 'sc-runtime[ray]'") from error
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
+        check_address(address)
         try:
             options: dict[str, Any] = {} if address != "local" else {"include_dashboard": False}
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -46,26 +49,48 @@ def connect() -> Any:
     return ray
 
 
-def is_usage_reporting_chosen() -> bool:
-    """Whether the user turned Ray's usage reporting on or off: by its variable, or by `ray enable-usage-stats`."""
-    if os.environ.get(USAGE_VARIABLE):
-        return True
+def check_address(address: str) -> None:
+    """Raises BackendError if nothing answers at an address "host:port"; Ray 2.60 waits for minutes there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
+        given = f"Ray at {address}: {error.strerror or error}"
+        raise BackendError(given, "a cluster that runs", "start one, or unset RAY_ADDRESS") from error
+
+
+def turn_off_usage_reports() -> None:
+    """Turn Ray's usage reports off, unless the user chose: by the variable, or by `ray enable-usage-stats`."""
     path = os.environ.get("RAY_USAGE_STATS_CONFIG_PATH") or Path("~/.ray/config.json").expanduser()
     try:
-        return json.loads(Path(path).read_text()).get("usage_stats") is not None
+        chosen = json.loads(Path(path).read_text()).get("usage_stats")
     except (OSError, ValueError, AttributeError):
-        return False
+        chosen = None
+    if chosen is None:
+        os.environ.setdefault(USAGE_VARIABLE, "0")
 
 
 class ShardActor:
-    """An actor of Ray Data: one bundle, which encodes a group of shards a call."""
+    """An actor of Ray Data: one bundle, which encodes a group of shards a call.
+
+    An error of this package is a result too: Ray keeps the text of an exception, and not the exception.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.worker = Worker(settings)
+        self.settings = settings
+        self.worker: Worker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        reports = self.worker.run(json.loads(row["numbers"]))
-        return {"reports": json.dumps([asdict(report) for report in reports])}
+        reports, failure = [], None
+        try:
+            self.worker = self.worker or Worker(self.settings)
+            for report in self.worker.run(json.loads(row["numbers"])):
+                reports.append(asdict(report))
+        except CodecError as error:
+            failure = [type(error).__name__, error.given, error.expected, error.remedy]
+        return {"reports": json.dumps(reports), "failure": json.dumps(failure)}
 
 
 def run_on_ray(
@@ -106,8 +131,11 @@ def run_on_ray(
             for report in json.loads(row["reports"]):
                 failures = [Failure(**failure) for failure in report.pop("failures")]
                 yield ShardReport(**report, failures=failures)
+            if failure := json.loads(row["failure"]):
+                raise getattr(errors, failure[0])(*failure[1:])
     except ray.exceptions.RayError as error:
-        raise find_cause(error) from error
+        given = f"Ray: {str(error).strip().splitlines()[-1]}"
+        raise BackendError(given, "a job that ends", "Ray's logs say more") from error
 
 
 def choose_threads(nodes: list[dict[str, Any]]) -> int:
@@ -121,13 +149,3 @@ def count_places(resources: dict[str, float], cpus: int, gpus_per_worker: float)
     if gpus_per_worker:
         return max(1, int(resources.get("GPU", 0) / gpus_per_worker))
     return max(1, int(resources.get("CPU", 1)) // cpus)
-
-
-def find_cause(error: BaseException) -> CodecError:
-    """The error of this package that Ray wrapped; BackendError for any other."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, CodecError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
-    return BackendError(f"Ray: {first_line(error)}", "workers that live", "is there enough memory?")
