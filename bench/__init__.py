@@ -1,1 +1,1 @@
-"""Measurements: what the runtime costs beside the published procedure."""
+"""Measurements of speed, memory and quality, beside the published procedures. `README.md` lists the commands."""

@@ -1,45 +1,36 @@
-"""Graphs in int8 for processors: NNCF quantises weights and activations after training, OpenVINO runs them.
+"""Bundles with graphs in int8, for processors.
 
-Which graphs, a codec says (`CodecExport.int8`): those whose rounding was measured on the embedded model to be harmless
+`CodecExport.int8` lists the graphs: those whose rounding was measured on the embedded model to be harmless
 (`bench/quality.py --curves`, `bench/results/curves-embedded.png`). Of SemantiCodec these are `tunet_step` and
 `vae_decoder`. Not the vocoder: 8 bits leave quiet passages full of noise, and the mel distance of music grows by half
 or more, even where only its widest convolutions are rounded. Not what encodes: tokens stay exact.
-
-The graphs are OpenVINO's own files. As ONNX (QuantizeLinear, DequantizeLinear) OpenVINO 2026.4 computes the T-UNet
-wrongly, by 38 %, and ONNX Runtime runs it no faster than float32.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.bundle.manifest import FileEntry
 from sc_runtime.bundle.store import Bundle, hash_file
-from sc_runtime.codec import Codec
 from sc_runtime.errors import MissingExtraError, SettingsError, VerificationError
 from sc_runtime.files import link_or_copy
-from sc_runtime.networks import Arrays, Graph, Search
-from sc_runtime.samples import SPEECH_AND_MUSIC
+from sc_runtime.networks import Arrays, Graph
 
+from .accuracy import relative_error
+from .calibration import import_nncf, quantise, record_decoding
 from .registry import find_export
-from .verify import relative_error
+from .spec import Report
 
 TOLERANCE = 0.3  #: relative error over the inputs of a real decoding
-PRESET = "fast"  #: what is decoded to see what numbers occur: its steps span the whole schedule
 
 
 def require_nncf() -> None:
-    """Raises MissingExtraError where it is not installed."""
+    """Raises MissingExtraError if NNCF or OpenVINO is not installed."""
     try:
         import_nncf()
         import openvino  # noqa: F401
@@ -49,16 +40,8 @@ def require_nncf() -> None:
         ) from None
 
 
-def import_nncf() -> ModuleType:
-    os.environ.setdefault("NNCF_CI", "1")  # it tells its makers nothing
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import nncf
-    return nncf
-
-
-def round_bundle(bundle: Bundle, folder: Path, report: Callable[[str], None] = lambda line: None) -> Bundle:
-    """`bundle` once more with int8 graphs, its files in `folder`, empty; for measurements: no manifest is written.
+def round_bundle(bundle: Bundle, folder: Path, report: Report = lambda line: None) -> Bundle:
+    """A copy of `bundle` with int8 graphs, its files in the empty `folder`. For measurements: it has no manifest file.
 
     Raises SettingsError unless `bundle` is float32.
     """
@@ -74,36 +57,30 @@ def round_bundle(bundle: Bundle, folder: Path, report: Callable[[str], None] = l
     return rounded
 
 
-def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Callable[[str], None] = lambda line: None) -> None:
+def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Report = lambda line: None) -> None:
     """Replace the float32 graphs named in `recipes` (name -> recipe) by int8 ones, in the folder and the manifest.
 
-    Quantised on every second input that decoding the demo's sample, of two windows, gives them, verified on the others.
-    The manifest takes the relative error there, against the float32 graph. Raises VerificationError where it passes
-    TOLERANCE.
+    Each is calibrated on every second input that it gets when the demo's recording is decoded, and verified on the
+    others. The manifest takes the relative error there, against the float32 graph. Raises VerificationError if it
+    is over TOLERANCE.
     """
-    report("Decoding the demo's sample, to see what numbers occur")
+    report("Decoding the demo's recording, for the ranges of numbers")
     backend = OpenVinoBackend(precision="float32")
-    recorder = Recorder(backend, frozenset(recipes))
-    codec = Codec(bundle, recorder)
-    codec.decode(codec.encode(SPEECH_AND_MUSIC), preset=PRESET)
+    recorder = record_decoding(bundle, recipes, backend)
+    attends = find_export(bundle.manifest.codec).int8
     for name, recipe in recipes.items():
         report(f"{name}: quantising")
         recorded = recorder.inputs[name]
         expected = [recorder.graphs[name].run(feeds) for feeds in recorded[1::2]]
         old = bundle.manifest.graphs[name]
         path = bundle.path / f"{name}.xml"
-        quantise(bundle.find_graph(name), recorded[::2], path, attends=name == "tunet_step")
+        quantise(bundle.find_graph(name), recorded[::2], path, attends=attends[name])
         files = (path.name, path.with_suffix(".bin").name)
         for file in files:
             made = bundle.path / file
             bundle.manifest.files[file] = FileEntry(made.stat().st_size, hash_file(made))
-        bundle.manifest.graphs[name] = dataclasses.replace(old, files=files, recipe=recipe)
-        rounded = backend.open(bundle, name)
-        found = [rounded.run(feeds) for feeds in recorded[1::2]]
-        error = max(
-            relative_error(*(np.concatenate([outputs[output] for outputs in cases]) for cases in (found, expected)))
-            for output in old.outputs
-        )
+        bundle.manifest.graphs[name] = dataclasses.replace(old, files=files, recipe=recipe, weights={})
+        error = compare(backend.open(bundle, name), recorded[1::2], expected)
         if not error <= TOLERANCE:
             raise VerificationError(
                 f"graph {name}: relative error {error:.2e} in int8",
@@ -116,50 +93,10 @@ def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Callable[[s
             (bundle.path / file).unlink()
 
 
-def quantise(source: Path, feeds: list[Arrays], target: Path, attends: bool) -> None:
-    """Write the graph `source` to `target` (.xml, weights beside it in .bin), its ranges taken from `feeds`."""
-    import openvino
-
-    nncf = import_nncf()
-    import logging
-
-    nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(source)
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        rounded = nncf.quantize(
-            model,
-            nncf.Dataset(feeds),
-            subset_size=len(feeds),
-            preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER if attends else None,
-        )
-    openvino.save_model(rounded, target, compress_to_fp16=False)
-
-
-class Recorder:
-    """A backend that keeps what the graphs `wanted` are given."""
-
-    encode_batch = 1
-    gpu = None
-
-    def __init__(self, backend: OpenVinoBackend, wanted: frozenset[str]) -> None:
-        self.backend, self.wanted = backend, wanted
-        self.name, self.device = backend.name, backend.device
-        self.graphs: dict[str, Graph] = {}
-        self.inputs: dict[str, list[Arrays]] = {name: [] for name in wanted}
-
-    def open(self, bundle: Bundle, graph: str) -> Graph:
-        self.graphs[graph] = self.backend.open(bundle, graph)
-        return RecordedGraph(self.graphs[graph], self.inputs[graph]) if graph in self.wanted else self.graphs[graph]
-
-    def open_search(self, codebook: np.ndarray) -> Search:
-        return self.backend.open_search(codebook)
-
-
-class RecordedGraph:
-    def __init__(self, graph: Graph, inputs: list[Arrays]) -> None:
-        self.graph, self.inputs = graph, inputs
-
-    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        self.inputs.append(dict(feeds))  # not copied: a window's keys and values are the same arrays in every step
-        return self.graph.run(feeds)
+def compare(graph: Graph, inputs: list[Arrays], expected: list[dict[str, np.ndarray]]) -> float:
+    """The largest relative error of an output of `graph`, all `inputs` together."""
+    found = [graph.run(feeds) for feeds in inputs]
+    return max(
+        relative_error(*(np.concatenate([outputs[output] for outputs in cases]) for cases in (found, expected)))
+        for output in expected[0]
+    )

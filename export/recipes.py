@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from functools import cache
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,50 +17,80 @@ from sc_runtime.bundle.store import hash_file
 from sc_runtime.samples import SPEECH_AND_MUSIC
 from sc_runtime.semanticodec.presets import PRESETS
 
-from .int8 import PRESET
-from .registry import Graph, Sizes, Weights, find_export
-from .trace import OPSET
+from .calibration import PRESET
+from .code import FOLDER, describe_code
+from .registry import find_export
+from .spec import Graph, Sizes, Weights, list_origins
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
-ROUNDING_PACKAGES = ("nncf", "openvino")  #: and those that are int8
-SOURCES = ("trace.py",)  #: of this package that shape every graph
-LOWERING = {"fp16": "precision.py", "int8": "int8.py"}  #: that shape those of another precision than float32
-STORAGE = "storage.py"  #: that shapes those of float16 weights
+ROUNDING_PACKAGES = ("nncf", "openvino")  #: whose versions shape an int8 graph too
+LOWERING = {"float32": (), "fp16": ("precision",), "int8": ("calibration",)}  #: precision -> modules that make it
 
 
-def write_recipe(name: str, sizes: Sizes, weights: Weights, precision: str = "float32") -> str:
-    """A hash of everything the graph `name` is made from: weights, sizes that it reads, its sources, the exporter."""
+def write_recipe(
+    name: str, sizes: Sizes, weights: Weights, precision: str = "float32", *, folder: Path = FOLDER
+) -> str:
+    """A hash of everything that the graph `name` is made from.
+
+    That is: the weights and their published names, the sizes that are read, the inputs and outputs, the classes of the
+    traced module's parts, the versions of the packages, and the code: that of these parts, of the functions that make
+    tensors, of the tracing and of the precision. The code is found from imports (`code.py`) in the export's `folder`.
+    """
     export = find_export(sizes.config.codec)
-    graph = export.graphs[name]
-    digest = hashlib.sha256()
-    digest.update(repr((name, OPSET, list_sizes(graph, sizes), weights.identity)).encode())
-    digest.update(repr([version(package) for package in PACKAGES]).encode())
+    description = describe_graph(export.graphs[name], sizes)
+    modules = {"trace", *LOWERING[precision], *description.modules}
+    facts: list[object] = [name, description.facts, weights.identity, [version(package) for package in PACKAGES]]
     if precision == "int8":  # its ranges are those of a decoding, by all that the codec is
-        digest.update(repr((sizes, [version(package) for package in ROUNDING_PACKAGES])).encode())
-        digest.update(hash_file(SPEECH_AND_MUSIC).encode() + repr(PRESETS[PRESET]).encode())
-    sources = [*SOURCES, *export.networks[graph.network].sources]
-    if precision != "float32":
-        sources.append(LOWERING[precision])
+        facts += [sizes, export.int8[name], [version(package) for package in ROUNDING_PACKAGES]]
+        facts += [hash_file(SPEECH_AND_MUSIC), PRESETS[PRESET]]
     if weights.half and precision != "fp16":
-        sources.append(STORAGE)
-    for source in sources:
-        digest.update((Path(__file__).parent / source).read_bytes())
-    return digest.hexdigest()
+        modules.add("storage")
+    facts.append(describe_code(modules, apart=[name_module(type(sizes).__module__)], folder=folder))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a graph says of itself at given sizes: facts, and the modules of the export that make it."""
+
+    facts: tuple[object, ...]
+    modules: frozenset[str]
+    sizes: dict[str, Any]  #: every size that was read, with its value
 
 
 @cache
-def list_sizes(graph: Graph, sizes: Sizes) -> tuple[tuple[str, Any], ...]:
-    """Every size that the modules and tensors of `graph` read, with its value.
-
-    Noted while they are made, not listed by hand: a list would be wrong one day, and a stale graph taken for a new one.
-    """
-    values: dict[str, Any] = {}
-    noted = Noted(sizes, values)
+def describe_graph(graph: Graph, sizes: Sizes) -> Description:
+    """The sizes that a graph depends on are noted while they are read: a list by hand would be wrong one day."""
+    read: dict[str, Any] = {}
+    noted: Any = Noted(sizes, read)
     with torch.device("meta"):
-        graph.inputs(noted)
-        graph.outputs(noted)
-        graph.trace(noted)
-    return tuple(sorted(values.items()))
+        module = graph.build(noted)
+    parts = [(path, type(part)) for path, part in module.named_modules()]
+    origins = list_origins(graph, noted)
+    makers = {name: describe_maker(origin.make) for name, origin in origins.items() if origin.make}
+    facts = (
+        graph.inputs(noted),
+        graph.outputs(noted),
+        [(path, kind.__qualname__) for path, kind in parts],
+        [(name, dict(origin.shapes), makers.get(name)) for name, origin in origins.items()],
+        sorted(read.items()),
+    )
+    sources = {kind.__module__ for _, kind in parts} | {maker[0] for maker in makers.values()}
+    own = {name_module(source) for source in sources if source.split(".")[0] != "torch"}
+    return Description(facts, frozenset(own), read)
+
+
+def describe_maker(make: Callable[..., torch.Tensor]) -> tuple[str, str, tuple[object, ...]]:
+    """Module, name and bound arguments of a function."""
+    bound = make.args if isinstance(make, partial) else ()
+    function: Any = make.func if isinstance(make, partial) else make
+    return function.__module__, function.__qualname__, bound
+
+
+def name_module(module: str) -> str:
+    """The name of a module relative to the export, which is `export` or `sc_runtime.export`, as it was started."""
+    path = Path(sys.modules[module].__file__ or "").resolve().relative_to(FOLDER.resolve())
+    return ".".join(path.with_suffix("").parts)
 
 
 class Noted:

@@ -1,7 +1,7 @@
 """Deterministic stand-in weights: every tensor is a pure function of (seed, name, shape).
 
-The published weights cannot always be had; the arithmetic can be proved, tried and timed without them. The values are
-those of the golden outputs (`tests/golden`), built on Philox raw bits, whose stream NumPy guarantees.
+They serve to verify and time the arithmetic without the published weights. The values are those of the golden outputs
+(`tests/golden`), made of Philox's raw bits, whose stream NumPy guarantees.
 """
 
 from __future__ import annotations
@@ -9,14 +9,42 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sc_runtime.errors import CheckpointError
+
+from .code import hash_code
+from .spec import Shapes, Tensors
+
 SCALE_FACTOR = 0.9227
 CENTROID_AMPLITUDE = 1.2
 CHUNK = 1 << 24  #: values drawn at a time, so that the raw 64-bit draws of a large tensor never exist at once
+
+
+class SeededWeights:
+    """Stand-in weights made from (seed, tensor name): the right sizes, no download, no meaning."""
+
+    trained = False
+    half = False
+
+    def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 2**64:
+            raise CheckpointError(f"--seeded {seed}", "0 to 2^64 - 1")
+        self.seed = seed
+        self.description = f"stand-in weights, seed {seed}"
+        self.label = f"seeded{seed}"
+        self.arguments = f"--seeded {seed}"
+        self.identity = f"seeded {seed} {hash_code(Path(__file__))}"
+
+    def read(self, file: str, shapes: Shapes) -> Tensors:
+        return SeededTensors(self.seed, shapes)
+
+    def centroids(self, vocab: int, width: int) -> np.ndarray:
+        return draw_centroids(self.seed, vocab, width)
 
 
 class SeededTensors(Mapping[str, Tensor]):
@@ -63,7 +91,7 @@ def draw_uniform(seed: int, name: str, shape: tuple[int, ...], scale: float, off
 
 
 def choose_distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """(scale, offset) that keep the stand-in networks lively but not chaotic: tokens vary, rounding does not grow."""
+    """(scale, offset) with which tokens vary and rounding errors do not grow from layer to layer."""
     if name.endswith("bias") or "bias_" in name:
         return 0.05, 0.0
     if name.endswith("weight_g"):  # of weight-normalised convolutions

@@ -1,10 +1,13 @@
-"""Torch module to ONNX file, without ever holding its weights: traced on fake tensors, weights written one by one."""
+"""Torch module to ONNX file. It is traced on fake tensors, and its weights are read and written one by one."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,24 @@ TRACED_AXES = {
     "frames": 96,
     "samples": 2000,
     "positions": 40,
-}  #: any sizes but 1, which tracing would take for a constant
+}  #: any sizes except 1, which would become a constant
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """The initializer that holds one tensor of a traced module."""
+
+    initializer: str
+    shape: tuple[int, ...]  #: of the module's tensor
+    permutation: tuple[int, ...] | None  #: the order in which the initializer has its axes; None: their own
+
+
+@dataclass(frozen=True)
+class TracedGraph:
+    """An ONNX model and, by name, those tensors of the module that it computes with."""
+
+    model: ir.Model
+    weights: dict[str, StoredWeight]
 
 
 def trace(
@@ -30,8 +50,8 @@ def trace(
     inputs: dict[str, TensorSpec],
     outputs: dict[str, TensorSpec],
     find: Callable[[str], Tensor],
-) -> ir.Model:
-    """The ONNX model of the module that `build` makes; every weight a promise that `find(name)` keeps on saving."""
+) -> TracedGraph:
+    """The graph of the module that `build` makes. Its weights are promises: `find(name)` is called on saving."""
     with FakeTensorMode(), warnings.catch_warnings(), quiet_exporter():
         warnings.simplefilter("ignore")
         module = build().eval()
@@ -51,17 +71,45 @@ def trace(
         )
     assert program is not None and program.exported_program is not None
     model = program.model
+    weights = {}
     for name, value in model.graph.initializers.items():
         if name in program.exported_program.state_dict or name in program.exported_program.constants:
-            promise_weight(value, find, name)
-    fold_transposes(model)
+            weights[name] = promise_weight(value, find, name)
+    weights = fold_transposes(model, weights)
     onnxscript.optimizer.optimize_ir(model)
     strip_metadata(model)
-    return model
+    return TracedGraph(model, follow_weights(model, weights, find))
+
+
+def follow_weights(
+    model: ir.Model, weights: Mapping[str, StoredWeight], find: Callable[[str], Tensor]
+) -> dict[str, StoredWeight]:
+    """`weights` with the initializers that hold them after the optimizer has run.
+
+    The optimizer merges small initializers that are equal, and writes those that only get another shape anew, under
+    another name. Such a tensor is found again by its values. One that is part of a computed constant is left out.
+    """
+    initializers = model.graph.initializers
+    lost = {name: weight for name, weight in weights.items() if weight.initializer not in initializers}
+    most = max((math.prod(weight.shape) for weight in lost.values()), default=0)
+    holders: dict[tuple[ir.DataType, bytes], str] = {}
+    for name, value in initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.size <= most:
+            holders.setdefault((tensor.dtype, tensor.tobytes()), name)
+    found = dict(weights)
+    for name, weight in lost.items():
+        array = find(name).detach().numpy()
+        order = weight.permutation or range(array.ndim)
+        tensor = ir.tensor(np.ascontiguousarray(array.transpose(order)))
+        del found[name]
+        if holder := holders.get((tensor.dtype, tensor.tobytes())):
+            found[name] = dataclasses.replace(weight, initializer=holder)
+    return found
 
 
 def share_weights(model: ir.Model, donor: Path) -> None:
-    """Have the weights of `model` that the graph in the file `donor` has too be read from that graph's data file."""
+    """Let `model` read the weights that it has in common with the graph in the file `donor` from that graph's data."""
     theirs = ir.load(donor).graph.initializers
     for name, value in model.graph.initializers.items():
         found = theirs[name].const_value if name in theirs else None
@@ -70,7 +118,7 @@ def share_weights(model: ir.Model, donor: Path) -> None:
 
 
 def save_model(model: ir.Model, path: Path, shared: Path | None = None) -> list[Path]:
-    """Write the graph and its weights beside it, or none where they lie in the file `shared`; returns both files."""
+    """Write the graph, and its weights beside it unless they lie in the file `shared`. Returns both files."""
     if shared:
         ir.save(model, path)
         return [path, shared]
@@ -89,7 +137,8 @@ def describe_axes(module: nn.Module, inputs: dict[str, TensorSpec]) -> tuple:
     return axes if named == len(axes) else (*axes[:named], axes[named:])
 
 
-def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> None:
+def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> StoredWeight:
+    """Have `value` hold the tensor `name`, which is asked for when it is saved."""
     shape, dtype = value.shape, value.dtype
     assert shape is not None and dtype is not None
 
@@ -99,27 +148,41 @@ def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) ->
         return ir.Tensor(array, name=name)
 
     value.const_value = ir.LazyTensor(fetch, dtype=dtype, shape=shape, name=name)
+    return StoredWeight(name, tuple(shape.numpy()), None)
 
 
-def fold_transposes(model: ir.Model) -> None:
-    """Turn Transpose(weight) into a weight: a runtime would do it at every load, holding both."""
+def fold_transposes(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, StoredWeight]:
+    """Turn Transpose(weight) into a weight: a runtime would do it at every load, and hold both.
+
+    Returns those of `weights` that the graph uses, with the initializers that hold them now.
+    """
     graph = model.graph
+    transposed: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source.name not in graph.initializers or source.const_value is None:
+        if source is None or source.const_value is None or source.name not in graph.initializers:
             continue
-        name = f"{source.name}.transposed"
-        if name not in graph.initializers:
-            permutation = list(node.attributes["perm"].as_ints())
-            graph.register_initializer(transpose_weight(name, source, source.const_value, permutation))
-        node.outputs[0].replace_all_uses_with(graph.initializers[name])
+        permutation = tuple(node.attributes["perm"].as_ints())
+        key = (str(source.name), permutation)
+        if key not in transposed:
+            reversing = permutation == tuple(reversed(range(len(permutation))))
+            suffix = "" if reversing else "_" + "_".join(map(str, permutation))
+            name = f"{source.name}.transposed{suffix}"
+            transposed[key] = transpose_weight(name, source, source.const_value, permutation)
+            graph.register_initializer(transposed[key])
+        node.outputs[0].replace_all_uses_with(transposed[key])
         graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+    used = {name: weight for name, weight in weights.items() if name in graph.initializers}
+    for (name, permutation), value in transposed.items():
+        if name in weights and name not in used:
+            used[name] = StoredWeight(value.name or "", weights[name].shape, permutation)
+    return used
 
 
-def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, permutation: list[int]) -> ir.Value:
+def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, permutation: tuple[int, ...]) -> ir.Value:
     """The `weight` of `value` with its axes in the order of `permutation`, as another promise."""
     sizes = weight.shape.numpy()
     shape = ir.Shape([sizes[axis] for axis in permutation])
@@ -132,7 +195,7 @@ def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, perm
 
 
 def strip_metadata(model: ir.Model) -> None:
-    """Drop what tracing noted of this machine's files and stack."""
+    """Drop the file names and stack traces of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -143,7 +206,7 @@ def strip_metadata(model: ir.Model) -> None:
 
 
 class quiet_exporter:
-    """Silences the exporter's remarks on packages that this project does not use."""
+    """Silences the exporter's warnings about packages that this project does not use."""
 
     def __enter__(self) -> None:
         self.logger = logging.getLogger("torch.onnx")

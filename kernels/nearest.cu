@@ -1,10 +1,11 @@
 // Exact nearest centroid: argmin over j of ‖q − c_j‖², the lowest index of equals, for a GPU from sm_80 on.
 //
-// Three kernels run in order (runtime/cuda_centroids.py launches them, and prepares the codebook once):
+// Three kernels run in order. runtime/cuda/nearest.py launches them; runtime/cuda/screening.py prepares the codebook.
 //   prepare   queries [n, D] float32 → scaled float16 about the codebook's mean, and how far screening may be off
 //   screen    one pass of tensor-core products over all centroids; only the best score of each group of 16 is kept
 //   decide    float64 distances for the groups that may hold the nearest centroid, and for nothing else
-// If every group may hold it (all centroids equal, say), `decide` looks at every centroid: slower, never wrong.
+// If every group may hold it, because all centroids are equal for example, `decide` compares every centroid. That is
+// slower and never wrong.
 //
 // Why the answer is exact
 // -----------------------
@@ -29,7 +30,7 @@
 // cut into tiles: one very long vector widens the bound of its own tile only.
 // No step overflows: norms are below 10¹⁸ (others are refused), |acc| < 2³⁰·D, and r is in [2⁻⁷⁶, 2⁷⁶].
 //
-// Accumulation. NVIDIA does not specify it. Measured on V100 to B200 (Fasi et al., PeerJ CS 7:e330, 2021; Khattak and
+// Accumulation is not specified by NVIDIA. Measured on V100 to B200 (Fasi et al., PeerJ CS 7:e330, 2021; Khattak and
 // Mikaitis, arXiv:2512.07004): products of float16 are exact, 4, 8 or 16 of them and the accumulator are aligned to the
 // largest of these addends, cut to no fewer than 24 bits, added without further error, and the sum is cut to float32.
 // With s products at a time, S = Σ|ŷ_k·x̂_k| ≤ ‖ŷ‖·‖x̂‖ bounds every addend and partial sum, so one addition is off by
@@ -48,7 +49,7 @@
 // In memory are n × N / 16 scores, 4 MB for 512 queries and 32768 centroids.
 
 #ifndef STAGES
-#define STAGES 2  // slots, as many as the architecture's shared memory holds: runtime/cuda_centroids.py says
+#define STAGES 2  // slots, as many as the architecture's shared memory holds; runtime/cuda/nearest.py chooses them
 #endif
 #ifndef LISTED
 #define LISTED 2048  // groups that `decide` looks through at a time; the tests make it small

@@ -1,17 +1,18 @@
-// One step of any solver of runtime/semanticodec/samplers.py, and the noise it needs, for B windows; runtime/semanticodec/coefficients.py says why
-// a step is a weighted sum. runtime/backends/device.py launches it between two calls of the T-UNet.
+// One step of a diffusion solver (runtime/semanticodec/samplers.py) and the noise that it needs, for B windows.
+// runtime/semanticodec/coefficients.py shows that a step of every solver is a weighted sum. runtime/cuda/solver.py
+// launches the kernel between two calls of the T-UNet.
 //
-// A row of the table is one launch. Row 0 draws x_0 = z_T. Row r > 0 follows call r − 1, whose answer is `v`:
+// Each launch takes one row of the table. Row 0 draws x_0 = z_T. Row r > 0 follows call r − 1, whose result is `v`:
 //     v_(r−1) = v of the only branch, or v_u + s (v_c − v_u) of both (paper, eq. 10, with s = 1 − w),
 //     x_r = Σ_j a_j x_(r−1−j) + Σ_j b_j v_(r−1−j) + c n_r.
-// The x and v that later steps look back on stay in rings of DEPTH; x_r also goes where the T-UNet reads it, once for each
-// branch, and with it the number of the next diffusion step.
+// The last DEPTH x and v, which later steps use, stay in rings. x_r is also written where the T-UNet reads it, once for
+// each branch, together with the next timestep.
 
 constexpr int SIZE = 8 * 256 * 16;  // values of one latent
 constexpr int DEPTH = 3;
 constexpr int THREADS = 128;
 constexpr int QUARTERS = SIZE / 4;          // a thread takes four neighbours of each half of a latent:
-constexpr int LANES = QUARTERS / 2;         // what one Philox block of radii and one of angles make
+constexpr int LANES = QUARTERS / 2;         // one Philox block of radii and one of angles make these eight values
 constexpr double TURN = 6.283185307179586;  // 2π
 
 typedef unsigned long long word;
@@ -25,10 +26,10 @@ struct Row {
     float velocities[DEPTH];  // b
     float noise;              // c
     float scale;              // s; 1 where only one branch was run
-    float step;               // the diffusion step of the call that follows
+    float step;               // the timestep of the call that follows
 };
 
-/// What the noise of one window is: (seed, window), or the address of SIZE floats for every row of the table.
+/// The noise of one window: (seed, window), or the address of SIZE floats for each row of the table.
 struct Source {
     word seed, window, address;
 };
@@ -49,7 +50,7 @@ __device__ void draw_uniform(double (&uniform)[4], word block, word draw, word w
     for (int i = 0; i < 4; ++i) uniform[i] = static_cast<double>(counter[i] >> 11) * 0x1p-53;
 }
 
-/// The same standard normal numbers as samplers.SeededNoise: Box–Muller, radii from a latent's first half of words,
+/// The same standard normal numbers as noise.SeededNoise: Box–Muller, radii from a latent's first half of words,
 /// angles from its second. NumPy counts blocks from 1.
 __device__ void draw_normal(Four (&normal)[2], const Source& source, int draw, int lane, word domain) {
     double radii[4], angles[4];

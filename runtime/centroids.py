@@ -18,7 +18,7 @@ class NearestCentroid:
 
     The answer is that of a brute-force search in float64: the lowest index among the smallest float64 sums of
     (q − c)². A float32 matrix product screens the codebook, and float64 decides between the centroids that
-    float32 cannot tell apart. That none is lost is proved, not hoped, as follows.
+    float32 cannot separate. The proof that none is lost:
 
     Let m be the codebook's mean in float32, q' = fl(q − m), c' = fl(c − m), Q = ‖q'‖, M = max ‖c'_j‖,
     u = 2⁻²⁴, γ_D = D·u / (1 − D·u). As ‖q' − c'‖² / 2 = Q² / 2 − g with g_j = q'·c'_j − ‖c'_j‖² / 2, the

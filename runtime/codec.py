@@ -7,11 +7,11 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,14 +22,23 @@ from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, SettingsError, TokensError, check_whole
+from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole, first_line
 from .loaded import LoadedBundle
-from .model import WindowPlan
+from .model import Model, WindowPlan
+from .networks import Networks
 from .registry import find_model
-from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
+from .spec import DecodeOptions, EncodeOptions, Mono, Progress, change_options, check_options
 from .tokens import Tokens
 
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy makes an array of, such as a tensor of another library in the CPU's memory."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
@@ -37,12 +46,24 @@ class Codec:
     """One bundle on one backend. Graphs and codebooks are loaded when they are first needed.
 
     `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
+
+    Threads: any number of threads may call any of these methods at once, mixed as they come, on every backend; the
+    results are those of one thread. An iterator that `encode_many` or `decode_stream` returned belongs to one thread at
+    a time. It may be abandoned half-way. On a CPU the threads share its cores, so a pool of threads gains what reading,
+    resampling and searching leave idle. On a GPU runs of a graph, searches and groups of windows take turns.
+
+    Processes: a codec can be pickled. It is then loaded again, by the other process, from the bundle's folder and with
+    the settings of the backend. Choose "spawn" as the start method: after a fork the libraries' threads are missing.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, model: Callable[[Networks], Model] | None = None) -> None:
+        """`model` makes the model from the networks; None makes the bundle's own codec."""
         self.bundle, self.backend = bundle, backend
         self.networks = LoadedBundle(bundle, backend)
-        self.model = find_model(bundle.manifest.codec)(self.networks)
+        self.model = (model or find_model(bundle.manifest.codec))(self.networks)
+
+    def __reduce__(self) -> tuple[type[Codec], tuple[Bundle, Backend]]:
+        return type(self), (self.bundle, self.backend)
 
     @classmethod
     def load(
@@ -81,23 +102,25 @@ class Codec:
     def encode(
         self,
         audio: AudioSource,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         vocab: int | None = None,
         domain: str | None = None,
         batch: int | None = None,
+        allow_truncated: bool = False,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens. Memory does not grow with the recording.
 
         Arguments:
             audio: a path, the bytes of a file, a binary stream, or an array [n] or [n, channels] of int16, int32 or
-                floats. Full scale of floats is 1.
-            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own.
+                floats. Full scale of floats is 1. A tensor of another library in the CPU's memory is an array.
+            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own, which must not be another.
             vocab: entries of the semantic codebook, one of those that the bundle holds. None is its default.
             domain: "speech", "music" or "sound", for codecs that have this option.
             batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
                 uses what suits the backend.
+            allow_truncated: whether a file that was cut short is encoded as far as it goes, with an AudioWarning.
             progress: called with (windows done, windows in all).
 
         Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
@@ -107,7 +130,15 @@ class Codec:
             if progress:
                 progress(done, windows)
 
-        found = self.encode_many([audio], sample_rate, vocab=vocab, domain=domain, batch=batch, progress=report)
+        found = self.encode_many(
+            [audio],
+            sample_rate,
+            vocab=vocab,
+            domain=domain,
+            batch=batch,
+            allow_truncated=allow_truncated,
+            progress=report,
+        )
         tokens = next(found)
         if isinstance(tokens, AudioError):
             raise tokens
@@ -116,11 +147,12 @@ class Codec:
     def encode_many(
         self,
         audios: Iterable[AudioSource],
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         vocab: int | None = None,
         domain: str | None = None,
         batch: int | None = None,
+        allow_truncated: bool = False,
         progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
         """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
@@ -134,15 +166,16 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        openings = (partial(self.open_plan, audio, sample_rate, config) for audio in audios)
+        opening = partial(open_audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
+        openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
 
     @contextmanager
-    def open_plan(self, audio: AudioSource, sample_rate: int | None, config: CodecConfig) -> Iterator[WindowPlan]:
-        """Yield the windows of `audio`, which is open in the block. The arguments are those of `encode`."""
-        with Audio(audio, sample_rate, rate=config.sample_rate, mono=self.model.spec.mono) as recording:
+    def open_plan(self, opening: Callable[[], Audio], config: CodecConfig) -> Iterator[WindowPlan]:
+        """Yield the windows of the recording that `opening` opens. It is closed after the block. Raises AudioError."""
+        with opening() as recording:
             yield self.model.plan_windows(recording, config)
 
     def decode(
@@ -184,7 +217,8 @@ class Codec:
             progress: called with (units of work done, units in all).
             changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
 
-        Raises TokensError, SettingsError and BundleError when it is called, before anything is computed.
+        Raises TokensError, SettingsError and BundleError when it is called, before anything is computed; BackendError
+        from the iterator for a run that fails or gives values that are not finite.
         """
         check_batch(batch)
         tokens = self._take_tokens(tokens, vocab)
@@ -192,7 +226,7 @@ class Codec:
         chosen = change_options(options, changes)
         self.resolve_options(chosen)
         samples = tokens.samples or config.count_samples(len(tokens))
-        return self.model.decode(tokens.codes, config, samples, chosen, batch, progress)
+        return require_finite(self.model.decode(tokens.codes, config, samples, chosen, batch, progress))
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, object]:
         """Every setting that decoding with `options` has, by name. Raises SettingsError."""
@@ -226,6 +260,29 @@ class Codec:
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
         return tokens.require(self.config)  # raises, naming both
+
+
+def open_audio(
+    source: AudioSource, sample_rate: int | None, *, rate: int, mono: Mono, allow_truncated: bool = False
+) -> Audio:
+    """The recording `source`, which may be a tensor of another library. Raises AudioError."""
+    if not isinstance(source, np.ndarray) and isinstance(source, SupportsArray):
+        try:
+            source = np.asarray(source)
+        except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
+            given = f"audio of type {type(source).__name__} ({first_line(error)})"
+            raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
+    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated)
+
+
+def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """`pieces` of sound, as they come. Raises BackendError at the first value that is not finite."""
+    for piece in pieces:
+        if not np.isfinite(piece).all():
+            raise BackendError(
+                "decoded samples that are not finite", "finite samples", "try another backend (--backend)"
+            )
+        yield piece
 
 
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:

@@ -1,4 +1,4 @@
-"""What a codec's settings imply for its tokens, whichever codec it is."""
+"""The settings of a codec, and what follows from them for its tokens."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ Config = TypeVar("Config", bound="CodecConfig")
 
 
 class CodecConfig(ABC):
-    """Settings of one codec, a frozen dataclass for each; every other number is derived from them.
+    """Base of the settings of one codec; each codec has a frozen dataclass of its own.
 
-    A position is a moment's tokens, one from each codebook. `vocab` is the setting of which a bundle may hold
-    several values, the others are its weights'.
+    Every other number is derived from the settings. A position is one moment of a recording: one token from each
+    codebook. A bundle may hold codebooks for several values of `vocab`. The other settings are fixed by its weights.
     """
 
-    codec: ClassVar[str]  #: name, as manifests and messages have it
-    sample_rate: ClassVar[int]  #: Hz, of everything the networks see or make
+    codec: ClassVar[str]  #: the codec's name in manifests and messages
+    sample_rate: ClassVar[int]  #: Hz of the audio that the networks read and write
     tps: int  #: tokens per second
     vocab: int  #: entries of the first codebook
 
     @classmethod
     @abstractmethod
     def from_settings(cls: type[Config], vocab: int, settings: Mapping[str, Any]) -> Config:
-        """The inverse of `settings`. Raises KeyError, TypeError or SettingsError for what is none."""
+        """The inverse of `settings`. Raises KeyError, TypeError or SettingsError if `settings` are malformed."""
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All but `vocab`, as a manifest keeps it: what `json` can write."""
+        """All settings except `vocab`, as values that `json` can write. The manifest holds them."""
 
     @classmethod
     @abstractmethod
     def from_codebook_sizes(cls: type[Config], tps: int, entries: tuple[int, ...]) -> Config:
-        """What a token file knows of its codec. Raises SettingsError where no such codec is."""
+        """The settings from what a token file states. Raises SettingsError if no codec has them."""
 
     @property
     @abstractmethod
     def codebook_sizes(self) -> dict[str, int]:
-        """Name -> entries of the codebook behind each column of codes."""
+        """Name -> number of entries of the codebook of each column of codes."""
+
+    @property
+    @abstractmethod
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name of each codebook in a bundle -> its shape [entries, D]."""
 
     @abstractmethod
     def count_positions(self, samples: int) -> int:
-        """T: positions that stand for `samples` samples."""
+        """T, the number of positions of `samples` samples."""
 
     @abstractmethod
     def count_samples(self, positions: int) -> int:
-        """Samples that `positions` positions decode to, before trimming to an original length."""
+        """Number of samples that `positions` positions decode to, before they are cut to the original's length."""
 
     @property
     def identity(self) -> tuple[str, int, dict[str, int]]:
-        """What tokens have to be of alike: codec, rate and vocabularies, not the sizes of networks."""
+        """Two sets of tokens are compatible if these are equal: codec, rate and vocabularies."""
         return self.codec, self.tps, self.codebook_sizes
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Bits of a token of each column."""
+        """Number of bits of a token of each column."""
         return tuple((entries - 1).bit_length() for entries in self.codebook_sizes.values())
 
     @property

@@ -8,6 +8,20 @@ from __future__ import annotations
 import math
 from typing import SupportsFloat, SupportsIndex
 
+#: What the messages of NumPy, ONNX Runtime, OpenVINO, CUDA and TensorRT contain where memory is short, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "could not allocate",
+)
+
 
 class CodecError(Exception):
     """Base of every error this package raises on purpose.
@@ -18,7 +32,7 @@ class CodecError(Exception):
     def __init__(self, given: str, expected: str, remedy: str = "") -> None:
         self.given, self.expected, self.remedy = given, expected, remedy
         text = f"{given}; expected {expected}"
-        super().__init__(f"{text}: {remedy}" if remedy else text)
+        super().__init__(one_line(f"{text}: {remedy}" if remedy else text))
 
     def __reduce__(self) -> tuple[type[CodecError], tuple[str, str, str]]:
         """So that it crosses process boundaries: the default would call the class with its message alone."""
@@ -27,6 +41,10 @@ class CodecError(Exception):
 
 class AudioError(CodecError, ValueError):
     """Audio that cannot be read, is empty, or holds samples that are not finite."""
+
+
+class AudioWarning(UserWarning):
+    """Audio that can be read, but may not be what it seems: cut short, or not scaled."""
 
 
 class TokensError(CodecError, ValueError):
@@ -61,6 +79,13 @@ class OutputError(CodecError, OSError):
     """An output that cannot be written (exists already, no permission, disk full)."""
 
 
+def one_line(text: str) -> str:
+    """`text` with line breaks, control characters and what is no text (half of a surrogate pair) escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def check_whole(name: str, value: object, expected: str) -> int:
     """`value` as an int. Raises SettingsError for what is not a whole number: 1.5, True, "1"."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
@@ -73,6 +98,12 @@ def check_finite(name: str, value: object, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
         raise SettingsError(f"{name} {value!r}", expected)
     return float(value)
+
+
+def ran_out_of_memory(error: BaseException | str) -> bool:
+    """Whether a library's error says that there is not enough memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException | str) -> str:

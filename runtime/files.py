@@ -16,19 +16,19 @@ from .errors import OutputError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file next to `path`, and put it in the place of `path` if the block succeeds.
 
-    The temporary has the suffix of `path`, for writers that choose a format by it. When the block raises, and
-    KeyboardInterrupt is no exception, the temporary is removed and whatever stood at `path` is untouched. A
-    symbolic link is followed: the file it leads to is replaced.
+    The temporary file has the suffix of `path`, because some writers choose a format by it. If the block raises
+    anything, KeyboardInterrupt too, the temporary file is removed and `path` is untouched. A symbolic link is followed:
+    the file that it leads to is replaced.
 
-    Raises `OutputError` for every OSError inside, the block's own too: no such folder, no permission, disk
-    full; before the block runs where it can (a missing folder, a `path` that is a folder or a device).
+    Raises `OutputError` for every OSError, in the block too: no such folder, no permission, disk full. A missing
+    folder, and a `path` that is a folder or a device, are found before the block runs.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")
     try:
         if target.exists() and not target.is_file():
             raise OutputError(f"{path}: a folder or a device", "the name of a file", "choose another name")
-        temporary.touch(exist_ok=False)  # not `tempfile`, whose files are private to the user for ever after
+        temporary.touch(exist_ok=False)  # not `tempfile`: its files stay private to the user
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
@@ -45,14 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a second name of the file `source` where the disk can, else a copy."""
+    """Make `target` a hard link to the file `source`, or a copy where the disk has no hard links."""
     try:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, whole or not at all. Raises `OutputError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""A bundle on a backend: its graphs, its codebooks and searches in them, each opened when it is first needed."""
+"""A bundle on a backend: its graphs, its codebooks, and searches in them. Each is opened when it is first needed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from .backends.base import Backend
 from .bundle.store import Bundle
 from .cuda.device import Device
 from .networks import CompiledGraph, Graph, Search
+from .once import OnceEach
 from .spec import TensorSpec
 
 
 class LoadedBundle:
-    """`bundle` on `backend`, as a codec uses it (`networks.Networks`).
+    """`bundle` on `backend`, as a codec uses it (`networks.Networks`). Several threads may use it at once.
 
     Opening a part raises BundleError or BackendError.
-
-    Two threads may open different parts, but not the same one.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle, self.backend = bundle, backend
-        self.graphs: dict[str, Graph] = {}
-        self.codebooks: dict[str, np.ndarray] = {}
-        self.searches: dict[str, Search] = {}
+        self.graphs: OnceEach[str, Graph] = OnceEach()
+        self.codebooks: OnceEach[str, np.ndarray] = OnceEach()
+        self.searches: OnceEach[str, Search] = OnceEach()
 
     @property
     def device(self) -> Device | None:
@@ -42,9 +41,7 @@ class LoadedBundle:
         self.bundle.find_graph(graph)
 
     def open_graph(self, graph: str) -> Graph:
-        if graph not in self.graphs:
-            self.graphs[graph] = self.backend.open(self.bundle, graph)
-        return self.graphs[graph]
+        return self.graphs.get(graph, lambda: self.backend.open(self.bundle, graph))
 
     def prepare_graph(self, graph: str, **axes: int) -> Graph:
         opened = self.open_graph(graph)
@@ -57,12 +54,10 @@ class LoadedBundle:
 
     def load_codebook(self, name: str) -> np.ndarray:
         """As `Networks.load_codebook`; mapped from its file."""
-        if name not in self.codebooks:
-            self.codebooks[name] = self.bundle.load_codebook(name)
-        return self.codebooks[name]
+        return self.codebooks.get(name, lambda: self.bundle.load_codebook(name))
 
     def open_search(self, name: str, entries: slice | None = None) -> Search:
         key = name if entries is None else f"{name}[{entries.start}:{entries.stop}]"
-        if key not in self.searches:
-            self.searches[key] = self.backend.open_search(self.load_codebook(name)[entries or slice(None)])
-        return self.searches[key]
+        return self.searches.get(
+            key, lambda: self.backend.open_search(self.load_codebook(name)[entries or slice(None)])
+        )

@@ -15,10 +15,13 @@ Shapes = Mapping[str, tuple[int, ...]]  #: by the same
 
 
 class Graph(Protocol):
-    """One network, ready to run."""
+    """One network, ready to run. Several threads may run it at once."""
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Inputs by name -> outputs by name, with the shapes and dtypes of the manifest. Raises BackendError."""
+        """Inputs by name -> outputs by name, with the shapes and dtypes of the manifest.
+
+        The outputs belong to the caller: no later run changes them. Raises BackendError.
+        """
         ...
 
 
@@ -32,7 +35,7 @@ class CompiledGraph(Graph, Protocol):
 
 
 class Search(Protocol):
-    """Nearest-neighbour search in one codebook."""
+    """Nearest-neighbour search in one codebook. Several threads may search at once."""
 
     def search(self, queries: np.ndarray) -> np.ndarray:
         """Indices int32 [n] of the vectors nearest to `queries` float32 [n, D]; of equals, the lowest."""
@@ -42,7 +45,7 @@ class Search(Protocol):
 class Networks(Protocol):
     """Everything that one codec needs of a bundle on a backend, each part opened when it is first needed.
 
-    Opening a part raises BundleError or BackendError.
+    Several threads may use it at once. Opening a part raises BundleError or BackendError.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Windows of sound joined by a linear cross-fade, as they come."""
+"""Overlap-add: windows of sound are joined by a linear cross-fade, one after the other."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import numpy as np
 
 
 def overlap_add(windows: Iterable[Iterable[np.ndarray]], samples: int, overlap: int) -> Iterator[np.ndarray]:
-    """Windows, each the pieces [n] of one waveform -> pieces that together hold `samples` samples, float32.
+    r"""Windows, each an iterable of the pieces [n] of one waveform -> pieces float32 [n], `samples` samples in all.
 
-    Each window enters over the last `overlap` samples of the one before, with weights that add up to one, from 0 to 1
-    and from 1 to 0, both ends included. Its first piece is at least that long. The last window may end where `samples`
-    does.
+    Two windows share `overlap` samples. There the weight of the first falls linearly from 1 to 0 and that of the second
+    rises from 0 to 1, both ends included; the two add up to 1. The first piece of a window has at least `overlap`
+    samples. The last window is cut at `samples`.
+
+        window 0   ----------------\
+        window 1                /----------------\
+        window 2                              /------------|
+                                <--> overlap               samples
     """
-    rise = np.linspace(0.0, 1.0, overlap, dtype=np.float32)  # weight of the entering window
-    fall = rise[::-1]  # of the leaving one
-    held: np.ndarray | None = None  # the last samples, which the next window may enter over
+    rise = np.linspace(0.0, 1.0, overlap, dtype=np.float32)  # weight of the second window
+    fall = rise[::-1]  # weight of the first
+    held: np.ndarray | None = None  # the last samples, which the next window overlaps
     remaining = samples
     for window in windows:
         leaving, held = held, None

@@ -1,7 +1,7 @@
 """The bytes of token files.
 
 `.npy` is the published packages' file: an int64 array [1, T, C] and nothing else. `.sct` is the packed
-container, which also knows its codec, its rate, its vocabularies and the length of the original, all little-endian:
+container. It also states the codec, the rate, the vocabularies and the length of the original, all little-endian:
 
 | byte | field        | type    | holds                                                                     |
 |------|--------------|---------|---------------------------------------------------------------------------|
@@ -17,8 +17,8 @@ container, which also knows its codec, its rate, its vocabularies and the length
 |      | codes        | bits    | position by position, codebook by codebook, each token at the bits its    |
 |      |              |         | vocabulary needs, most significant bit first; zeros fill the last byte    |
 
-So 10.24 s at 25 tokens per second and 4096 centroids are 400 bytes of codes, the paper's 0.31 kbps. A file
-has one spelling only: whatever decodes encodes to the same bytes again.
+So 10.24 s at 25 tokens per second and 4096 centroids are 400 bytes of codes, the paper's 0.31 kbps. Tokens have one
+spelling only: a file that can be read is written again with the same bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -50,6 +51,7 @@ _MAX_VOCABULARY = 2**16
 _MAX_POSITIONS = 2**32 - 1
 MAX_SAMPLES = 2**64 - 1
 _MAX_NPY_HEADER = 10_000  #: bytes; numpy's own limit
+_MAX_SIZE_BITS = 128  #: of a dimension in an .npy header; Python refuses to print numbers of thousands of digits
 _MAX_RATE = _MAX_CODEBOOKS = 2**8 - 1
 _PACK_POSITIONS = 2**16  #: packed at a time; a multiple of 8, so that a chunk begins with a byte
 _READ_BYTES = 2**20  #: asked of a stream at a time, so that a false length in a header allocates nothing
@@ -74,8 +76,24 @@ def pack_container(codes: NDArray[np.int32], config: CodecConfig, samples: int |
     return fields + _checksum(fields, vocabularies, payload) + vocabularies + payload
 
 
-def unpack_container(start: bytes, file: BinaryIO) -> tuple[NDArray[np.int32], CodecConfig, int | None]:
-    """Codes [T, C], settings and samples of a container of which `start` was read. Raises `TokensError`."""
+@dataclass(frozen=True)
+class Container:
+    """An .sct file of the right checksum, not yet unpacked. `samples`: None if the file does not state it."""
+
+    config: CodecConfig
+    positions: int
+    samples: int | None
+    payload: bytes
+
+    def unpack(self) -> NDArray[np.int32]:
+        """Codes int32 [T, C], read-only."""
+        codes = _unpack(self.payload, self.positions, self.config.bits)
+        codes.flags.writeable = False
+        return codes
+
+
+def read_container(start: bytes, file: BinaryIO) -> Container:
+    """Read the rest of a container of which `start` was read. Raises `TokensError`."""
     fixed = start + read_bytes(file, _FIXED_BYTES - len(start))
     if len(fixed) < _FIXED_BYTES:
         raise TokensError(f"a token file cut short: {len(fixed)} bytes", "a whole header", DAMAGED)
@@ -103,11 +121,11 @@ def unpack_container(start: bytes, file: BinaryIO) -> tuple[NDArray[np.int32], C
         raise TokensError(
             f"a token file of checksum {given.hex()}", f"{expected.hex()}, the checksum of its bytes", DAMAGED
         )
-    return _unpack(payload, positions, config.bits), config, samples or None
+    return Container(config, positions, samples or None, payload)
 
 
 def _find_config(number: int, tps: int, entries: tuple[int, ...]) -> CodecConfig:
-    """The codec that a header names. Raises `TokensError`."""
+    """The settings that a header states. Raises `TokensError`."""
     for model in registry.MODELS:
         if model.spec.number == number:
             try:
@@ -119,15 +137,15 @@ def _find_config(number: int, tps: int, entries: tuple[int, ...]) -> CodecConfig
 
 
 def count_bytes(positions: int, config: CodecConfig) -> int:
-    """Bytes of an .sct file, its header included."""
+    """Number of bytes of an .sct file, header included."""
     return _FIXED_BYTES + 2 * len(config.codebook_sizes) + -(-positions * sum(config.bits) // 8)
 
 
 def unpack_npy(file: BinaryIO, books: tuple[str, ...] | None = None) -> NDArray[Any]:
-    """Read an .npy after its magic: an array of codes of `books`, or of any codec's.
+    """Read an .npy file after its magic: an array of codes of `books`, or of any codec's.
 
-    By the parts of numpy's reader and not by `np.load`, which allocates what the header claims, or, when it
-    maps the file, answers a false header with any of four exceptions. Raises `TokensError`.
+    `np.load` is not used: it allocates what the header claims, and when it maps the file it answers a false header with
+    any of four exceptions. Raises `TokensError`.
     """
     version = read_bytes(file, 2)
     if version not in (b"\1\0", b"\2\0"):
@@ -155,7 +173,9 @@ def pack_npy(codes: NDArray[np.int32]) -> bytes:
 
 
 def check_layout(shape: tuple[int, ...], dtype: np.dtype[Any], books: tuple[str, ...] | None) -> None:
-    """`books` are the names of the codebooks, None any number of them. Raises `TokensError` for another layout."""
+    """Raises `TokensError` unless an array is codes. `books`: names of the codebooks, None for any number of them."""
+    if any(isinstance(size, bool) or size.bit_length() > _MAX_SIZE_BITS for size in shape):
+        raise TokensError("an array whose shape is no list of sizes", "whole numbers", DAMAGED)
     if dtype.hasobject:
         remedy = "pickled files are never opened; save int64"
         raise TokensError("an array of Python objects", "integers", remedy)
@@ -185,7 +205,7 @@ def open_token_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _check_information(config: CodecConfig) -> None:
-    """Refuse tokens of no bits, of which a file of no bytes could claim any number."""
+    """Raises `TokensError` for tokens of no bits: a file of no bytes could claim any number of them."""
     if not any(config.bits):
         raise TokensError("vocabularies of one token each", "at least two tokens in one of them")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +26,7 @@ from .token_files import (
     pack_container,
     pack_npy,
     read_bytes,
-    unpack_container,
+    read_container,
     unpack_npy,
 )
 
@@ -54,14 +55,11 @@ class Tokens:
 
     @classmethod
     def from_array(cls, array: ArrayLike, config: CodecConfig, samples: int | None = None) -> Tokens:
-        """Take tokens from an array [T, C] or [1, T, C] of any integer dtype, which is copied.
-
-        Raises `TokensError`, as the class does.
-        """
+        """Tokens from an array [T, C] or [1, T, C] of any integer dtype, which is copied. Raises `TokensError`."""
         return cls(_as_array(array), config, samples)
 
     def __len__(self) -> int:
-        """T: positions, of C tokens each."""
+        """T, the number of positions; each has C tokens."""
         return len(self.codes)
 
     def __eq__(self, other: object) -> bool:
@@ -76,83 +74,67 @@ class Tokens:
 
     @property
     def seconds(self) -> float:
-        """Length of the original if known, else of the audio that the tokens decode to."""
+        """Length of the original, or of the audio that the tokens decode to if the original's is not known."""
         samples = self.config.count_samples(len(self)) if self.samples is None else self.samples
         return samples / self.config.sample_rate
 
     @property
     def bitrate(self) -> float:
-        """Bits per second of the packed codes, as in the paper's Table I; a file's header is extra."""
+        """Bits per second of the packed codes, as in the paper's Table I. The header of a file is not counted."""
         return self.config.bitrate
 
     def require(self, config: CodecConfig) -> Tokens:
-        """Return these tokens as tokens of `config`. Raises `TokensError` if codec, rate or vocabularies differ."""
-        mine, wanted = self.config, config
-        again = "encode the audio again with this bundle"
-        if mine.codec != wanted.codec:
-            raise TokensError(
-                f"tokens of {mine.codec}",
-                f"tokens of {wanted.codec}, the codec of the bundle",
-                f"decode them with a bundle of {mine.codec}, or {again}",
-            )
-        if mine.tps != wanted.tps:
-            raise TokensError(
-                f"tokens at {mine.tps} tps",
-                f"{wanted.tps} tps, the rate of the bundle",
-                f"decode them with a bundle of {mine.tps} tps, or {again}",
-            )
-        for name, given in mine.codebook_sizes.items():
-            expected = wanted.codebook_sizes[name]
-            if given != expected:
-                raise TokensError(
-                    f"tokens whose {name} vocabulary is {given}",
-                    f"{expected}, the {name} vocabulary of the bundle",
-                    f"choose the vocabulary of {given}, or {again}",
-                )
+        """These tokens with the settings `config`. Raises `TokensError` if codec, rate or vocabularies differ."""
+        check_compatible(self.config, config)
         return dataclasses.replace(self, config=config)
 
     def to_bytes(self) -> bytes:
-        """Return the container (`.sct`). Raises `TokensError` if a number is too large for it."""
+        """The bytes of an .sct file. Raises `TokensError` if a number is too large for it."""
         return pack_container(self.codes, self.config, self.samples)
 
     @classmethod
     def from_bytes(cls, data: bytes, config: CodecConfig | None = None) -> Tokens:
-        """Take tokens from the bytes of a file; see `read`."""
+        """Tokens from the bytes of a file; see `read`."""
         return cls.read(BytesIO(data), config)
 
     @classmethod
     def read(cls, file: BinaryIO, config: CodecConfig | None = None) -> Tokens:
-        """Take tokens from an open file or pipe of either kind, told apart by their first bytes.
+        """Read tokens from an open file or pipe of either kind; its first bytes say which.
 
-        `config` is what the tokens must be of. Without it a container is what it says; an .npy needs it. At
-        most one byte more is read than the header says there are, and no more is allocated than arrives.
+        config: the settings that the tokens must have. None accepts those that an .sct file states; an .npy file
+            states none and needs them.
 
-        Raises `TokensError` for whatever is wrong with the file, and if it is not of `config`.
+        At most one byte more is read than the header states, and no more is allocated than arrives. Raises
+        `TokensError` for a file that is damaged, of another format, or not of `config`.
         """
         start = read_bytes(file, len(npy.MAGIC_PREFIX))
         if start == npy.MAGIC_PREFIX:
             if config is None:
                 raise TokensError(
-                    "tokens in an .npy file", "to be told their rate and vocabulary", "name the bundle, or use .sct"
+                    "tokens in an .npy file, which states no rate and no vocabulary",
+                    "a bundle that they are of",
+                    "name the bundle, or use .sct",
                 )
             return cls.from_array(unpack_npy(file, tuple(config.codebook_sizes)), config)
         if not MAGIC.startswith(start[: len(MAGIC)]):
             raise TokensError(
                 f"a file that begins with {start!r}", "tokens in an .sct or .npy file", "encode audio first"
             )
-        tokens = cls(*unpack_container(start, file))
-        return tokens if config is None else tokens.require(config)
+        container = read_container(start, file)
+        if config is not None:
+            check_compatible(container.config, config)  # before codes are unpacked, which takes memory
+        return cls(container.unpack(), config or container.config, container.samples)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], config: CodecConfig | None = None) -> Tokens:
-        """Take tokens from the file at `path`; see `read`. A `TokensError` names the path."""
+        """Tokens from the file at `path`; see `read`. A `TokensError` names the path."""
         with open_token_file(path) as file:
             return cls.read(file, config)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to `path`, whole or not at all: an `.sct`, or an `.npy`, which forgets all but the codes.
+        """Write the file `path`, whole or not at all: an `.sct`, or an `.npy`, which holds the codes only.
 
-        Raises `TokensError` for another suffix, `OutputError` for what the system refuses.
+        Raises `TokensError` for another suffix, `OutputError` if the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() == ".sct":
@@ -164,9 +146,34 @@ class Tokens:
         write_atomically(path, data)
 
 
-def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read codes [T, C] of an .npy file, whichever codec they are of. A `TokensError` names the path."""
-    with open_token_file(path) as file:
+def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
+    """Raises `TokensError` unless tokens of `mine` are tokens of `wanted`: codec, rate and vocabularies are equal."""
+    again = "encode the audio again with this bundle"
+    if mine.codec != wanted.codec:
+        raise TokensError(
+            f"tokens of {mine.codec}",
+            f"tokens of {wanted.codec}, the codec of the bundle",
+            f"decode them with a bundle of {mine.codec}, or {again}",
+        )
+    if mine.tps != wanted.tps:
+        raise TokensError(
+            f"tokens at {mine.tps} tps",
+            f"{wanted.tps} tps, the rate of the bundle",
+            f"decode them with a bundle of {mine.tps} tps, or {again}",
+        )
+    for name, given in mine.codebook_sizes.items():
+        expected = wanted.codebook_sizes[name]
+        if given != expected:
+            raise TokensError(
+                f"tokens whose {name} vocabulary is {given}",
+                f"{expected}, the {name} vocabulary of the bundle",
+                f"choose the vocabulary of {given}, or {again}",
+            )
+
+
+def read_array(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
+    """The codes [T, C] of an .npy file or stream of any codec. A `TokensError` names the path."""
+    with open_token_file(source) if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file:
         if read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
             raise TokensError("a file that is no .npy", "an array of integers", DAMAGED)
         array = unpack_npy(file)
@@ -186,9 +193,11 @@ def _as_array(array: ArrayLike) -> NDArray[Any]:
 
 
 def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
-    """Return a read-only int32 copy [T, C] of `array`. Raises `TokensError`."""
+    """`array` as read-only int32 [T, C], copied unless it is that already. Raises `TokensError`."""
     given = _as_array(array)
     check_layout(given.shape, given.dtype, tuple(config.codebook_sizes))
+    unshared = given.dtype == np.int32 and given.ndim == 2 and given.base is None and not given.flags.writeable
+    owner = given
     given = given.reshape(given.shape[-2:])
     for tokens, (name, size) in zip(given.T, config.codebook_sizes.items(), strict=True):
         if int(tokens.min()) < 0 or int(tokens.max()) >= size:
@@ -198,6 +207,8 @@ def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
                 remedy = f"choose the vocabulary that the tokens were made with, if it is not {size}"
             found = f"{name} token {tokens[position]} at position {position}"
             raise TokensError(found, f"0 to {size - 1}", remedy)
+    if unshared:
+        return owner  # nothing else can change it: an unpacked container
     codes = given.astype(np.int32, order="C", copy=True)
     codes.flags.writeable = False
     return codes

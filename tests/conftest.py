@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.emulated_device import Emulations
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -20,9 +24,9 @@ def build_test_bundle(
     codec: str = "semanticodec",
 ) -> Path:
     """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
-    from sc_runtime.export.build import build_bundle, name_bundle
+    from sc_runtime.export.builder import build_bundle, name_bundle
     from sc_runtime.export.registry import find_export
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     weights = SeededWeights(seed)
     sizes = find_export(codec).choose_sizes(size, tps, vocabularies[-1])
@@ -54,13 +58,22 @@ def tiny_fp16_unicodec() -> Path:
     return build_test_bundle(None, (16384,), "tiny", precision="fp16", codec="unicodec")
 
 
-def keep_graphs(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Have bundles of SemantiCodec hold the graphs `names` alone, until `patch` is undone."""
-    from sc_runtime.export.semanticodec.graphs import GRAPHS
+def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticodec") -> None:
+    """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
+    from sc_runtime.export.registry import find_export
 
-    for name in GRAPHS.keys() - set(names):
-        patch.delitem(GRAPHS, name)
-    patch.setattr("sc_runtime.export.build.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+    graphs: Any = find_export(codec).graphs
+    for name in graphs.keys() - set(names):
+        patch.delitem(graphs, name)
+    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+
+
+@pytest.fixture(scope="session")
+def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
+    """The CUDA kernels for the CPU, compiled once a session."""
+    from tests.emulated_device import Emulations
+
+    return Emulations(tmp_path_factory.mktemp("emulations"))
 
 
 @pytest.fixture(scope="session")

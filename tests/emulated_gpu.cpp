@@ -1,12 +1,16 @@
 // kernels/nearest.cu on the CPU, for tests where there is no GPU: every thread of a block is a fiber.
 //
-//     g++ -O2 -std=c++17 -shared -fPIC -DSTAGES=4 -DKERNELS='"…/nearest.cu"' emulated_gpu.cpp -o emulated_gpu.so
+//     g++ -O2 -std=c++17 -shared -fPIC -U_FORTIFY_SOURCE -DSTAGES=4 -DKERNELS='"…/nearest.cu"' emulated_gpu.cpp -o emulated.so
 //
-// A warp runs until a barrier stops it, then the next one does, in an order that `configure` chooses; what a kernel
-// computes must not depend on it. Asynchronous copies happen as early or as late as the
-// programming model allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), a slot that is
-// filled too soon loses what was still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
+// A fiber's stack is made with makecontext. After that _setjmp and _longjmp switch, as swapcontext makes two system calls
+// each time; _FORTIFY_SOURCE would refuse the jump to another stack.
+//
+// A warp runs until a barrier stops it. Then the next warp runs, in an order that `configure` chooses; what a kernel
+// computes must not depend on that order. Asynchronous copies happen as early or as late as the programming model
+// allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), and a slot that is filled too soon
+// loses values that are still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
 // arXiv:2512.07004): so many products at a time and the sum so far, all cut to 24 bits at the largest, towards zero.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -52,8 +56,10 @@ struct Exchange {  // what the lanes of a warp give each other; two, as some lan
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    jmp_buf place;
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
+    bool started = false;
     int index = 0;
     bool done = false;
     const int* waits_for = nullptr;  // a counter that must exceed `passed`
@@ -71,7 +77,7 @@ alignas(1024) unsigned char shared[MOST_SHARED];
 std::vector<Fiber> fibers(BLOCK);
 Exchange exchanges[BLOCK / 32];
 Fiber* running = nullptr;
-ucontext_t scheduler;
+jmp_buf scheduler;
 int barrier_arrived = 0, barriers = 0;
 const std::function<void()>* kernel_of_block = nullptr;
 int order = 0, late = 1, products = 16, shared_limit = MOST_SHARED;
@@ -83,10 +89,15 @@ Place threadIdx{0}, blockIdx{0}, gridDim{0};
     std::abort();
 }
 
+/// Back to the scheduler, until it resumes this fiber.
+void leave_fiber() {
+    if (!_setjmp(running->place)) _longjmp(scheduler, 1);
+}
+
 void wait_for(const int& counter) {
     running->waits_for = &counter;
     running->passed = counter;
-    swapcontext(&running->context, &scheduler);
+    leave_fiber();
 }
 
 bool release_barrier() {
@@ -274,22 +285,33 @@ void multiply(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1
     for (int i = 0; i < 4; ++i) sums[i] = add_products(sums[i], left[i / 2], right[i % 2]);
 }
 
+/// A thread of one block after another.
 void enter_fiber() {
-    (*kernel_of_block)();
-    running->done = true;
-    swapcontext(&running->context, &scheduler);
+    for (;;) {
+        (*kernel_of_block)();
+        running->done = true;
+        leave_fiber();
+    }
 }
 
-/// Lets each thread of a warp that may go on do so, up to its next wait; false when none may.
+/// Let `fiber` run until it waits or is done.
+__attribute__((noinline)) void resume(Fiber& fiber) {
+    running = &fiber;
+    threadIdx.x = fiber.index;
+    if (_setjmp(scheduler)) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.start);
+}
+
+/// Let each thread of a warp that need not wait run up to its next wait. Returns whether there was one.
 bool run_warp(int warp) {
     bool moved = false;
     for (int i = 32 * warp; i < 32 * warp + 32; ++i) {
         Fiber& fiber = fibers[i];
         if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.passed)) continue;
         fiber.waits_for = nullptr;
-        running = &fiber;
-        threadIdx.x = i;
-        swapcontext(&scheduler, &fiber.context);
+        resume(fiber);
         moved = true;
     }
     return moved;
@@ -298,17 +320,19 @@ bool run_warp(int warp) {
 void run_block(const std::function<void()>& kernel) {
     kernel_of_block = &kernel;
     barrier_arrived = barriers = 0;
-    std::memset(shared, 0xff, sizeof shared);  // NaN, as float16 and as float32
+    std::memset(shared, 0xff, shared_limit);  // NaN, as float16 and as float32
     for (Exchange& warp : exchanges) warp.arrived = warp.meetings = 0;
     std::vector<int> warps(BLOCK / 32);
     for (int i = 0; i < BLOCK / 32; ++i) warps[i] = order == 1 ? BLOCK / 32 - 1 - i : i;
     for (int i = 0; i < BLOCK; ++i) {
         Fiber& fiber = fibers[i];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = STACK_BYTES;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, enter_fiber, 0);
+        if (!fiber.started) {
+            getcontext(&fiber.start);
+            fiber.start.uc_stack.ss_sp = fiber.stack.get();
+            fiber.start.uc_stack.ss_size = STACK_BYTES;
+            fiber.start.uc_link = nullptr;
+            makecontext(&fiber.start, enter_fiber, 0);
+        }
         fiber.index = i;
         fiber.done = false;
         fiber.waits_for = nullptr;
@@ -339,6 +363,8 @@ void run_grid(int blocks, int bytes, const std::function<void()>& kernel) {
 
 extern "C" {
 
+int block_threads() { return THREADS; }
+
 int shared_bytes() { return SHARED_BYTES; }
 
 /// order of the warps 0 ascending, 1 descending, 2 random; late_copies 0 or 1; products added at a time: 4, 8 or 16.
@@ -348,19 +374,19 @@ void configure(int order_of_warps, int late_copies, int products_at_a_time) {
     products = products_at_a_time;
 }
 
-void run_prepare(int blocks, const float* queries, const float* mean, half_bits* halves, float* ratios, float* lengths,
-                 int count, int rows, int width, int padded, int exponent) {
+void run_prepare(int blocks, int, const float* queries, const float* mean, half_bits* halves, float* ratios,
+                 float* lengths, int count, int rows, int width, int padded, int exponent) {
     run_grid(blocks, 0, [=] { prepare(queries, mean, halves, ratios, lengths, count, rows, width, padded, exponent); });
 }
 
-void run_screen(int blocks, const half_bits* queries, const float* ratios, const half_bits* centroids,
+void run_screen(int blocks, int, const half_bits* queries, const float* ratios, const half_bits* centroids,
                 const float* negative_halves, float* best, int query_tiles, int tiles, int slices, int groups) {
     run_grid(blocks, SHARED_BYTES, [=] {
         screen(queries, ratios, centroids, negative_halves, best, query_tiles, tiles, slices, groups);
     });
 }
 
-void run_decide(int blocks, const float* queries, const float* codebook, const float* best, const float* lengths,
+void run_decide(int blocks, int, const float* queries, const float* codebook, const float* best, const float* lengths,
                 const int* indices, const float* reaches, const float* residuals, int* nearest, int width, int groups,
                 double slope) {
     run_grid(blocks, 0, [=] {

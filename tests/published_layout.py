@@ -7,30 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sc_runtime.export.registry import read_tensors
+from sc_runtime.export import spec
+from sc_runtime.export.semanticodec.export import SEMANTICODEC
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.spec import Shapes
 from tests.golden.seeded_weights import SCALE_FACTOR, centroids, fill, layout, schedule_buffers
 
 PARTS = ("encoder", "decoder")
 State = dict[str, torch.Tensor]
-Shapes = dict[str, tuple[int, ...]]
-
-
-class AskedShapes:
-    """Weights that only remember which tensors are asked of each file."""
-
-    description = arguments = identity = ""
-
-    def read(self, file: str, shapes: Shapes) -> Shapes:
-        return dict(shapes)
-
-    def centroids(self, vocab: int, sizes: NetworkSizes) -> np.ndarray:
-        raise NotImplementedError
 
 
 def list_needed(part: str, sizes: NetworkSizes) -> Shapes:
     """Name -> shape of every tensor that the export takes from one file."""
-    return read_tensors(part, AskedShapes(), sizes)  # type: ignore[arg-type, return-value]
+    return spec.list_needed(SEMANTICODEC, part, sizes)
 
 
 def list_training_only(part: str, tps: int, full: NetworkSizes) -> set[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio, audio_writer, find_audio, measure, save_audio
 from sc_runtime.audio.blocks import BLOCK_VALUES
-from sc_runtime.errors import AudioError, OutputError
+from sc_runtime.errors import AudioError, AudioWarning, OutputError
 
 RNG = np.random.default_rng(7)
 NOISE = RNG.uniform(-0.5, 0.5, (48_000, 2)).astype(np.float32)
@@ -56,8 +57,8 @@ def test_opus_is_read_at_its_rate(tmp_path):
 
 
 def test_float_files_keep_what_exceeds_full_scale(tmp_path):
-    path = write(tmp_path / "a.wav", NOISE * 100, subtype="FLOAT")
-    np.testing.assert_array_equal(read(path), (NOISE * 100)[:, 0])
+    path = write(tmp_path / "a.wav", NOISE * 30, subtype="FLOAT")
+    np.testing.assert_array_equal(read(path), (NOISE * 30)[:, 0])
 
 
 def test_blocks_can_be_read_twice_and_interleaved(tmp_path):
@@ -174,7 +175,7 @@ def test_channels_that_do_not_cancel_are_reported():
     """Infinities of both signs, and a sum beyond float32."""
     for bad in ([np.inf, -np.inf], [3e38, 3e38], [np.nan, 0]):
         with pytest.raises(AudioError, match=r"at 0\.000 s"):
-            measure(Audio(np.array([bad], np.float32), rate=RATE, mono="mean"))
+            measure(Audio(np.array([bad, bad], np.float32), rate=RATE, mono="mean"))
 
 
 def test_measure_counts_and_sums(tmp_path):
@@ -328,14 +329,58 @@ def test_arrays_that_are_not_audio_are_refused(array):
         Audio(array, rate=RATE)
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 999, 1_000_001, 44_100.0, "16000", True])
+@pytest.mark.parametrize("rate", [0, -16_000, 999, 1_000_001, 44_100.5, np.nan, "16000", True])
 def test_rates_that_cannot_be_are_refused(rate):
     with pytest.raises(AudioError, match="sample rate"):
         Audio(NOISE, rate, rate=RATE)
 
 
-def test_a_rate_may_be_a_numpy_integer():
-    assert len(read(NOISE, np.int64(48_000))) == 16_000
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32])
+def test_a_rate_may_be_of_any_numeric_type(kind):
+    recording = Audio(NOISE, kind(48_000), rate=RATE)
+    assert measure(recording)[0] == 16_000
+    assert type(recording.sample_rate) is int
+
+
+def test_the_rate_of_a_file_is_its_own(tmp_path):
+    path = write(tmp_path / "a.wav")
+    np.testing.assert_array_equal(read(path, 16_000), read(path))
+    with pytest.raises(AudioError, match="sample rate 44100 for a file at 16000 Hz"):
+        Audio(path, 44_100, rate=RATE)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "<i2", ">i4", "<i4", ">f4", ">f8"])
+def test_arrays_of_either_byte_order(dtype):
+    values = np.array([0, 1000, -32_768, 32_767])
+    scale = {2: 2**15, 4: 2**31}[np.dtype(dtype).itemsize] if "i" in dtype else 2**15
+    array = (values if "i" in dtype else values / scale).astype(dtype)
+    np.testing.assert_array_equal(read(array), (values / scale).astype(np.float32))
+
+
+def test_a_tensor_is_an_array():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            return NOISE
+
+    np.testing.assert_array_equal(read(Tensor()), NOISE[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(2, 64), (1, 2), (2, 16_000)])
+def test_arrays_with_the_axes_swapped_are_refused(shape):
+    with pytest.raises(AudioError, match=r"array of shape .*\[samples, channels"):
+        Audio(np.zeros(shape, np.float32), rate=RATE)
+
+
+def test_floats_at_the_scale_of_integers_are_noted(tmp_path):
+    loud = NOISE * 32_768
+    for source in (loud, write(tmp_path / "a.wav", loud, subtype="FLOAT")):
+        with pytest.warns(AudioWarning, match="full scale is 1; divide 16-bit values by 32768") as found:
+            np.testing.assert_array_equal(read(source), loud[:, 0])
+        assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(NOISE * 30)  # peaks of 15
+        read((NOISE * 32_768).astype(np.int16))
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000])
@@ -355,13 +400,48 @@ def test_other_sources_are_refused(source):
 
 
 def test_find_audio_is_recursive_sorted_and_skips_what_is_not_audio(tmp_path):
-    names = ["b.wav", "a.FLAC", "sub/c.mp3", "sub/d.txt", "sub/.hidden.wav", "e.opus", "f.raw", "g.npy"]
+    names = ["b.wav", "a.FLAC", "sub/c.mp3", "sub/d.txt", "e.opus", "f.raw", "g.npy", "h.mp2"]
     (tmp_path / "sub").mkdir()
     (tmp_path / "folder.wav").mkdir()
     for name in names:
         (tmp_path / name).touch()
-    expected = sorted(tmp_path / name for name in ("b.wav", "a.FLAC", "sub/c.mp3", "e.opus"))
+    expected = sorted(tmp_path / name for name in ("b.wav", "a.FLAC", "sub/c.mp3", "e.opus", "h.mp2"))
     assert find_audio(tmp_path) == expected
+
+
+def test_find_audio_states_what_it_leaves_out(tmp_path):
+    names = ["a.wav", ".b.wav", ".git/c.wav", "d.m4a", "e.M4A", "f.webm", "g.decoded.wav", "h.roundtrip.wav", "i.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "broken.wav").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.warns(AudioWarning) as found:
+        assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+    left_out = (
+        "1 broken link, 2 earlier outputs, 1 hidden file, 1 hidden folder, 1 linked folder, 1 special file, "
+        "2 unreadable .m4a files, 1 unreadable .webm file"
+    )
+    assert [str(warning.message) for warning in found] == [f"{tmp_path}: left out {left_out}"]
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(AudioError, match=r"no audio in this folder \(left out 1 broken link, "):
+        find_audio(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    write(tmp_path / "a.wav")
+    (tmp_path / "sub").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder
+    with pytest.raises(AudioError, match="sub: Permission denied"):
+        find_audio(tmp_path)
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):

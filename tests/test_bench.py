@@ -1,8 +1,9 @@
-"""`bench/rtf.py` as a program on a tiny bundle. What it measures is not tested: speeds are no test's business."""
+"""`bench/rtf.py` and the other measurements of speed, on tiny bundles: what they write and refuse, not the speeds."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,12 +14,26 @@ import numpy as np
 import pytest
 
 from bench import rtf
-from bench.machine import measure_peak_memory
-from bench.speed.sides import StageClock, make_codes, make_sound
+from bench.harness.bundles import STAND_IN, build_bundle, find_seed
+from bench.harness.machine import measure_peak_memory
+from bench.harness.processes import Child
+from bench.harness.results import round_floats, write_results
+from bench.harness.timing import time_in_turns
+from bench.speed import first_sample, levers
+from bench.speed.inputs import make_codes, make_sound
+from bench.speed.rows import Plan, SideRow
+from bench.speed.sides import DIRECTIONS, Run, Settings, SideProgram
+from bench.speed.stages import StageClock, open_timed_codec
+from bench.speed.subjects import SUBJECTS
+from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.errors import BundleError, SettingsError
+from sc_runtime.cli.program import run_command
+from sc_runtime.codec import Codec
+from sc_runtime.errors import BundleError, CodecError, SettingsError
+from sc_runtime.export.accuracy import relative_error
+from sc_runtime.semanticodec.config import SemantiCodecConfig
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = {
     "encode": {"fbank", "audiomae", "centroids", "acoustic_encoder", "rest"},
     "decode": {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"},
@@ -42,6 +57,16 @@ def result(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return json.loads(out.read_text()), out.with_suffix(".png"), done.stdout
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_both_sides_of_unicodec_agree(tiny_unicodec: Path, direction: str) -> None:
+    settings = Settings(tiny_unicodec, None, None, backend="onnxruntime")
+    runtime, published = (SideProgram(side, direction, settings).answer(1, 1) for side in ("runtime", "published"))
+    stages = {"encoder", "centroids", "rest"} if direction == "encode" else {"decoder", "rest"}
+    assert set(runtime.stages) == set(published.stages) == stages
+    assert relative_error(runtime.output, published.output) < (1e-3 if direction == "decode" else 1e-30)
+
+
+@pytest.mark.slow
 def test_unicodec_is_timed_beside_its_published_procedure(tiny_unicodec: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.json"
     options = ("--seconds", "1,31", "--repeats", "1", "--threads", "1", "--baseline", "--backend", "onnxruntime")
@@ -154,6 +179,7 @@ def test_table(result: tuple[dict[str, Any], Path, str]) -> None:
     assert "…" not in result[2]  # nothing is cut
 
 
+@pytest.mark.slow
 def test_long_decodes_are_extrapolated_and_say_so(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "long.json"
     options = ("--seconds", "1", "--measure-steps", "2", "--row-seconds", "0", "--repeats", "3")
@@ -178,44 +204,78 @@ def test_long_decodes_are_extrapolated_and_say_so(tiny_bundle: Path, tmp_path: P
         ("--batch", "0"),
         ("--repeats", "0"),
         ("--steps", "3"),
-        ("--eta", "2", "--seconds", "1"),  # found out in the side's process
+        ("--eta", "2", "--seconds", "1"),
         ("--backend", "abacus"),
     ],
     ids=" ".join,
 )
-def test_what_cannot_work_is_one_line(tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    done = run_bench("--bundle", tiny_bundle, *options, "--out", tmp_path / "x.json")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert options[1].split(",")[-1] in done.stderr.splitlines()[-1]
+def test_what_cannot_work_is_one_line(
+    tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--bundle", str(tiny_bundle), *options, "--out", str(tmp_path / "x.json")]
+    assert run_command(rtf.app, arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert options[1].split(",")[-1] in line
     assert not list(tmp_path.iterdir())
 
 
 def test_baseline_needs_weights(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
-    assert rtf.find_seed(bundle) == 1
+    assert find_seed(bundle) == 1
     object.__setattr__(bundle.manifest, "weights", "checkpoint some-folder")
     with pytest.raises(SettingsError, match="add --checkpoint"):
-        rtf.find_seed(bundle)
+        find_seed(bundle)
 
 
-def test_failed_build_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
+def test_failed_build_is_an_error() -> None:
+    assert STAND_IN == ("--tps", "50", "--seeded", "1")
+    expected = r"no bundle to measure; .*: run python -m no_such_module --tps 50 --seeded 1"
+    with pytest.raises(BundleError, match=expected):
+        build_bundle(*STAND_IN, module="no_such_module")
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 1)
 
-    monkeypatch.setattr(rtf, "list_bundles", list)
-    monkeypatch.setattr(rtf.subprocess, "run", run)
-    with pytest.raises(BundleError, match=r"python -m sc_runtime\.export\.build --tps 50 --seeded 1"):
-        rtf.find_newest()
-    assert len(commands) == 1
+class StubChild:
+    """Answers with runs whose T-UNet takes a second a step and everything else two seconds."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def ask(self, task: str, seconds: float, steps: int) -> Run:
+        self.steps.append(steps)
+        return Run({"tunet": float(steps), "hifigan": 2.0}, 1000, "stub", np.zeros(1, np.float32))
+
+
+def time_stub(row_seconds: float, repeats: int = 3) -> tuple[dict[str, Any], list[int]]:
+    plan = Plan(Settings(Path()), SemantiCodecConfig(50, 32768), SUBJECTS["semanticodec"], repeats, row_seconds, 5)
+    child = StubChild()
+    row = SideRow(child, "runtime", "decode", 10.0, plan)  # type: ignore[arg-type]
+    row.prepare()
+    for count in range(1, repeats + 1):
+        row.repeat(count)
+    return row.summarise(), child.steps
+
+
+def test_a_decode_that_takes_too_long_is_extrapolated() -> None:
+    """5 of 50 steps take 7 s, the whole 52 s."""
+    found, steps = time_stub(row_seconds=20)
+    assert steps == [5, 5]  # a third run would end after 21 s
+    assert found["how"] == "extrapolated from 5 of 50 steps"
+    assert (found["total_s"], found["rtf"], found["stages_s"]["tunet"]) == (52, 5.2, 50)
+    assert [run["timed_s"] for run in found["runs"]] == [7, 7]
+    assert "estimate_s" not in found
+
+
+def test_a_decode_that_is_quick_enough_is_run_in_full() -> None:
+    found, steps = time_stub(row_seconds=104)
+    assert steps == [5, 50, 50]
+    assert (found["how"], found["total_s"], found["estimate_s"]) == ("measured", 52, 52)
 
 
 def test_every_second_is_in_one_stage() -> None:
     clock = StageClock()
+    clock.lap("rest")
+    assert clock.stages == {}  # not started
     clock.start()
     began = clock.mark
     for stage in ("conditioning", "tunet"):
@@ -246,11 +306,61 @@ def test_peak_memory_is_of_this_process() -> None:
     assert block.nbytes == 1 << 26
 
 
+def test_a_timed_codec_gives_what_the_codec_gives(tiny_bundle: Path) -> None:
+    bundle, backend, clock = Bundle.load(tiny_bundle), choose_backend("onnxruntime", 1), StageClock()
+    codec, timed = Codec(bundle, backend), open_timed_codec(bundle, backend, clock)
+    sound = make_sound(1)
+    tokens = codec.encode(sound)
+    np.testing.assert_array_equal(timed.encode(sound).codes, tokens.codes)
+    assert clock.stages == {}
+    clock.start()
+    np.testing.assert_array_equal(timed.decode(tokens, steps=1), codec.decode(tokens, steps=1))
+    assert {"conditioning", "tunet", "vae_decoder", "hifigan"} <= set(clock.stages)
+
+
+class Divider:
+    """A program for a child process."""
+
+    def __init__(self, dividend: int) -> None:
+        self.dividend = dividend
+
+    def answer(self, divisor: int) -> int:
+        if divisor == 0:
+            raise SettingsError("0", "another divisor")
+        if divisor < 0:
+            os._exit(3)
+        return self.dividend // divisor
+
+
+def test_a_child_answers_until_it_fails() -> None:
+    with Child("division", Divider, 12) as child:
+        assert [child.ask("dividing", divisor) for divisor in (3, 5)] == [4, 2]
+        with pytest.raises(SettingsError, match="0; expected another divisor"):
+            child.ask("dividing by 0", 0)
+    with Child("division", Divider, 12) as child, pytest.raises(CodecError, match="code 3 during: dividing by -1"):
+        child.ask("dividing by -1", -1)
+
+
+def test_cases_take_turns() -> None:
+    runs: list[str] = []
+    seconds = time_in_turns({"a": lambda: runs.append("a"), "b": lambda: runs.append("b")}, 2)
+    assert runs == ["a", "b"] * 3
+    assert [len(spent) for spent in seconds.values()] == [2, 2]
+
+
+def test_results_are_rounded_and_lists_of_numbers_are_one_line(tmp_path: Path) -> None:
+    document = {"a": [1.23456789, 2], "b": [{"c": np.float32(0.5)}], "d": np.int64(3), "e": ["x", "y"]}
+    write_results(tmp_path / "new" / "x.json", document)
+    text = (tmp_path / "new" / "x.json").read_text()
+    assert json.loads(text) == {"a": [1.23457, 2], "b": [{"c": 0.5}], "d": 3, "e": ["x", "y"]}
+    assert ' "a": [ 1.23457, 2 ],\n' in text
+    assert round_floats({"x": (1 / 3, "text", None, True)}) == {"x": [0.333333, "text", None, True]}
+
+
+@pytest.mark.slow
 def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "first.json"
-    command = [sys.executable, "bench/first_sample.py", "--bundle", str(tiny_bundle), "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert run_command(first_sample.app, ["--bundle", str(tiny_bundle), "--out", str(out)]) == 0
     starts = json.loads(out.read_text())["starts"]
     assert list(starts) == ["first start", "second start", "third start"]
     for start in starts.values():
@@ -258,15 +368,16 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
         assert start["samples"] == 81_920 - 10_240  # half a window, whose end waits for what follows
 
 
-def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     out = tmp_path / "levers.json"
-    command = [sys.executable, "bench/levers.py", "--bundle", str(tiny_bundle), "--repeats", "1", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    if "bfloat16 on this processor" in done.stderr:
+    code = run_command(levers.app, ["--bundle", str(tiny_bundle), "--repeats", "1", "--out", str(out)])
+    said = capsys.readouterr().err
+    if "bfloat16 on this processor" in said:
         pytest.skip("a processor without bfloat16")
-    assert done.returncode == 0, done.stderr
-    levers = json.loads(out.read_text())["levers"]
-    together = next(cases for lever, cases in levers.items() if lever.startswith("encoding 12 recordings"))
+    assert code == 0, said
+    found = json.loads(out.read_text())["levers"]
+    together = next(cases for lever, cases in found.items() if lever.startswith("encoding 12 recordings"))
     assert list(together) == ["alone", "together"]
-    assert all(seconds > 0 for cases in levers.values() for seconds in cases.values())
+    assert all(seconds > 0 for cases in found.values() for seconds in cases.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import hashlib
@@ -27,14 +28,17 @@ from filelock import FileLock
 from sc_runtime.bundle.manifest import MANIFEST
 from sc_runtime.bundle.store import VERIFIED, Bundle
 from sc_runtime.errors import BundleError, CheckpointError, CodecError, OutputError, VerificationError
-from sc_runtime.export import build, recipes, verify
-from sc_runtime.export.build import build_bundle, name_bundle
+from sc_runtime.export import build, builder, recipes, verify
+from sc_runtime.export.builder import build_bundle, name_bundle
+from sc_runtime.export.code import describe_code
 from sc_runtime.export.recipes import write_recipe
 from sc_runtime.export.registry import read_tensors
-from sc_runtime.export.semanticodec import graphs
-from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights
-from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
-from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
+from sc_runtime.export.seeded import SeededWeights
+from sc_runtime.export.semanticodec import export as semanticodec
+from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS, AcousticEncoderGraph
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes, choose_sizes
+from sc_runtime.export.spec import Origin, list_origins, load_network, make_tensor
 from tests.conftest import ROOT, keep_graphs
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook
@@ -159,6 +163,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_checkpoint_builds_the_bundle_of_the_same_weights(
     tiny_bundle: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -213,7 +218,7 @@ def untraceable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         pytest.fail("traced again")
 
-    monkeypatch.setattr(build, "trace", fail)
+    monkeypatch.setattr(builder, "trace", fail)
 
 
 def test_what_is_built_and_unchanged_is_left_alone(built: Path, untraceable: None) -> None:
@@ -267,13 +272,13 @@ def test_a_vocabulary_is_added_in_place(built: Path, untraceable: None) -> None:
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The inputs of every graph that is traced."""
     names: list[str] = []
-    trace = build.trace
+    trace = builder.trace
 
     def note(module: Any, inputs: dict[str, Any], *rest: Any) -> Any:
         names.extend(inputs)
         return trace(module, inputs, *rest)
 
-    monkeypatch.setattr(build, "trace", note)
+    monkeypatch.setattr(builder, "trace", note)
     return names
 
 
@@ -317,49 +322,107 @@ def test_other_weights_make_another_graph(built: Path, monkeypatch: pytest.Monke
         assert ours[name] != theirs[name]
 
 
-def test_recipes_know_weights_sizes_and_sources_but_not_the_vocabulary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(graph: str, size: str = "tiny", tps: int = 50, vocab: int = 4096, seed: int = 1) -> str:
-        return write_recipe(graph, choose_sizes(size, tps, vocab), SeededWeights(seed))
+def write(graph: str, size: str = "tiny", tps: int = 50, vocab: int = 4096, seed: int = 1, **options: Any) -> str:
+    return write_recipe(graph, choose_sizes(size, tps, vocab), SeededWeights(seed), **options)
 
+
+def test_recipes_cover_weights_and_sizes_but_not_the_vocabulary() -> None:
     before = {graph: write(graph) for graph in GRAPHS}
     assert len(set(before.values())) == len(GRAPHS)
     for graph, recipe in before.items():
         assert write(graph, vocab=32768) == recipe
         assert len({recipe, write(graph, seed=2), write(graph, size="full")}) == 3
         assert (write(graph, tps=25) == recipe) == (graph in RATELESS)
-    copy = tmp_path / "export"
-    shutil.copytree(ROOT / "export", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(recipes, "__file__", str(copy / "recipes.py"))
-    assert {graph: write(graph) for graph in GRAPHS} == before
-    for path in copy.rglob("*.py"):
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A copy of the export's code, that a test may change."""
+    folder = tmp_path / "export"
+    shutil.copytree(ROOT / "export", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_recipes_cover_the_code_that_makes_the_graph_and_no_other(code: Path) -> None:
+    before = {graph: write(graph) for graph in GRAPHS}
+    assert {graph: write(graph, folder=code) for graph in GRAPHS} == before
+    for path in code.rglob("*.py"):
         source = path.read_text()
-        path.write_text(source + "# changed\n")
-        changed = {graph for graph in GRAPHS if write(graph) != before[graph]}
-        name = path.relative_to(copy).as_posix()
+        path.write_text(source + "\nCHANGED = 1\n")
+        changed = {graph for graph in GRAPHS if write(graph, folder=code) != before[graph]}
+        name = path.relative_to(code).as_posix()
         assert changed == {graph for graph, entry in GRAPHS.items() if shapes_graph(name, entry.network)}, name
         path.write_text(source)
 
 
 def shapes_graph(source: str, network: str) -> bool:
-    """Whether a graph of `network` is made by the file `source` of the package."""
-    return source in ("graphs.py", "trace.py", f"networks/{network}.py")
+    """Whether the file `source` of the export makes graphs of `network`."""
+    return source in ("trace.py", f"semanticodec/networks/{network}.py")
+
+
+def test_recipes_do_not_cover_comments_and_docstrings(code: Path) -> None:
+    before = {graph: write(graph) for graph in GRAPHS}
+    for path in code.rglob("*.py"):
+        source = path.read_text()
+        source = re.sub(r'"""(?=\w)', '"""Changed: ', source)
+        path.write_text(f"# changed\n{source}\n\n\n# changed\n")
+    assert {graph: write(graph, folder=code) for graph in GRAPHS} == before
+    ast.parse(source)
+
+
+def test_recipes_cover_what_a_network_imports(code: Path) -> None:
+    """The file of a helper, and the value of a constant that lies outside the export or among the sizes."""
+    network = code / "semanticodec" / "networks" / "hifigan.py"
+    source, before = network.read_text(), write("hifigan")
+    (code / "semanticodec" / "networks" / "helper.py").write_text("KIND = 1\n")
+    network.write_text(source + "\nfrom .helper import KIND\n")
+    first = write("hifigan", folder=code)
+    (code / "semanticodec" / "networks" / "helper.py").write_text("KIND = 2\n")
+    assert len({before, first, write("hifigan", folder=code)}) == 3
+    roots = ["semanticodec.networks.vae_decoder", "unicodec.networks.decoder"]
+    described = dict(describe_code(roots, apart=["semanticodec.networks.sizes", "unicodec.networks.sizes"]))
+    assert described.keys() == {
+        *roots,
+        "sc_runtime.semanticodec.config.LATENT_SHAPE",
+        "sc_runtime.export.unicodec.networks.sizes.OVERLAP",
+    }
+    assert described["sc_runtime.semanticodec.config.LATENT_SHAPE"] == "(8, 256, 16)"
+
+
+def test_recipes_cover_the_published_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {graph: write(graph) for graph in GRAPHS}
+    monkeypatch.setitem(NETWORKS, "hifigan", dataclasses.replace(NETWORKS["hifigan"], prefix="another."))
+    recipes.describe_graph.cache_clear()
+    changed = {graph for graph in GRAPHS if write(graph) != before[graph]}
+    recipes.describe_graph.cache_clear()
+    assert changed == {"hifigan"}
+
+
+def test_a_recipe_is_the_same_however_the_command_is_started() -> None:
+    """`python -m export.build` and `python -m sc_runtime.export.build` give modules different names."""
+    script = (
+        "from {0}.recipes import write_recipe; from {0}.seeded import SeededWeights\n"
+        "from {0}.registry import find_export\n"
+        "print(write_recipe('hifigan', find_export('semanticodec').choose_sizes('tiny', 50, 4096), SeededWeights(1)))"
+    )
+    command = [sys.executable, "-c", script.format("export")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == write("hifigan")
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_no_size_is_read_that_the_recipe_does_not_know(name: str) -> None:
-    """Not when weights are found, nor by the torch reference, nor later, by a module that has kept the record."""
+    """Neither by the torch reference, nor later, by a module that has kept the record."""
     graph, read = GRAPHS[name], {}
     noted: Any = recipes.Noted(SIZES, read)
     network = NETWORKS[graph.network]
     tensors = read_tensors(network.file, SeededWeights(1), SIZES)
-    graph.reference(network.load(noted, tensors), noted)
+    graph.refer(load_network(network, noted, tensors), noted)
     with torch.device("meta"):
-        module = graph.trace(noted)
-    for tensor in (*module.state_dict(), *dict(module.named_buffers())):
-        graph.find(network, tensors, noted, tensor)
-    assert read.items() <= dict(recipes.list_sizes(graph, SIZES)).items()
+        module = graph.build(noted)
+    for origin in list_origins(graph, noted).values():
+        make_tensor(origin, tensors)
+    assert read.items() <= recipes.describe_graph(graph, SIZES).sizes.items()
     kept = [part for part in module.modules() if any(type(v) is recipes.Noted for v in vars(part).values())]
     assert not kept
 
@@ -378,14 +441,18 @@ def test_what_does_not_depend_on_the_rate_is_built_once_for_all_rates(
 
 
 def test_a_changed_codebook_of_a_checkpoint_is_noticed(
-    few: None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: None, tiny_bundle: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And before that, the graph and the codebooks of a checkpoint are those of the same weights of a seed."""
     folder, copy = tmp_path / "bundle", tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     keep_graphs(monkeypatch, "acoustic_encoder")
     build_bundle(folder, SIZES, (4096,), Folder(copy, 50), size="tiny")
+    found, seeded = hash_folder(folder), hash_folder(tiny_bundle)
+    del found[MANIFEST]
+    assert found.items() <= seeded.items()
     write_codebook(copy, 50, 4096, WIDTH, seed=2)
-    monkeypatch.setattr(build, "trace", lambda *_: pytest.fail("the graph is the same"))
+    monkeypatch.setattr(builder, "trace", lambda *_: pytest.fail("the graph is the same"))
     bundle = build_bundle(folder, SIZES, (4096,), Folder(copy, 50), size="tiny")
     np.testing.assert_array_equal(bundle.load_codebook("semantic-4096"), centroids(2, 4096, WIDTH))
 
@@ -404,21 +471,26 @@ def test_graphs_are_verified_at_two_batch_sizes(tmp_path: Path, monkeypatch: pyt
             assert all(len(array) == len(next(iter(feeds.values()))) for array in expected.values())
         return verify.measure_error(bundle, name, cases)
 
-    monkeypatch.setattr(build, "measure_error", measure)
+    monkeypatch.setattr(builder, "measure_error", measure)
     build_few(tmp_path / "bundle")
     assert set(seen) == {"acoustic_encoder"}
     assert len(set(seen["acoustic_encoder"])) >= 2
 
 
+class SpoiledGraph(AcousticEncoderGraph):
+    """The acoustic encoder with one tensor a thousandth too large."""
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: NetworkSizes) -> Origin:
+        origin = super().trace_origin(name, shape, sizes)
+        return Origin(origin.shapes, enlarge) if name == "encoder_output_linear.weight" else origin
+
+
+def enlarge(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * 1.001
+
+
 def spoil(patch: pytest.MonkeyPatch) -> None:
-    """Export the acoustic encoder with one tensor a thousandth too large."""
-    graph = GRAPHS["acoustic_encoder"]
-
-    def find(*arguments: Any) -> torch.Tensor:
-        tensor = graph.find(*arguments)
-        return tensor * 1.001 if arguments[-1] == "encoder_output_linear.weight" else tensor
-
-    patch.setitem(GRAPHS, "acoustic_encoder", dataclasses.replace(graph, find=find))
+    patch.setitem(GRAPHS, "acoustic_encoder", SpoiledGraph("acoustic_encoder"))
 
 
 def raise_interrupt(*_: object) -> None:
@@ -441,9 +513,9 @@ FAILURES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[BaseExcepti
         VerificationError,
         r"graph acoustic_encoder: relative error .*no bundle was written",
     ),
-    "interrupt": (lambda patch: patch.setattr(build, "measure_error", raise_interrupt), KeyboardInterrupt, None),
+    "interrupt": (lambda patch: patch.setattr(builder, "measure_error", raise_interrupt), KeyboardInterrupt, None),
     "full disk": (
-        lambda patch: patch.setattr(build, "save_model", fill_disk),
+        lambda patch: patch.setattr(builder, "save_model", fill_disk),
         OutputError,
         r"bundle: No space left on device; expected a place that can be written to",
     ),
@@ -671,7 +743,7 @@ def test_wrong_usage_is_one_line(command: Callable[..., tuple[int, str]], untrac
 def test_the_command_says_where_the_bundle_is_and_how_exact(
     command: Callable[..., tuple[int, str]], built: Path, untraceable: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "choose_sizes", lambda *_: SMALL)
+    monkeypatch.setattr(semanticodec, "choose_sizes", lambda *_: SMALL)
     code, errors = command("--vocab", "4096", "--seeded", "1", "--size", "tiny", "--out", str(built))
     assert code == 0
     assert f"Bundle: {built}" in errors

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sc_runtime.bundle import store as bundle_module
-from sc_runtime.bundle.locate import is_candidate, list_bundles, locate_bundle
+from sc_runtime.bundle import locate, store
+from sc_runtime.bundle.locate import BUNDLE_VARIABLE, is_candidate, list_bundles, locate_bundle
 from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import BUILD_AGAIN, EMBEDDED, VERIFIED, Bundle
 from sc_runtime.codec import Codec
@@ -34,8 +34,8 @@ def open_everything(path: Path) -> None:
 
 def test_a_sound_bundle_opens_and_remembers_what_it_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_everything(copy)
-    assert (copy / VERIFIED).is_file()
-    monkeypatch.setattr(bundle_module, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
+    assert not (copy / VERIFIED).exists()  # nothing is written to a bundle
+    monkeypatch.setattr(store, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
     open_everything(copy)
 
 
@@ -150,7 +150,7 @@ def test_settings_come_back_from_a_manifest(bundle: str, request: pytest.Fixture
         config = manifest.configure(vocab)
         assert config.vocab == vocab
         assert (config.codec, json.loads(json.dumps(config.settings))) == (manifest.codec, manifest.settings)
-        assert type(config) is manifest.model.config
+        assert type(config) is manifest.spec.config
     assert manifest.configure().vocab == manifest.vocabularies[-1]
 
 
@@ -179,8 +179,8 @@ def test_a_read_only_bundle_works(copy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "bundles"
-    monkeypatch.setattr(bundle_module, "bundles_folder", lambda: folder)
-    monkeypatch.delenv(bundle_module.BUNDLE_VARIABLE, raising=False)
+    monkeypatch.setattr(locate, "bundles_folder", lambda: folder)
+    monkeypatch.delenv(BUNDLE_VARIABLE, raising=False)
     assert locate_bundle() == EMBEDDED
     manifest = json.loads((copy / MANIFEST).read_text())
     for age, (name, trained) in enumerate({"stand-in": False, "new": True, "old": True, ".partial": True}.items()):
@@ -193,7 +193,7 @@ def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch:
     assert locate_bundle("embedded") == EMBEDDED
     (folder / "new" / MANIFEST).write_text("{}")
     assert locate_bundle() == folder / "old"
-    monkeypatch.setenv(bundle_module.BUNDLE_VARIABLE, "stand-in")
+    monkeypatch.setenv(BUNDLE_VARIABLE, "stand-in")
     assert locate_bundle() == folder / "stand-in"
     with pytest.raises(BundleError, match=r"'absent' not found; expected a folder or the name .*\(.*old, embedded\)"):
         locate_bundle("absent")

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from sc_runtime.errors import CheckpointError
+from sc_runtime.export.checkpoint import read_state
 from sc_runtime.export.registry import read_tensors
-from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights, read_state
+from sc_runtime.export.seeded import SeededWeights
+from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.golden.seeded_weights import centroids, fill
 from tests.published_layout import PARTS, list_training_only, make_state, write_codebook
@@ -66,7 +68,7 @@ def test_a_folder_gives_what_inference_needs_and_nothing_else(folder: Path, stat
         unused = list_training_only(part, TPS, FULL)
         assert unused
         assert set(tensors[part]) == set(states[part]) - unused
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, SIZES), centroids(1, VOCAB, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, WIDTH), centroids(1, VOCAB, WIDTH))
 
 
 def test_seeded_weights_of_the_same_seed_are_the_same(folder: Path) -> None:
@@ -296,32 +298,32 @@ def test_a_codebook_is_known_by_its_shape_not_its_name(folder: Path) -> None:
     np.save(right.with_name("codebook_4096_0.npy"), centroids(1, 8192, WIDTH))  # as published: 8192 under 4096
     right.rename(right.with_name("codebook_99_7.npy"))
     np.save(right.with_name("codebook_2048_0.npy"), centroids(1, 16384, WIDTH))  # 16384 under the name of 4096
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(4096, SIZES), centroids(1, 4096, WIDTH))
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(8192, SIZES), centroids(1, 8192, WIDTH))
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(16384, SIZES), centroids(1, 16384, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(4096, WIDTH), centroids(1, 4096, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(8192, WIDTH), centroids(1, 8192, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(16384, WIDTH), centroids(1, 16384, WIDTH))
 
 
 def test_of_two_codebooks_of_one_shape_the_published_name_decides(folder: Path) -> None:
     other = folder / "codebook_idx" / "a_first_folder" / "codebook_2048_0.npy"
     other.parent.mkdir()
     np.save(other, centroids(2, VOCAB, WIDTH))
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, SIZES), centroids(1, VOCAB, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, WIDTH), centroids(1, VOCAB, WIDTH))
 
 
 def test_codebooks_beside_the_folder_are_found_as_the_hub_keeps_them(folder: Path) -> None:
     (folder / "codebook_idx").rename(folder.parent / "codebook_idx")
     write_codebook(folder.parent, 100, VOCAB, 16)
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, SIZES), centroids(1, VOCAB, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, WIDTH), centroids(1, VOCAB, WIDTH))
 
 
 def test_a_codebook_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no codebook \[8192, 32\] \(found: combine_256_\w+/codebook_2048_0\.npy \[4096, 32\]"
     ):
-        Folder(folder, TPS).centroids(8192, SIZES)
+        Folder(folder, TPS).centroids(8192, WIDTH)
     shutil.rmtree(folder / "codebook_idx")
     with pytest.raises(CheckpointError, match=r"no codebook \[4096, 32\] \(found: none\); .*choose another --vocab"):
-        Folder(folder, TPS).centroids(VOCAB, SIZES)
+        Folder(folder, TPS).centroids(VOCAB, WIDTH)
 
 
 def damage_codebook(path: Path, kind: str) -> None:
@@ -348,11 +350,11 @@ def test_a_damaged_codebook_is_named_and_does_not_hide_a_sound_one(folder: Path,
     sound = path.read_bytes()
     damage_codebook(path, kind)
     with pytest.raises(CheckpointError, match=r"no codebook \[4096, 32\] \(found: \S+/codebook_2048_0\.npy ") as caught:
-        Folder(folder, TPS).centroids(VOCAB, SIZES)
+        Folder(folder, TPS).centroids(VOCAB, WIDTH)
     assert len(str(caught.value).splitlines()) == 1
     assert not path.with_name("sprung").exists()
     path.with_name("codebook_2048_1.npy").write_bytes(sound)
-    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, SIZES), centroids(1, VOCAB, WIDTH))
+    np.testing.assert_array_equal(Folder(folder, TPS).centroids(VOCAB, WIDTH), centroids(1, VOCAB, WIDTH))
 
 
 def test_identity_is_of_the_bytes_not_of_the_place(folder: Path, states: dict[str, State], tmp_path: Path) -> None:

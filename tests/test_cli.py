@@ -225,7 +225,7 @@ def test_a_file_becomes_tokens_beside_it_and_sound_again(program_run, speech, tm
     np.save(tmp_path / "tokens.npy", CODES[np.newaxis])
     result = program_run("decode", "tokens.npy", *QUICK)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert soundfile.info(tmp_path / "tokens.wav").frames == 18_560
+    assert soundfile.info(tmp_path / "tokens.decoded.wav").frames == 18_560
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
@@ -282,7 +282,8 @@ def test_a_folder_keeps_its_shape_and_one_bad_file_stops_nothing(call, speech, t
 
     code, _, err = call("decode", "out", *QUICK)
     assert (code, err) == (0, "")
-    assert list_files(tmp_path / "out").keys() == {"a.sct", "a.wav", "deep", "deep/b.sct", "deep/b.wav"}
+    written = {"a.sct", "a.decoded.wav", "deep", "deep/b.sct", "deep/b.decoded.wav"}
+    assert list_files(tmp_path / "out").keys() == written
 
 
 def test_what_exists_is_kept_unless_forced(call, speech, tmp_path):
@@ -387,7 +388,7 @@ def test_progress_is_for_terminals(tokens, environment, tmp_path):
     assert process.returncode == 1
     assert re.search(rb"window 1/1, step \d+/25", shown)  # the step depends on the time of the drawing
     assert b"error: gone.sct" in shown
-    assert out.startswith(b"tokens.wav: ")
+    assert out.startswith(b"tokens.decoded.wav: ")
     assert b"\x1b" not in out
 
 
@@ -571,6 +572,136 @@ def test_doctor_where_nothing_works(call, monkeypatch, tmp_path):
     document = json.loads(call("doctor", "--json")[1])
     assert not document["works"]
     assert document["bundles"]["chosen"] is None
+
+
+# --- folders, inputs and outputs -------------------------------------------------------------------------------
+
+
+def test_decoding_a_folder_leaves_the_recordings_alone(call, speech, tmp_path):
+    """`encode d; decode d`, twice. The original is neither the output nor replaced, and no output is encoded."""
+    (tmp_path / "d").mkdir()
+    speech.rename(tmp_path / "d" / "a.wav")
+    original = (tmp_path / "d" / "a.wav").read_bytes()
+    for force in ([], ["--force"]):
+        assert call("encode", "d", *force)[0] == 0
+        code, out, err = call("decode", "d", *QUICK, *force)
+        assert (code, err) == (0, "")
+        assert out.startswith("d/a.decoded.wav: 1.00 s")
+        assert list_files(tmp_path / "d").keys() == {"a.wav", "a.sct", "a.decoded.wav"}
+        assert (tmp_path / "d" / "a.wav").read_bytes() == original
+    code, _, err = call("encode", "d", "--force")
+    assert (code, err) == (0, "note: d: left out 1 earlier output\n")
+    assert call("decode", "d", "-o", "d", *QUICK)[2].startswith("kept d/a.decoded.wav")
+
+
+def test_an_input_is_never_an_output(fails, speech, tokens, tmp_path, monkeypatch):
+    """Whatever the spelling or link, and whether it is forced or not."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "linked.wav").symlink_to(speech)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "hard.wav").hardlink_to(speech)
+    (tmp_path / "tokens.wav").hardlink_to(tokens)
+    for force in ([], ["--force"]):
+        for name in ("speech.wav", "./speech.wav", "sub/../speech.wav", speech, "linked.wav", "linked/speech.wav"):
+            fails("roundtrip", "speech.wav", "-o", name, *QUICK, *force, words=["the input speech.wav", "-o"])
+        fails("roundtrip", "speech.wav", "-o", "hard.wav", *QUICK, *force, words=["the input speech.wav"])
+        fails("roundtrip", "-", "-o", "hard.wav", *QUICK, *force, stdin=speech, words=["the input standard input"])
+        fails("decode", "tokens.sct", "-o", "tokens.wav", *QUICK, *force, words=["the input tokens.sct"])
+        fails("encode", "tokens.sct", *force, words=["the input tokens.sct"])
+    fails("decode", "speech.wav", words=["speech.wav", "tokens in an .sct or .npy file"])
+
+
+def test_a_pair_of_one_stem_is_reported_and_the_rest_is_done(call, speech, tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("d/a.wav", "d/a.flac", "d/b.wav", "d/c.wav", "d/c.aiff", "d/c.au"):
+        soundfile.write(tmp_path / name, SECOND, 16_000)
+    code, _, err = call("encode", "d")
+    assert code == 1
+    assert err.splitlines() == [
+        "error: d/a.flac and d/a.wav would both become d/a.sct; expected one output for each input: "
+        "name them one at a time, with -o",
+        "error: d/c.aiff and d/c.au and d/c.wav would all become d/c.sct; expected one output for each input: "
+        "name them one at a time, with -o",
+    ]
+    assert [path.name for path in (tmp_path / "d").glob("*.sct")] == ["b.sct"]
+
+
+def test_two_spellings_of_one_output_are_one(call, speech, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    for name in ("x/a.wav", "x/a.flac"):
+        soundfile.write(tmp_path / name, SECOND, 16_000)
+    code, _, err = call("encode", "x/a.wav", "y/a.flac")
+    assert code == 1
+    assert "x/a.wav and y/a.flac would both become x/a.sct" in err
+
+
+def test_a_folder_scan_states_what_it_leaves_out(call, speech, tmp_path):
+    (tmp_path / "d" / ".hidden").mkdir(parents=True)
+    shutil.copy(speech, tmp_path / "d" / "a.wav")
+    shutil.copy(speech, tmp_path / "d" / ".hidden" / "b.wav")
+    for name in ("c.m4a", "d.webm", "e.m4a", "f.txt"):
+        (tmp_path / "d" / name).touch()
+    (tmp_path / "d" / "linked").symlink_to(tmp_path)
+    (tmp_path / "d" / "broken.wav").symlink_to("nothing")
+    code, out, err = call("encode", "d")
+    left_out = "1 broken link, 1 hidden folder, 1 linked folder, 2 unreadable .m4a files, 1 unreadable .webm file"
+    assert (code, err) == (0, f"note: d: left out {left_out}\n")
+    assert out.startswith("d/a.sct: ")
+    (tmp_path / "d" / "a.sct").rename(tmp_path / "d" / ".hidden" / "a.sct")
+    code, _, err = call("decode", "d")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "d: no tokens in this folder (left out 1 hidden folder, 1 linked folder)" in err
+
+
+def test_a_folder_that_cannot_be_listed_fails(call, speech, tmp_path, monkeypatch):
+    (tmp_path / "d" / "locked").mkdir(parents=True)
+    shutil.copy(speech, tmp_path / "d" / "a.wav")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder
+    code, out, err = call("encode", "d")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "error: d/locked: Permission denied" in err
+    assert out.startswith("d/a.sct: ")
+
+
+def test_truncated_files_may_be_allowed(call, fails, speech, tmp_path):
+    data = speech.read_bytes()
+    speech.write_bytes(data[: len(data) // 2])
+    for command in ("encode", "info", "roundtrip"):
+        fails(command, "speech.wav", words=["truncated, 15978 bytes of 32000", "--allow-truncated"])
+    code, out, err = call("encode", "speech.wav", "--allow-truncated")
+    assert (code, err) == (0, "note: speech.wav: truncated, 15978 bytes of 32000\n")
+    assert out.startswith("speech.sct: 0.50 s")
+    assert json.loads(call("info", "speech.wav", "--allow-truncated", "--json")[1])["samples"]["16000"] == 7989
+    assert call("roundtrip", "speech.wav", "--allow-truncated", *QUICK)[0] == 0
+
+
+def test_floats_that_are_not_scaled_are_noted(call, tmp_path):
+    soundfile.write(tmp_path / "loud.wav", SECOND * 32_768, 16_000, "FLOAT")
+    for command in (["encode", "loud.wav"], ["info", "loud.wav"]):
+        code, _, err = call(*command)
+        assert (code, err.count("\n")) == (0, 1)
+        assert err.startswith("note: loud.wav: a sample of ")
+
+
+def test_info_of_standard_input(call, fails, speech, tokens, tmp_path):
+    np.save(tmp_path / "codes.npy", CODES)
+    soundfile.write(tmp_path / "a.flac", SECOND, 16_000)
+    for name in ("speech.wav", "a.flac", "tokens.sct", "codes.npy"):
+        code, out, err = call("info", "-", "--json", stdin=tmp_path / name)
+        assert (code, err) == (0, "")
+        expected = json.loads(call("info", name, "--json")[1])
+        assert json.loads(out) == {**expected, "path": "standard input"}
+    (tmp_path / "text").write_text("no audio " * 100)
+    fails("info", "-", stdin=tmp_path / "text", words=["not audio"])
+    fails("info", "-", stdin=Path(os.devnull), words=["empty"])
 
 
 # --- bad input -------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_parts_of_recordings(tmp_path: Path) -> None:
         part = sound[round(start * 22050) : round(stop * 22050)]
         with Audio(part, 22050, rate=RATE) as audio:
             assert np.array_equal(read(items[name]), np.concatenate(list(audio.blocks())))
-    with pytest.raises(AudioError, match=r"^a part that begins at 3\.5 s of 3\.000 s"):
+    with pytest.raises(AudioError, match=r"^a part from 3\.5 s on that holds no sample"):
         read(items["a@3.5"])
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +17,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 from sc_runtime.export.build import build_bundle
-from sc_runtime.export.embedded.training import assembly
-from sc_runtime.export.embedded.training import loop as training
+from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.export.embedded.training.assembly import assemble, load_audiomae
 from sc_runtime.export.embedded.training.clusters import cluster_domains
+from sc_runtime.export.embedded.training.command import app
 from sc_runtime.export.embedded.training.diffusion import (
     DiffusionStage,
     VectorQuantizer,
@@ -27,10 +34,24 @@ from sc_runtime.export.embedded.training.diffusion import (
     draw_steps,
     number_tokens,
 )
-from sc_runtime.export.embedded.training.loop import Stage, fit, load_average, load_encoder, read_curves, schedule_rate
-from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage, cut_patches, draw_positions
+from sc_runtime.export.embedded.training.loop import (
+    Stage,
+    fit,
+    load_average,
+    load_encoder,
+    read_clock,
+    read_curves,
+    schedule_rate,
+)
+from sc_runtime.export.embedded.training.masked_autoencoder import (
+    MaskedAutoencoder,
+    MaskedAutoencoderStage,
+    cut_patches,
+    draw_positions,
+)
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
     choose_lengths,
@@ -39,9 +60,11 @@ from sc_runtime.export.embedded.training.preparation import (
     prepare_latents,
 )
 from sc_runtime.export.embedded.training.restoring import restore_bundle
+from sc_runtime.export.embedded.training.rows import use_rows
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
+from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED, choose_sizes
 from sc_runtime.export.semanticodec.networks.tunet import SpatialTransformer, TUNet, embed_positions
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
@@ -72,13 +95,15 @@ def gradients():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def clock() -> Iterator[None]:
-    """A clock that ticks once a step, so that a budget of seconds is one of steps on any machine."""
+def count_seconds() -> Callable[[], float]:
+    """A clock that advances by a second each time it is read: once a step, on any machine."""
     ticks = itertools.count()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "read_clock", lambda: float(next(ticks)))
-        yield
+    return lambda: float(next(ticks))
+
+
+def train_piece(stage: Stage, folder: Path) -> bool:
+    """Train `stage` for STEPS steps, which are its whole budget."""
+    return fit(stage, folder, STEPS / 60, STEPS / 60, clock=count_seconds())
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +121,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray) -> Path:
     torch.manual_seed(0)
     with torch.enable_grad():
         compute_fbanks(clips, folder / "fbanks.npy")
-        piece = STEPS / 60
-        fit(MaskedAutoencoderStage(SIZES, np.load(folder / "fbanks.npy"), CPU), folder, piece, piece)
-        fit(MelVaeStage(SIZES, clips, CPU), folder, piece, piece)
+        train_piece(MaskedAutoencoderStage(SIZES, np.load(folder / "fbanks.npy"), CPU), folder)
+        train_piece(MelVaeStage(SIZES, clips, CPU), folder)
         encoder = load_average(folder, "mel_vae", "encoder")
         decoder = load_average(folder, "mel_vae", "decoder")
-        fit(VocoderStage(SIZES, clips, encoder, decoder, CPU), folder, piece, piece)
+        train_piece(VocoderStage(SIZES, clips, encoder, decoder, CPU), folder)
         audiomae = load_weights(AudioMAE(SIZES), load_audiomae(folder), CPU)
         vae = load_weights(VaeEncoder(SIZES), encoder, CPU)
         data = prepare_latents(folder, clips, audiomae, vae, SIZES.config)
-        fit(DiffusionStage(SIZES, data, CPU), folder, piece, piece)
+        train_piece(DiffusionStage(SIZES, data, CPU), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(assembly, "EMBEDDED", SIZES)
-        weights = Folder(assemble(folder), 50)
+    with torch.no_grad():
+        weights = Folder(assemble(folder, SIZES), 50)
         assert weights.half
         return build_bundle(tmp_path_factory.mktemp("built") / "bundle", SIZES, (4096,), weights, size="tiny")
 
@@ -133,7 +156,7 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, c
 
 def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
     """Every weight is back where it was, rounded as it was stored; then each stage that goes on has a piece."""
-    restore_bundle(bundle, SIZES, tmp_path)
+    assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "diffusion")
     for stage, name in TRAINED:
         before, after = (load_average(where, stage, name) for where in (folder, tmp_path))
         kept = [key for key in before if stage != "audiomae" or key.startswith("encoder.")]
@@ -146,23 +169,44 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
     scales = [json.loads((where / SCALE_FACTOR).read_text()) for where in (folder, tmp_path)]
     assert scales[1] == pytest.approx(scales[0], rel=1e-3)
 
-    piece = STEPS / 60
     decoder = load_average(tmp_path, "mel_vae", "decoder")
-    fit(VaeEncoderStage(SIZES, clips, decoder, CPU), tmp_path, piece, piece)
+    train_piece(VaeEncoderStage(SIZES, clips, decoder, CPU), tmp_path)
     encoder = load_encoder(tmp_path)
     audiomae = load_weights(AudioMAE(SIZES), load_audiomae(tmp_path), CPU)
     data = prepare_latents(tmp_path, clips, audiomae, load_weights(VaeEncoder(SIZES), encoder, CPU), SIZES.config)
     assert json.loads((tmp_path / SCALE_FACTOR).read_text()) == scales[1]
     for resumed in (DiffusionStage(SIZES, data, CPU), VocoderStage(SIZES, clips, encoder, decoder, CPU)):
-        assert fit(resumed, tmp_path, piece, piece)
+        assert train_piece(resumed, tmp_path)
 
     with pytest.raises(BundleError, match=r"holds a training already"):
-        restore_bundle(bundle, SIZES, tmp_path)
+        restore_bundle(bundle, SIZES, SIZES, tmp_path)
 
 
 def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a float32 bundle of"):
-        restore_bundle(bundle, EMBEDDED, tmp_path)
+        restore_bundle(bundle, EMBEDDED, EMBEDDED, tmp_path)
+
+
+def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
+    """The shipped model, in a training whose VAE is wider."""
+    sizes = replace(EMBEDDED, vae_channels=24)
+    bundle = Bundle.load(EMBEDDED_BUNDLE)
+    assert restore_bundle(bundle, EMBEDDED, sizes, tmp_path) == ("audiomae", "vocoder", "diffusion")
+    assert not (tmp_path / "mel_vae.pt").exists()
+    assert not (tmp_path / SCALE_FACTOR).exists()
+    HifiGan(sizes).load_state_dict(load_average(tmp_path, "vocoder", "hifigan"))
+
+
+def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
+    names = ("speech", "music", "sound", "melody", "recorded-french")
+    for name in names:
+        np.save(tmp_path / f"{'' if '-' in name else 'held-out-'}{name}.npy", clips[:2])
+    errors = write_ceilings(folder, tmp_path, SIZES)
+    assert tuple(errors) == names
+    assert len(set(errors.values())) == 1 and 0 < errors["speech"] < 10
+    for name in names:
+        assert np.load(tmp_path / f"ceiling-{name}.npy").shape == (2, SEGMENT_SAMPLES)
+        assert np.load(tmp_path / f"ceiling-{name}.npy").dtype == np.int16
 
 
 @pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])
@@ -195,11 +239,10 @@ class Line:
         return {"loss": float(loss.detach())}
 
 
-def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_SECONDS", 9)
+def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     first, second = Line(), Line()
-    assert not fit(first, tmp_path, minutes=100 / 60, budget=400 / 60)
-    assert fit(second, tmp_path, minutes=1000 / 60, budget=400 / 60)
+    assert not fit(first, tmp_path, 100 / 60, 400 / 60, clock=count_seconds(), log_seconds=9)
+    assert fit(second, tmp_path, 1000 / 60, 400 / 60, clock=count_seconds(), log_seconds=9)
     assert len(first.seen) == 100
     assert second.seen == [(100 + step) / 400 for step in range(300)]
     assert abs(float(load_average(tmp_path, "line", "model")["weight"]) - 3) < 0.1
@@ -208,17 +251,74 @@ def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path, monkeypatch: py
     assert [point["step"] for point in curves] == sorted(point["step"] for point in curves)
     assert curves[-1]["loss"] < curves[0]["loss"]
     third = Line()
-    assert fit(third, tmp_path, minutes=1.0, budget=400 / 60)
+    assert fit(third, tmp_path, 1.0, 400 / 60, clock=count_seconds())
     assert third.seen == []
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_SECONDS", 2)
     stage: Stage = Line()
     monkeypatch.setattr(stage, "step", lambda progress, generator: {"loss": float("nan")})
     with pytest.raises(FloatingPointError, match="line: a loss is not finite"):
-        fit(stage, tmp_path, 1.0, 1.0)
+        fit(stage, tmp_path, 1.0, 1.0, clock=count_seconds(), log_seconds=2)
     assert not (tmp_path / "line.pt").exists()
+
+
+def test_a_stopped_piece_keeps_its_last_update(tmp_path: Path) -> None:
+    first, second = Line(), Line()
+    stopped = lambda: len(first.seen) == 7  # noqa: E731
+    assert not fit(first, tmp_path, 1.0, 1.0, stopped=stopped, clock=count_seconds())
+    assert torch.load(tmp_path / "line.pt", weights_only=True)["steps"] == 7
+    assert fit(second, tmp_path, 1.0, 1.0, clock=count_seconds())
+    assert second.seen[0] == 7 / 60
+
+
+def test_paused_time_is_not_training_time() -> None:
+    before = read_clock()
+    time.sleep(0.3)
+    assert read_clock() - before < 0.1
+
+
+def test_sigterm_saves_the_state_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command on a corpus of one clip a domain, stopped after three seconds of half a minute."""
+    for domain in DOMAINS:
+        np.save(tmp_path / f"train-{domain}.npy", np.ones((1, SEGMENT_SAMPLES), np.int16))
+    arguments = ["mel_vae", str(tmp_path / "state"), "--corpus", str(tmp_path), "--minutes", "0.5", "--threads", "1"]
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        assert run_command(app, arguments) == 128 + signal.SIGTERM
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+    assert "not yet complete" in capsys.readouterr().err
+    assert torch.load(tmp_path / "state" / "mel_vae.pt", weights_only=True)["steps"] > 0
+
+
+def test_rows_compute_the_network_with_its_own_parameters() -> None:
+    torch.manual_seed(0)
+    hifigan = HifiGan(SIZES)
+    mel = torch.randn(2, 64, 20)
+    expected, names = hifigan(mel), list(hifigan.state_dict())
+    use_rows(hifigan)
+    assert list(hifigan.state_dict()) == names
+    assert not any(isinstance(module, torch.nn.Conv1d) for module in hifigan.modules())
+    assert_allclose(hifigan(mel).detach().numpy(), expected.detach().numpy(), atol=1e-5)
+
+
+def test_masking_keeps_the_chosen_positions_alone() -> None:
+    """All positions are the codec's own features; one that is masked has no influence on the others."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        encoder = MaskedAutoencoder(SIZES).encoder
+        fbank = torch.randn(2, 1024, 128)
+        assert torch.equal(encoder.embed(fbank, torch.arange(512).expand(2, -1)), encoder.embed(fbank))
+        visible = torch.tensor([[5, 300, 17], [0, 1, 511]])
+        features = encoder.embed(fbank, visible)
+        other = fbank.clone()
+        other[:, 16 * 10 : 16 * 12] += 1  # positions 80 to 95
+        assert features.shape == (2, 4, SIZES.config.width)
+        assert torch.equal(encoder.embed(other, visible), features)
 
 
 def test_the_rate_rises_then_falls() -> None:

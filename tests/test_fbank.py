@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import AudioError
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.semanticodec.fbank import compute_fbank, count_frames, count_segments, fbank_segments
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,10 +23,6 @@ SILENT_ROW = (np.log(np.finfo(np.float32).eps) + 4.2677393) / (2 * 4.5689974)
 
 def segments_of(samples: np.ndarray) -> list[np.ndarray]:
     return list(fbank_segments([samples], len(samples), samples.sum(dtype=np.float64)))
-
-
-def relative_error(one: np.ndarray, two: np.ndarray) -> float:
-    return float(np.linalg.norm(one - two) / np.linalg.norm(two))
 
 
 def kaldi_fbank(samples: np.ndarray) -> np.ndarray:

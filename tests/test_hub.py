@@ -39,7 +39,7 @@ FETCH = """
 import json, sys
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000  # or files as small as these arrive in one piece
-from sc_runtime.export.checkpoint import fetch_published
+from sc_runtime.export.semanticodec.checkpoint import fetch_published
 folder = fetch_published(50, tuple(map(int, sys.argv[1:])))
 print(json.dumps([str(folder.folder), folder.identity, folder.description, folder.arguments, folder.label]))
 """
@@ -159,7 +159,7 @@ def fetch(address: str, cache: Path, *vocabularies: int, **variables: str) -> li
 STATUSES = {4096: 401, 8192: 403, 16384: 404, 32768: 500}  #: what the hub answers, by codebook
 TRY_ALL = """
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.checkpoint import fetch_published
+from sc_runtime.export.semanticodec.checkpoint import fetch_published
 for vocab in (4096, 8192, 16384, 32768):
     try:
         fetch_published(50, (vocab,))
@@ -203,7 +203,9 @@ def test_what_is_fetched_is_what_was_published(
         for name, tensor in read_tensors(part, folder, SIZES).items():
             if name != "scale_factor":
                 assert np.array_equal(tensor.numpy(), fill(1, name, tuple(tensor.shape))), name
-    np.testing.assert_array_equal(folder.centroids(4096, SIZES), centroids(1, 4096, SIZES.config.feature_width))
+    np.testing.assert_array_equal(
+        folder.centroids(4096, SIZES.config.feature_width), centroids(1, 4096, SIZES.config.feature_width)
+    )
 
 
 def test_nothing_is_fetched_twice(repository: Path, tmp_path: Path) -> None:

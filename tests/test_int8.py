@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from sc_runtime import Codec
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.bundle.locate import locate_bundle
+from sc_runtime.bundle.manifest import Manifest
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.cli.examine import examine_backend
 from sc_runtime.errors import BackendError, MissingExtraError, SettingsError, VerificationError
-from sc_runtime.export import build, int8
-from sc_runtime.export.semanticodec.graphs import SEMANTICODEC
+from sc_runtime.export import build, builder, int8
+from sc_runtime.export.seeded import SeededWeights
+from sc_runtime.export.semanticodec.export import SEMANTICODEC
 from sc_runtime.export.verify import draw_inputs, relative_error
 from tests.conftest import build_test_bundle
 
@@ -86,16 +89,15 @@ def test_a_build_takes_what_a_neighbour_holds(
         raise AssertionError("quantised again")
 
     monkeypatch.setattr(int8, "quantise", refuse)
-    monkeypatch.setattr(build, "list_donors", lambda folder: [rounded])
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
-
-    sizes = SEMANTICODEC.choose_sizes("tiny", 50, 32768)
-    weights = SeededWeights(1)
-    again = build.build_bundle(tmp_path / "again", sizes, (4096, 32768), weights, size="tiny", precision="int8")
+    sizes, weights = SEMANTICODEC.choose_sizes("tiny", 50, 32768), SeededWeights(1)
+    monkeypatch.setattr(builder, "list_donors", lambda folder: [rounded])
+    again = builder.build_bundle(tmp_path / "again", sizes, (4096, 32768), weights, size="tiny", precision="int8")
     assert again.manifest.graphs == rounded.manifest.graphs
-    other = SeededWeights(7)
+    others = {name: dataclasses.replace(entry, recipe="another") for name, entry in rounded.manifest.graphs.items()}
+    foreign = Bundle(rounded.path, dataclasses.replace(rounded.manifest, graphs=others))
+    monkeypatch.setattr(builder, "list_donors", lambda folder: [foreign, exact])
     with pytest.raises(AssertionError, match="quantised again"):
-        build.build_bundle(tmp_path / "other", sizes, (32768,), other, size="tiny", precision="int8")
+        builder.build_bundle(tmp_path / "other", sizes, (32768,), weights, size="tiny", precision="int8")
     assert not (tmp_path / "other").exists()
 
 
@@ -109,7 +111,7 @@ def test_what_is_int8_already_is_refused_and_left_as_it_is(rounded: Bundle, tmp_
 
 def test_an_int8_bundle_is_taken_by_name_only(rounded: Bundle, exact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = {bundle.path: dataclasses.replace(bundle.manifest, trained=True) for bundle in (rounded, exact)}
-    monkeypatch.setattr("sc_runtime.bundle.manifest.read_manifest", trained.get)
+    monkeypatch.setattr("sc_runtime.bundle.locate.read_manifest", trained.get)
     monkeypatch.delenv("SC_RUNTIME_BUNDLE", raising=False)
     monkeypatch.setattr("sc_runtime.bundle.locate.list_bundles", lambda: list(trained))
     assert locate_bundle() == exact.path
@@ -127,8 +129,13 @@ def test_a_graph_that_rounding_ruins_makes_no_bundle(
     exact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "TOLERANCE", 1e-4)
+    copy = Bundle(shutil.copytree(exact.path, tmp_path / "copy"), copy_manifest(exact))
     with pytest.raises(VerificationError, match="in int8"):
-        int8.round_bundle(exact, tmp_path)
+        int8.round_graphs(copy, {"vae_decoder": ""})
+
+
+def copy_manifest(bundle: Bundle) -> Manifest:
+    return Manifest.from_json(bundle.manifest.to_json())
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "onnxruntime-cuda"])
@@ -160,6 +167,7 @@ def test_without_nncf_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         int8.require_nncf()
 
 
+@pytest.mark.slow
 def test_the_trained_model_loses_nothing_by_it(tmp_path: Path) -> None:
     """Mean mel distance to the originals, of held-out clips, beside the same networks in float32."""
     bundle = Bundle.load(EMBEDDED)

@@ -1,46 +1,41 @@
 """kernels/nearest.cu: compiled for every architecture, emulated on the CPU, and run where there is a GPU.
 
-Three layers say that the search is exact. The arithmetic of screening, modelled in NumPy, stays within the bound that
-the kernel's comment proves. The kernel itself, its threads as fibers on the CPU (tests/emulated_gpu.cpp), gives the
-answers of brute force in float64, in any order of its warps. On a GPU it is run as it is; without one, those tests are
-skipped and say so.
+Three layers of tests show that the search is exact. The arithmetic of screening, modelled in NumPy, stays within the
+bound that the kernel's comment proves. The kernel itself, its threads as fibers on the CPU (tests/emulated_gpu.cpp),
+gives the answers of brute force in float64, in any order of its warps. The last layer runs it on a GPU and is skipped
+where there is none.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from sc_runtime.centroids import UNIT_ROUNDOFF, NearestCentroid
-from sc_runtime.cuda import nearest as cuda_centroids
+from sc_runtime.cuda import nearest, screening
 from sc_runtime.cuda import source as cuda_source
-from sc_runtime.cuda.device import Device, Memory
-from sc_runtime.cuda.nearest import (
+from sc_runtime.cuda.device import Device, explain_absence
+from sc_runtime.cuda.nearest import SLOT_BYTES, CudaNearestCentroid, choose_macro, choose_stages
+from sc_runtime.cuda.screening import (
     GROUP,
     LARGEST_EXPONENT,
     SLICE,
-    SLOT_BYTES,
     TILE_CENTROIDS,
     TILE_QUERIES,
-    CudaNearestCentroid,
-    choose_stages,
-    explain_absence,
-    load_kernels,
+    ScreenedCodebook,
+    screen_codebook,
 )
-from sc_runtime.cuda.screening import ScreenedCodebook, screen_codebook
-from sc_runtime.cuda.source import compile_source, find_source
+from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, SettingsError
 from tests.conftest import ROOT
+from tests.emulated_device import EmulatedDevice, Emulations
 
 NEAREST = find_source("nearest.cu")
 ARCHITECTURES = {"sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_120": 99}  #: KiB of shared memory a block may have
@@ -51,8 +46,13 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMU
 
 
 def compile_kernel(arch: str) -> bytes:
-    """kernels/nearest.cu as `load_kernels` has it compiled."""
-    return compile_source(NEAREST, arch, ("STAGES", str(choose_stages(arch))))
+    """kernels/nearest.cu compiled for `arch`, not from the cache."""
+    return compile_source(NEAREST, arch, choose_macro(arch))
+
+
+def load_kernels(arch: str, source: Path = NEAREST) -> bytes:
+    """kernels/nearest.cu for `arch`, as `Device.load_kernels` has it."""
+    return load_cubin(source, arch, choose_macro(arch))
 
 
 # --- cases ---------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_screening_stays_within_its_bound_and_rescoring_finds_the_nearest(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred cases of each kind, with each of the three sizes in which tensor cores add, in small tiles."""
-    monkeypatch.setattr(cuda_centroids, "TILE_CENTROIDS", 8)
+    monkeypatch.setattr(screening, "TILE_CENTROIDS", 8)
     tightest = 0.0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -320,64 +320,23 @@ def test_codebook_as_the_kernels_take_it() -> None:
 # --- the kernel on the CPU ------------------------------------------------------------------------------------------
 
 
-class EmulatedGpu:
-    """What `Device` does, on the CPU, with one multiprocessor or as many as are asked for."""
-
-    arch = "sm_90"
-
-    def __init__(self, library: ctypes.CDLL, processors: int = 1) -> None:
-        self.library, self.processors = library, processors
-
-    def allocate(self, size: int) -> Memory:
-        array = np.full(size + 256, 0xFF, np.uint8)  # NaN, where nothing is written
-        return Memory(array.ctypes.data + -array.ctypes.data % 256, size, array)
-
-    def upload(self, array: np.ndarray) -> Memory:
-        memory = self.allocate(array.nbytes)
-        self.write(memory, array)
-        return memory
-
-    def write(self, memory: Memory, array: np.ndarray) -> None:
-        assert array.flags.c_contiguous
-        assert array.nbytes <= memory.size
-        ctypes.memmove(memory.address, array.ctypes.data, array.nbytes)
-
-    def read(self, memory: Memory, array: np.ndarray) -> None:
-        assert array.flags.c_contiguous
-        assert array.nbytes <= memory.size
-        ctypes.memmove(array.ctypes.data, memory.address, array.nbytes)
-
-    def sync(self) -> None:
-        pass
-
-    def launch(self, name: str, blocks: int, arguments: Sequence[Any], stream: int = 0) -> None:
-        kinds: dict[type, Any] = {int: ctypes.c_void_p, np.int32: ctypes.c_int, float: ctypes.c_double}
-        values = [kinds[type(value)](value if isinstance(value, float) else int(value)) for value in arguments]
-        getattr(self.library, f"run_{name}")(ctypes.c_int(blocks), *values)
+def emulate(emulations: Emulations, processors: int = 1, stages: int = 4) -> EmulatedDevice:
+    """A device of as many multiprocessors, whose copies are late and whose tensor cores add 16 products at a time."""
+    device = EmulatedDevice(emulations, processors, stages)
+    configure(device, 2, 1, 16)
+    return device
 
 
-def build_emulation(folder: Path, stages: int) -> ctypes.CDLL:
-    library = folder / f"emulated-{stages}.so"
-    options = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    macros = [f"-DSTAGES={stages}", "-DLISTED=4", f'-DKERNELS="{NEAREST}"']
-    source = ROOT / "tests" / "emulated_gpu.cpp"
-    subprocess.run(["g++", *options, *macros, str(source), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
-    assert loaded.shared_bytes() == stages * SLOT_BYTES
-    return loaded
+def configure(device: EmulatedDevice, order: int, late: int, products: int) -> None:
+    """Choose what kernels/nearest.cu must not depend on; see emulated_gpu.cpp."""
+    stages = device.stages or 4
+    library = device.emulations.load("nearest.cu", ("STAGES", str(stages)))  # type: ignore[union-attr]
+    assert library.shared_bytes() == stages * SLOT_BYTES
+    library.configure(order, late, products)
 
 
-@pytest.fixture(scope="module")
-def emulations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], ctypes.CDLL]:
-    folder = tmp_path_factory.mktemp("emulation")
-    return functools.cache(lambda stages: build_emulation(folder, stages))
-
-
-@pytest.fixture
-def emulation(emulations: Callable[[int], ctypes.CDLL]) -> ctypes.CDLL:
-    library = emulations(4)
-    library.configure(2, 1, 16)
-    return library
+def open_search(codebook: np.ndarray, device: EmulatedDevice) -> CudaNearestCentroid:
+    return CudaNearestCentroid(codebook, device)  # type: ignore[arg-type]
 
 
 ORDERS = ["first warp first", "last warp first", "random"]
@@ -393,7 +352,7 @@ COPIES = ["early copies", "late copies"]
     ids=["2 stages", "3 stages", "4 stages", "many slices", "two query tiles"],
 )
 def test_any_order_of_warps_and_copies(
-    emulations: Callable[[int], ctypes.CDLL],
+    emulations: Emulations,
     order: int,
     late: int,
     stages: int,
@@ -403,23 +362,24 @@ def test_any_order_of_warps_and_copies(
     processors: int,
 ) -> None:
     """No barrier and no wait is missing: whatever runs first, the scores are the same and the nearest is found."""
-    emulation = emulations(stages)
-    emulation.configure(order, late, (16, 8, 4)[order])
+    device = emulate(emulations, processors, stages)
+    configure(device, order, late, (16, 8, 4)[order])
     rng = np.random.default_rng(width)
     codebook, queries = scatter(rng, size, width), scatter(rng, count, width)
-    search = CudaNearestCentroid(codebook, EmulatedGpu(emulation, processors))  # type: ignore[arg-type]
+    search = open_search(codebook, device)
     check_nearest(codebook, queries, search.search(queries))
     check_group_scores(search, codebook, queries)
 
 
 def check_group_scores(search: CudaNearestCentroid, codebook: np.ndarray, queries: np.ndarray) -> None:
     """The scores that `screen` left in memory, group by group, are off by no more than E."""
-    screened, scratch, gpu = search._screened, search._scratch, search._gpu
+    screened, scratch, device = search._screened, search._scratch, search._device
     assert scratch is not None
     groups = len(screened.order) // GROUP
     lengths, best = np.empty((len(queries), 2), np.float32), np.empty((len(queries), groups), np.float32)
-    gpu.read(scratch.parts[2], lengths)
-    gpu.read(scratch.parts[3], best)
+    with device.lock:
+        device.read(scratch.parts[2].address, lengths)
+        device.read(scratch.parts[3].address, best)
     expected = measure_scores(screened, codebook, queries)[:, list_members(groups)].max(axis=2)
     real = np.isfinite(expected)
     assert (best[~real] == -np.inf).all()
@@ -436,31 +396,32 @@ def list_members(groups: int) -> np.ndarray:
 
 @needs_compiler
 @pytest.mark.parametrize("kind", CASES)
-def test_emulated_kernels_find_the_nearest(emulation: ctypes.CDLL, kind: str) -> None:
+def test_emulated_kernels_find_the_nearest(emulations: Emulations, kind: str) -> None:
     for seed, (count, size, width) in enumerate([(1, 1, 16), (6, 257, 80)]):
-        emulation.configure(2, 1, (16, 4)[seed])
+        device = emulate(emulations, 132)
+        configure(device, 2, 1, (16, 4)[seed])
         codebook, queries = CASES[kind](np.random.default_rng(seed), count, size, width)
-        search = CudaNearestCentroid(codebook, EmulatedGpu(emulation, 132))  # type: ignore[arg-type]
+        search = open_search(codebook, device)
         found = search.search(queries)
         check_nearest(codebook, queries, found)
         check_group_scores(search, codebook, queries)
 
 
 @needs_compiler
-def test_more_queries_than_are_searched_at_a_time(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_centroids, "QUERY_BLOCK", 128)
+def test_more_queries_than_are_searched_at_a_time(emulations: Emulations, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "QUERY_BLOCK", 128)
     rng = np.random.default_rng(5)
     codebook, queries = scatter(rng, 300, 3), scatter(rng, 150, 3)
-    found = CudaNearestCentroid(codebook, EmulatedGpu(emulation)).search(queries)  # type: ignore[arg-type]
+    found = open_search(codebook, emulate(emulations)).search(queries)
     check_nearest(codebook, queries, found)
 
 
 @needs_compiler
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_queries_that_are_not_finite_are_refused(emulation: ctypes.CDLL, bad: float) -> None:
+def test_queries_that_are_not_finite_are_refused(emulations: Emulations, bad: float) -> None:
     rng = np.random.default_rng(6)
     codebook, queries = scatter(rng, 20, 8), scatter(rng, 4, 8)
-    search = CudaNearestCentroid(codebook, EmulatedGpu(emulation))  # type: ignore[arg-type]
+    search = open_search(codebook, emulate(emulations))
     good = search.search(queries)
     queries[2, 3] = bad
     with pytest.raises(SettingsError, match="query of norm") as ours:
@@ -468,18 +429,19 @@ def test_queries_that_are_not_finite_are_refused(emulation: ctypes.CDLL, bad: fl
     with pytest.raises(SettingsError) as twins:
         NearestCentroid(codebook).search(queries)
     assert str(ours.value) == str(twins.value)
-    gpu = search._gpu
-    given, found, indices = gpu.upload(queries), gpu.allocate(16), np.empty(4, np.int32)
-    search.search_on_device(given.address, 4, found.address)
-    gpu.read(found, indices)
+    device = search._device
+    given, found, indices = device.upload(queries), device.allocate(16), np.empty(4, np.int32)
+    with device.lock:
+        search.search_on_device(given.address, 4, found.address)
+        device.read(found.address, indices)
     np.testing.assert_array_equal(indices, [good[0], good[1], -1, good[3]])
 
 
 @needs_compiler
-def test_searches_of_changing_sizes_share_memory(emulation: ctypes.CDLL) -> None:
+def test_searches_of_changing_sizes_share_memory(emulations: Emulations) -> None:
     rng = np.random.default_rng(7)
     codebook, queries = scatter(rng, 30, 16), scatter(rng, 130, 16)
-    search = CudaNearestCentroid(codebook, EmulatedGpu(emulation))  # type: ignore[arg-type]
+    search = open_search(codebook, emulate(emulations))
     assert search.search(queries[:0]).shape == (0,)
     for count in (2, 130):
         check_nearest(codebook, queries[:count], search.search(queries[:count]))
@@ -507,12 +469,12 @@ def test_other_codebooks_are_refused_as_by_the_twin(codebook: np.ndarray) -> Non
 
 @needs_compiler
 @pytest.mark.parametrize("queries", [np.zeros(8, np.float32), np.zeros((2, 7), np.float32), np.zeros((2, 8))])
-def test_other_queries_are_refused_as_by_the_twin(emulation: ctypes.CDLL, queries: np.ndarray) -> None:
+def test_other_queries_are_refused_as_by_the_twin(emulations: Emulations, queries: np.ndarray) -> None:
     codebook = np.zeros((3, 8), np.float32)
     with pytest.raises(SettingsError) as twins:
         NearestCentroid(codebook).search(queries)
     with pytest.raises(SettingsError) as ours:
-        CudaNearestCentroid(codebook, EmulatedGpu(emulation)).search(queries)  # type: ignore[arg-type]
+        open_search(codebook, emulate(emulations)).search(queries)
     assert str(ours.value) == str(twins.value)
 
 
@@ -562,10 +524,10 @@ def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @has_core
 @pytest.mark.skipif(ABSENCE is None, reason="there is a GPU")
 def test_without_a_gpu() -> None:
-    with pytest.raises(BackendError, match=r"no CUDA device 0 .*expected an NVIDIA GPU and its driver") as error:
+    with pytest.raises(BackendError, match=r"\(device 0: .*expected an NVIDIA GPU and its driver") as error:
         CudaNearestCentroid(np.zeros((1, 16), np.float32))
     assert "\n" not in str(error.value)
-    assert explain_absence() == str(error.value)
+    assert str(error.value).startswith(explain_absence() or "?")
 
 
 @pytest.fixture
@@ -578,7 +540,7 @@ def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return b"\x7fELF" + arch.encode()
 
     monkeypatch.setattr(cuda_source, "compile_source", compile_stub)
-    monkeypatch.setattr(cuda_source.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return asked
 
 
@@ -591,14 +553,11 @@ def test_a_cubin_is_kept_for_each_architecture(tmp_path: Path, compilations: lis
     assert [name.rsplit("-", 1)[0] for name in kept] == ["nearest-sm_80", "nearest-sm_90"]
 
 
-def test_another_source_is_compiled_anew(
-    tmp_path: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_source_is_compiled_anew(tmp_path: Path, compilations: list[str]) -> None:
     load_kernels("sm_90")
     changed = tmp_path / "changed.cu"
     changed.write_bytes(NEAREST.read_bytes() + b"\n")
-    monkeypatch.setattr(cuda_centroids, "find_source", lambda name: changed)
-    load_kernels("sm_90")
+    load_kernels("sm_90", changed)
     assert compilations == ["sm_90", "sm_90"]
 
 
@@ -621,7 +580,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, compilations
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "bench/nearest.py", *arguments]
+    command = [sys.executable, "-m", "bench.kernels.nearest", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -700,7 +659,7 @@ def test_gpu_search_on_device_addresses(gpu: Device) -> None:
     search = CudaNearestCentroid(codebook, gpu)
     given, found, indices = gpu.upload(queries), gpu.allocate(4 * 70), np.empty(70, np.int32)
     search.search_on_device(given.address, 70, found.address)
-    gpu.read(found, indices)
+    gpu.read(found.address, indices)
     assert indices[5] == -1
     others = np.arange(70) != 5
     check_nearest(codebook, queries[others], indices[others])
@@ -733,6 +692,6 @@ def test_tile_sizes_are_those_of_the_kernel() -> None:
     """The sizes that both sides of the launch must agree on."""
     source = NEAREST.read_text(encoding="utf-8")
     names = {"TILE_QUERIES": TILE_QUERIES, "TILE_CENTROIDS": TILE_CENTROIDS, "SLICE": SLICE, "GROUP": GROUP}
-    names |= {"THREADS": cuda_centroids.THREADS, "LARGEST_EXPONENT": LARGEST_EXPONENT}
+    names |= {"THREADS": nearest.THREADS, "LARGEST_EXPONENT": LARGEST_EXPONENT}
     for name, value in names.items():
         assert f"constexpr int {name} = {value};" in source

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from sc_runtime.export.registry import read_tensors
-from sc_runtime.export.seeded import CHUNK, draw_centroids
-from sc_runtime.export.semanticodec.checkpoint import UNUSED, SeededWeights
+from sc_runtime.export.seeded import CHUNK, SeededWeights, draw_centroids
+from sc_runtime.export.semanticodec.checkpoint import UNUSED
 from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
 from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
+from sc_runtime.export.spec import list_origins, list_shapes, make_tensor
 from sc_runtime.export.trace import save_model, trace
 from tests.conftest import ROOT
 from tests.golden import seeded_weights
@@ -127,26 +128,28 @@ def test_weights_are_asked_for_one_by_one_when_the_graph_is_written(tmp_path: Pa
     graph = GRAPHS["vae_decoder"]
     network = NETWORKS[graph.network]
     tensors = read_tensors(network.file, SeededWeights(1), sizes)
-    finder = Finder(partial(graph.find, network, tensors, sizes))
-    model = trace(partial(graph.trace, sizes), graph.inputs(sizes), graph.outputs(sizes), finder)
+    origins = list_origins(graph, sizes)
+    finder = Finder(lambda name: make_tensor(origins[name], tensors))
+    model = trace(partial(graph.build, sizes), graph.inputs(sizes), graph.outputs(sizes), finder).model
     assert max(finder.sizes) <= 1024, "more than a bias was read before it was to be written"
     finder.sizes.clear()
     finder.most_alive = 0
     save_model(model, tmp_path / "vae_decoder.onnx")
-    assert sum(finder.sizes) > 0.9 * sum(math.prod(shape) for shape in network.list_shapes(sizes).values())
+    assert sum(finder.sizes) > 0.9 * sum(math.prod(shape) for shape in list_shapes(network, sizes).values())
     assert finder.most_alive == 0, "a weight was kept after it was written"
 
 
 TRACE_THE_LARGEST = """
 import resource, torch
 from functools import partial
-from sc_runtime.export.graphs import GRAPHS
-from sc_runtime.export.networks.sizes import choose_sizes
+from sc_runtime.export.semanticodec.graphs import GRAPHS
+from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
+from sc_runtime.export.spec import list_origins, list_shapes, make_tensor
 from sc_runtime.export.trace import trace
 
 sizes, graph, largest = choose_sizes("full", 25, 4096), GRAPHS["acoustic_encoder"], 0
 with torch.device("meta"):
-    shapes = {name: tensor.shape for name, tensor in graph.trace(sizes).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in graph.build(sizes).state_dict().items()}
 
 def find(name):
     global largest
@@ -154,7 +157,7 @@ def find(name):
     return torch.zeros(()).expand(shapes[name])
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-trace(partial(graph.trace, sizes), graph.inputs(sizes), graph.outputs(sizes), find)
+trace(partial(graph.build, sizes), graph.inputs(sizes), graph.outputs(sizes), find)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(sum(shape.numel() for shape in shapes.values()), largest, after - before)
 """

@@ -35,6 +35,7 @@ from sc_runtime.export import build, plans
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
 from sc_runtime.export.semanticodec.graphs import GRAPHS
 from sc_runtime.semanticodec.model import SemantiCodecModel
+from sc_runtime.semanticodec.spec import SPEC
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
 from tests.conftest import ROOT, build_test_bundle, keep_graphs
@@ -181,7 +182,7 @@ def test_a_refused_graph_is_named_with_the_reason(tiny_fp16_bundle: Path, target
 def test_nothing_is_printed(tiny_fp16_bundle: Path, target: Target, tmp_path: Path) -> None:
     """Not by polygraphy, not by TensorRT: standard output is the user's."""
     script = (
-        "import sys; from pathlib import Path; from sc_runtime.bundle import Bundle\n"
+        "import sys; from pathlib import Path; from sc_runtime.bundle.store import Bundle\n"
         "from sc_runtime.export.plans import build_plans, choose_targets\n"
         "build_plans(Bundle.load(Path(sys.argv[1])), choose_targets('rtx', '8.6')[0])"
     )
@@ -289,8 +290,9 @@ def test_a_plan_of_another_graph_is_named(bundle: Bundle, target: Target, comman
 def test_plans_of_another_builder_or_other_sizes_are_stale(
     bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profile = staticmethod(lambda graph: {"batch": (1, 2, 3)})
-    for holder, name, value in ((runtime_plans, "BUILDER", 0), (SemantiCodecModel, "profile", profile)):
+    graph = dataclasses.replace(SPEC.graphs[QUICK], profile={"batch": (1, 2, 3)})
+    spec = dataclasses.replace(SPEC, graphs={**SPEC.graphs, QUICK: graph})
+    for holder, name, value in ((runtime_plans, "BUILDER", 0), (SemantiCodecModel, "spec", spec)):
         with monkeypatch.context() as patch:
             patch.setattr(holder, name, value)
             with pytest.raises(BundleError, match="was built from another graph"):
@@ -374,7 +376,10 @@ def test_one_library_in_a_process(target: Target) -> None:
 
 
 def test_the_runtime_part_imports_no_tensorrt() -> None:
-    script = "import sys, sc_runtime.plans; print({n.split('.')[0] for n in sys.modules} & set(sys.argv[1:]))"
+    script = (
+        "import sys, sc_runtime.backends.tensorrt.plans\n"
+        "print({n.split('.')[0] for n in sys.modules} & set(sys.argv[1:]))"
+    )
     names = ["tensorrt", "tensorrt_rtx", "polygraphy", "cuda", "torch", "onnx"]
     result = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,13 +23,14 @@ from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import VerificationError
-from sc_runtime.export import build, precision, recipes, verify
-from sc_runtime.export.build import build_bundle, name_bundle
+from sc_runtime.export import build, precision, verify
+from sc_runtime.export.builder import build_bundle, name_bundle
 from sc_runtime.export.precision import TYPELESS, lower_precision
 from sc_runtime.export.recipes import write_recipe
-from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec.graphs import GRAPHS
 from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
+from sc_runtime.export.spec import Shapes, Tensors
 from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_rounded, relative_error, save_rounded
 from sc_runtime.spec import TensorSpec
 from sc_runtime.unicodec.config import HOP
@@ -164,18 +164,18 @@ def test_a_manifest_of_before_is_of_float32(tiny_bundle: Path) -> None:
     assert Manifest.from_json(json.dumps(raw)).precision == "float32"
 
 
-def test_recipes_know_the_precision_and_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(kind: str) -> list[str]:
-        return [write_recipe(name, SIZES, SeededWeights(1), kind) for name in GRAPHS]
-
-    single, half = write("float32"), write("fp16")
-    assert len({*single, *half}) == 2 * len(GRAPHS)
+def test_recipes_cover_the_precision_and_the_code_that_makes_it(tmp_path: Path) -> None:
     copy = tmp_path / "export"
+
+    def write(kind: str, folder: Path = copy) -> list[str]:
+        return [write_recipe(name, SIZES, SeededWeights(1), kind, folder=folder) for name in GRAPHS]
+
     shutil.copytree(ROOT / "export", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(recipes, "__file__", str(copy / "recipes.py"))
-    assert (write("float32"), write("fp16")) == (single, half)
+    single, half = write("float32"), write("fp16")
+    assert (write("float32", ROOT / "export"), write("fp16", ROOT / "export")) == (single, half)
+    assert len({*single, *half}) == 2 * len(GRAPHS)
     with (copy / "precision.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = 1\n")
     assert write("float32") == single
     assert not set(half) & set(write("fp16"))
 
@@ -340,17 +340,22 @@ def test_the_rounding_check_rounds_every_value(tmp_path: Path) -> None:
     assert np.isinf(truth[0, 0])
 
 
+class ScaledWeights(SeededWeights):
+    """Stand-in weights, those whose name ends with `ending` multiplied by `factor`."""
+
+    def __init__(self, ending: str, factor: float) -> None:
+        super().__init__(1)
+        self.ending, self.factor = ending, factor
+
+    def read(self, file: str, shapes: Shapes) -> Tensors:
+        tensors = dict(super().read(file, shapes))
+        return {key: tensor * self.factor if key.endswith(self.ending) else tensor for key, tensor in tensors.items()}
+
+
 def build_few(folder: Path, patch: pytest.MonkeyPatch, name: str, weight: str, factor: float) -> None:
     """An FP16 bundle of the graph `name` alone, one of its weights scaled in torch and ONNX alike."""
-    shapes = build.read_tensors
-
-    def read(*arguments: Any) -> dict[str, torch.Tensor]:
-        tensors = dict(shapes(*arguments))
-        return {key: tensor * factor if key.endswith(weight) else tensor for key, tensor in tensors.items()}
-
-    patch.setattr(build, "read_tensors", read)
     keep_graphs(patch, name)
-    build_bundle(folder, SIZES, (4096,), SeededWeights(1), size="tiny", precision="fp16")
+    build_bundle(folder, SIZES, (4096,), ScaledWeights(weight, factor), size="tiny", precision="fp16")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`bench/quality.py` on a tiny bundle, whose sound is noise: what is measured, kept, skipped and refused."""
+"""`bench.quality.run` on a tiny bundle, whose sound is noise: what is measured, kept, skipped and refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.quality import baselines
 from bench.quality import run as quality
-from bench.quality.baselines import BASELINES, count_packet_bytes, run_program
+from bench.quality.baselines import BASELINES, Baseline, count_packet_bytes, run_program
+from bench.quality.baselines import explain_absence as explain_missing_programs
+from bench.quality.clips import choose_clips, load_domains
+from bench.quality.measure import list_samplings
 from bench.quality.metrics import explain_absence, find_delay, mel_distance, stft_distance, undo_delay
 from bench.quality.results import compare_samplings, list_goals, write_sampling
-from bench.quality.run import choose_clips, drop_acoustic, list_samplings
+from bench.quality.systems import drop_acoustic
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
@@ -28,6 +30,7 @@ from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
 SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2")
 CURVES = ("--curves", "--curve-clips", "1", "--curve-steps", "2", "--curve-guidance", "1", "--curve-precision", "none")
+CURVES += ("--curve-intervals", "200-1000")
 OURS = ["codec", "floor", "no acoustic tokens"]
 OTHERS = [baseline.name for baseline in BASELINES]
 
@@ -101,7 +104,7 @@ def test_every_row_is_measured_or_says_why_not(document: dict[str, Any]) -> None
             cell = find_row(document, row, domain)
             if domain == "sound" and row in ("floor", "ceiling"):
                 assert cell["skipped"]
-            elif row in OTHERS and BASELINES[OTHERS.index(row)].explain_absence():
+            elif row in OTHERS and explain_missing_programs(BASELINES[OTHERS.index(row)]):
                 assert "apt-get install" in cell["skipped"]
             else:
                 assert set(cell["metrics"]) == present
@@ -232,8 +235,8 @@ def test_results_of_another_task_are_not_mixed(
 
 
 def test_missing_programs_skip_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines.shutil, "which", lambda name: None)
-    assert [baseline.explain_absence() for baseline in BASELINES] == [
+    monkeypatch.setenv("PATH", "")
+    assert [explain_missing_programs(baseline) for baseline in BASELINES] == [
         "c2enc and c2dec not found: apt-get install codec2",
         "c2enc and c2dec not found: apt-get install codec2",
         "opusenc and opusdec not found: apt-get install opus-tools",
@@ -277,10 +280,10 @@ def test_what_cannot_work_is_one_line(
 def test_clips_must_be_int16(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "held-out-music.npy", array)
     with pytest.raises(SettingsError, match=re.escape(f"{array.dtype} {list(array.shape)}")):
-        quality.load_domains(tmp_path, None, None)
+        load_domains(tmp_path, None, None)
     (tmp_path / "held-out-music.npy").write_bytes(b"not an array")
     with pytest.raises(SettingsError, match="cannot be read"):
-        quality.load_domains(tmp_path, None, None)
+        load_domains(tmp_path, None, None)
 
 
 def test_clips_are_evenly_chosen() -> None:
@@ -289,7 +292,7 @@ def test_clips_are_evenly_chosen() -> None:
     assert choose_clips(64, 8) == list(range(0, 64, 8))
 
 
-def test_semantic_codec_hears_no_acoustic_token(tiny_bundle: Path) -> None:
+def test_the_codec_without_acoustic_tokens_ignores_them(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
     backend = choose_backend("onnxruntime", 1)
     whole = Codec(bundle, backend)
@@ -379,8 +382,8 @@ def test_samplings_begin_with_the_yardstick_and_repeat_none() -> None:
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=OTHERS)
-def test_other_codecs_give_the_speech_back(golden: Path, baseline: baselines.Baseline) -> None:
-    if absence := baseline.explain_absence():
+def test_other_codecs_give_the_speech_back(golden: Path, baseline: Baseline) -> None:
+    if absence := explain_missing_programs(baseline):
         pytest.skip(absence)
     speech, _ = soundfile.read(golden / "speech_12s.wav", dtype="float32", frames=80_000)
     trip = baseline.run(speech)

@@ -1,8 +1,8 @@
-"""The BiLSTM taken apart, and the weights it is built from, against a plain LSTM in float64."""
+"""The BiLSTM taken apart, against a plain LSTM in float64."""
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,37 +10,20 @@ import pytest
 
 from sc_runtime.backends.fastest import FastestBackend
 from sc_runtime.backends.openvino.backend import OpenVinoGraph
-from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph
+from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph, is_recurrent
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.errors import BundleError
-from sc_runtime.initializers import Initializers
+from sc_runtime.export.accuracy import relative_error
 
-onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
 
 Weights = dict[str, np.ndarray]
 
 
-def save_encoder(path: Path, weights: Weights, external: bool = True) -> Path:
-    """An ONNX file with these initializers and nothing else."""
-    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
-    model = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], [], tensors))
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=external,
-        location=f"{path.name}.data",
-        size_threshold=0,
-        convert_attribute=True,
-    )
-    return path
-
-
 def draw_weights(width: int, layers: int, seed: int = 0) -> Weights:
     """Of a stack [L, B, 2H] -> [L, B, H / 2], large enough to drive the gates far from their linear part."""
     generator = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {OUTPUT: (2 * width, width // 2)}
+    shapes: dict[str, tuple[int, ...]] = {OUTPUT: (width // 2, 2 * width)}
     for layer in range(layers):
         shapes |= {
             f"w{layer}": (2, 4 * width, 2 * width if layer else width),
@@ -73,16 +56,11 @@ def run_plainly(weights: Weights, x: np.ndarray) -> np.ndarray:
             outputs.append(np.stack([states[time] for time in range(x.shape[1])], axis=1))
         sequence = np.concatenate(outputs, axis=2)
         layer += 1
-    return sequence @ weights[OUTPUT].astype(np.float64)
+    return sequence @ weights[OUTPUT].T.astype(np.float64)
 
 
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    assert found.shape == truth.shape
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
-
-
-def open_graph(path: Path, precision: str = "f32") -> RecurrentGraph:
-    return RecurrentGraph(openvino.Core(), Initializers(path), {"INFERENCE_PRECISION_HINT": precision})
+def open_graph(weights: Weights, precision: str = "f32") -> RecurrentGraph:
+    return RecurrentGraph(openvino.Core(), weights, {"INFERENCE_PRECISION_HINT": precision})
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +69,8 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def encoder(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_encoder(tmp_path_factory.mktemp("encoder") / "encoder.onnx", weights)
-
-
-@pytest.fixture(scope="module")
-def graph(encoder: Path) -> RecurrentGraph:
-    return open_graph(encoder)
+def graph(weights: Weights) -> RecurrentGraph:
+    return open_graph(weights)
 
 
 @pytest.mark.parametrize(
@@ -135,12 +108,12 @@ def test_windows_of_a_batch_do_not_meet(graph: RecurrentGraph) -> None:
     assert relative_error(graph.run({"features": x})["acoustic"], alone) < 1e-6
 
 
-def test_bfloat16_rounds_products_only(encoder: Path, weights: Weights) -> None:
+def test_bfloat16_rounds_products_only(weights: Weights) -> None:
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bfloat16")
     x = np.random.default_rng(0).standard_normal((3, 200, 32), np.float32)
     truth = run_plainly(weights, x)
-    error = relative_error(open_graph(encoder, "bf16").run({"features": x})["acoustic"], truth)
+    error = relative_error(open_graph(weights, "bf16").run({"features": x})["acoustic"], truth)
     assert 1e-5 < error < 0.05
 
 
@@ -162,47 +135,37 @@ def test_auto_takes_it_for_a_large_encoder(tiny_bundle: Path, monkeypatch: pytes
     assert isinstance(FastestBackend().open(bundle, "acoustic_encoder"), RecurrentGraph)
 
 
-def test_initializers_are_those_of_onnx(tiny_bundle: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")  # onnx reads no data with hard links, as builds leave them
-    for path in copy.glob("*.onnx"):
-        model = onnx.load(path)
-        truth = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        truth = {name: array for name, array in truth.items() if array.dtype == np.float32}
-        found = Initializers(path).arrays
-        assert found.keys() == truth.keys()
-        for name, array in truth.items():
-            np.testing.assert_array_equal(found[name], array, strict=True)
+def test_the_output_may_lie_in_memory_either_way(graph: RecurrentGraph, weights: Weights) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 30, 32), np.float32)
+    transposed = {**weights, OUTPUT: np.ascontiguousarray(weights[OUTPUT].T).T}
+    found = open_graph(transposed).run({"features": x})["acoustic"]
+    assert relative_error(found, graph.run({"features": x})["acoustic"]) < 1e-6
 
 
-def test_initializers_inside_the_file(tmp_path: Path) -> None:
-    weights = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([[1]]), "c": np.arange(3)}
-    found = Initializers(save_encoder(tmp_path / "whole.onnx", weights, external=False)).arrays
-    assert found.keys() == {"a", "b"}
-    np.testing.assert_array_equal(found["a"], weights["a"], strict=True)
+def test_memory_is_given_back_after_each_weight(weights: Weights) -> None:
+    """Two weights a direction of each of three layers, and the output."""
+    calls: list[None] = []
+    RecurrentGraph(openvino.Core(), weights, {}, release=lambda: calls.append(None))
+    assert len(calls) == 3 * 2 * 2 + 1
 
 
-def test_released_weights_are_read_again(encoder: Path, weights: Weights) -> None:
-    initializers = Initializers(encoder)
-    for _ in range(2):
-        np.testing.assert_array_equal(initializers.arrays["w1"], weights["w1"])
-        initializers.release()
+def test_only_a_float32_encoder_with_a_table_is_taken_apart(tiny_bundle: Path) -> None:
+    table = Bundle.load(tiny_bundle).manifest.graphs["acoustic_encoder"].weights
+    assert is_recurrent(table)
+    assert not is_recurrent({name: dataclasses.replace(entry, dtype="float16") for name, entry in table.items()})
+    assert not is_recurrent({name: entry for name, entry in table.items() if name != OUTPUT})
+    assert not is_recurrent({})
 
 
-def test_damaged_files_are_bundle_errors(encoder: Path, weights: Weights, tmp_path: Path) -> None:
-    path = save_encoder(tmp_path / "encoder.onnx", weights)
-    data = tmp_path / "encoder.onnx.data"
-    data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
-        Initializers(path)
-    data.unlink()
-    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
-        Initializers(path)
-    path.write_bytes(encoder.read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
-        Initializers(path)
-    path.write_bytes(b"\x3a\xff\xff")
-    with pytest.raises(BundleError, match=r"encoder\.onnx: weights cannot be read"):
-        Initializers(path)
+def test_a_bundle_without_a_table_runs_in_openvinos_own_lstm(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    entry = dataclasses.replace(bundle.manifest.graphs["acoustic_encoder"], weights={})
+    old = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs={"acoustic_encoder": entry}))
+    x = np.random.default_rng(0).standard_normal((2, 256, 64), np.float32)
+    graph = choose_backend("openvino", precision="float32").open(old, "acoustic_encoder")
+    assert isinstance(graph, OpenVinoGraph)
+    truth = choose_backend("onnxruntime").open(bundle, "acoustic_encoder").run({"features": x})
+    assert relative_error(graph.run({"features": x})["acoustic"], truth["acoustic"]) < 1e-5
 
 
 def test_openvino_compiles_audiomae_once_whatever_the_batch(tiny_bundle: Path) -> None:

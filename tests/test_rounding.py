@@ -25,26 +25,26 @@ def has_bfloat16() -> bool:
 
 
 def test_the_share_is_that_of_the_demos_tokens(tiny_bundle: Path) -> None:
-    build = pytest.importorskip("sc_runtime.export.build")
+    builder = pytest.importorskip("sc_runtime.export.builder")
     if not has_bfloat16():
         pytest.skip("no bfloat16 here")
     exact, rounded = (
         Codec.load(tiny_bundle, backend="openvino", precision=precision).encode(SPEECH_AND_MUSIC).codes
         for precision in ("float32", "bfloat16")
     )
-    share = build.compare_bfloat16(Bundle.load(tiny_bundle))
+    share = builder.compare_bfloat16(Bundle.load(tiny_bundle))
     assert share == np.mean(exact == rounded)
     assert 0 < share < 1
 
 
 def test_it_is_not_known_where_nothing_computes_in_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = pytest.importorskip("sc_runtime.export.build")
+    builder = pytest.importorskip("sc_runtime.export.builder")
 
     def refuse(*_: object, **__: object) -> None:
         raise BackendError("bfloat16", "float32")
 
-    monkeypatch.setattr(build, "choose_backend", refuse)
-    assert build.compare_bfloat16(Bundle.load(tiny_bundle)) is None
+    monkeypatch.setattr(builder, "choose_backend", refuse)
+    assert builder.compare_bfloat16(Bundle.load(tiny_bundle)) is None
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.9875, "1.25% in the bundle's self-test"), (None, "does not state")])

@@ -90,6 +90,10 @@ class ManyConfig(CodecConfig):
     def codebook_sizes(self) -> dict[str, int]:
         return {f"book {number}": entries for number, entries in enumerate(self.entries)}
 
+    @property
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        return {name: (size, 1) for name, size in self.codebook_sizes.items()}
+
     def count_positions(self, samples: int) -> int:
         return -(-samples // 100)
 
@@ -802,7 +806,9 @@ def test_npy_of_any_integers_and_order(dtype: str, order: Any, version: tuple[in
 
 def test_npy_needs_a_config(tmp_path: Path) -> None:
     make_tokens().save(tmp_path / "a.npy")
-    with pytest.raises(TokensError, match=r"a\.npy: tokens in an \.npy file; expected to be told their rate"):
+    with pytest.raises(
+        TokensError, match=r"a\.npy: tokens in an \.npy file, which states no rate and no vocabulary; expected a bundle"
+    ):
         Tokens.load(tmp_path / "a.npy")
 
 
@@ -918,6 +924,34 @@ def test_npy_with_a_senseless_header(header: bytes) -> None:
         data = b"\x93NUMPY" + version + len(header).to_bytes(size, "little") + header + bytes(64)
         with pytest.raises(TokensError, match=r"header cannot be read; expected a numpy header"):
             Tokens.from_bytes(data, SMALL)
+
+
+@pytest.mark.parametrize("shape", ["(True, 4, 2)", "(4, True)", f"(1, 1{'0' * 4200}, 2)", f"({2**200}, 2)"])
+def test_npy_whose_shape_is_no_list_of_sizes(shape: str) -> None:
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    data = npy.MAGIC_PREFIX + b"\1\0" + len(header).to_bytes(2, "little") + header + bytes(64)
+    with pytest.raises(TokensError, match="an array whose shape is no list of sizes; expected whole numbers"):
+        Tokens.from_bytes(data, SMALL)
+
+
+def test_a_container_of_another_bundle_is_refused_before_it_is_unpacked() -> None:
+    """Two vocabularies of two tokens each: a megabyte of codes unpacks to 32 MB."""
+    config = ManyConfig(100, (2, 2))
+    data = Tokens.from_array(np.zeros((4_000_000, 2), np.int8), config).to_bytes()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokensError, match="tokens of many; expected tokens of semanticodec"):
+            Tokens.from_bytes(data, SMALL)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(data)
+
+
+def test_tokens_of_a_container_cannot_be_changed() -> None:
+    codes = Tokens.from_bytes(make_tokens().to_bytes()).codes
+    with pytest.raises(ValueError, match="read-only"):
+        codes[0, 0] = 1
 
 
 def test_npy_with_a_huge_header_is_not_read() -> None:

@@ -13,13 +13,14 @@ import soundfile
 from sc_runtime import Codec, CodecError, Tokens
 from sc_runtime.audio import Audio
 from sc_runtime.errors import AudioError, SettingsError, TokensError
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, UniCodecConfig
 from sc_runtime.unicodec.windows import LENGTH, OVERLAP, cut_samples, join_codes, split_positions
 from tests.conftest import GOLDEN, build_test_bundle
 
 DOMAIN_ENTRIES = {None: (0, 16384), "speech": (0, 4096), "music": (4096, 8192), "sound": (8192, 16384)}
-TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||, the issue's bound
+TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, sample
     pytest.importorskip("torch")
     from bench.reference.unicodec import PublishedUniCodec
     from sc_runtime.export.registry import find_export, read_tensors
-    from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+    from sc_runtime.export.seeded import SeededWeights
 
     sizes = find_export("unicodec").choose_sizes("full", None, 16384)
     codec = Codec.load(build_test_bundle(None, (16384,), "full", seed, codec="unicodec"), backend="onnxruntime")
@@ -84,10 +85,6 @@ def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, sample
     decoded = codec.decode(tokens)
     assert decoded.shape == (samples,)
     assert relative_error(decoded, published.decode(tokens.codes[:, 0])[:samples]) < TOLERANCE
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.linalg.norm(found.astype(np.float64) - truth) / np.linalg.norm(truth.astype(np.float64)))
 
 
 @pytest.mark.parametrize("samples", [1, 319, 320, 321, 7777, 48_000])

@@ -13,14 +13,15 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.export.build import app
 from sc_runtime.export.registry import find_export, read_tensors
-from sc_runtime.export.semanticodec.checkpoint import SeededWeights
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.unicodec.checkpoint import FILE
+from tests.conftest import keep_graphs
 from tests.test_hub import Hub, serving, start
 
 SIZES = find_export("unicodec").choose_sizes("tiny", None, 16384)
 FETCH = """
 import json
-from sc_runtime.export.unicodec.published import fetch_published
+from sc_runtime.export.unicodec.checkpoint import fetch_published
 weights = fetch_published()
 print(json.dumps([str(weights.path), weights.identity, weights.description, weights.arguments, weights.label]))
 """
@@ -42,19 +43,39 @@ def build(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_makes_the_bundle_of_its_weights(
     checkpoint: Path, tiny_unicodec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "bundle"
+    assert make_bundle(checkpoint, tmp_path / "bundle", capsys) == hash_files(tiny_unicodec)
+
+
+def test_a_file_makes_the_decoder_of_its_weights(
+    checkpoint: Path,
+    tiny_unicodec: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_graphs(monkeypatch, "decoder", codec="unicodec")
+    files = make_bundle(checkpoint, tmp_path / "bundle", capsys)
+    assert files.keys() == {"decoder.onnx", "decoder.onnx.data", "unified.npy"}
+    assert files.items() <= hash_files(tiny_unicodec).items()
+
+
+def make_bundle(checkpoint: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Build a bundle of the checkpoint by the command -> the hashes of its files."""
     code, errors = build(capsys, "--checkpoint", str(checkpoint), "--size", "tiny", "--out", str(out))
     assert code == 0, errors
-    found, seeded = Bundle.load(out).manifest, Bundle.load(tiny_unicodec).manifest
-    assert {name: entry.sha256 for name, entry in found.files.items()} == {
-        name: entry.sha256 for name, entry in seeded.files.items()
-    }
+    found = Bundle.load(out).manifest
     assert (found.codec, found.vocabularies, found.trained) == ("unicodec", (16384,), True)
     assert found.weights == f"checkpoint {FILE}"
     assert found.command == f"python -m export.build --codec unicodec --checkpoint {checkpoint} --size tiny"
+    return hash_files(out)
+
+
+def hash_files(path: Path) -> dict[str, str]:
+    return {name: entry.sha256 for name, entry in Bundle.load(path).manifest.files.items()}
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,20 @@
 """One bidirectional LSTM layer on the CPU: what runs it fastest, for how many windows at once, in what precision.
 
-    python bench/recurrence.py                          # the layers of 100 tps, batches of 1, 6 and 12
-    python bench/recurrence.py --width 6144 --batch 6   # of 25 tps: 5 GB of memory
+    python -m bench.kernels.recurrence                          # the layers of 100 tps, batches of 1, 6 and 12
+    python -m bench.kernels.recurrence --width 6144 --batch 6   # those of 25 tps; takes 5 GB of memory
 
-Random weights of the real shapes and a few of a window's positions, as positions cost the same. Cases take turns, and
-the fastest turn of each counts: others on the machine only ever slow one down. The floor is the larger of arithmetic
-at the speed of a large float32 product and of reading the recurrent weights once a position. Writes
-bench/results/recurrence-WIDTH.json.
+The weights are random, of the real shapes. The windows have a few of the real positions, as all positions cost the
+same. The cases take turns. The fastest turn of each counts, as other programs can only slow a turn down. The floor is
+the larger of two times: the arithmetic at the rate of a large float32 product, and reading the recurrent weights once
+for each position. Results go to bench/results/recurrence-WIDTH.json.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,23 +26,20 @@ import onnxruntime
 import openvino
 import typer
 from onnx import helper, numpy_helper
-from rich.console import Console
-from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
-
-from bench.machine import ROOT, count_cores, describe_commit, describe_machine, list_versions
+from bench.harness.machine import count_cores
+from bench.harness.printing import make_table, open_console
+from bench.harness.results import RESULTS, describe_run, write_results
+from bench.harness.timing import time_in_turns
 from sc_runtime.backends.openvino.recurrence import OUTPUT, RecurrentGraph
 from sc_runtime.cli.program import run_app
-from sc_runtime.files import write_atomically
-from sc_runtime.initializers import Initializers
 
 Run = Callable[[np.ndarray], object]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: milliseconds a position of all windows together, both directions."""
+    """One case: milliseconds for one position of all windows, both directions."""
 
     batch: int
     case: str
@@ -66,8 +59,8 @@ def main(
     repeats: Annotated[int, typer.Option(help="Turns of each case.")] = 5,
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
-    """Time every way to run the layer and print milliseconds a position."""
-    machine = describe_machine()
+    """Time every way to run the layer; print milliseconds for a position, write JSON."""
+    started = describe_run()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         cases = open_cases(Path(folder), width, positions)
@@ -77,21 +70,16 @@ def main(
             products = 2 * windows * 2 * 4 * width * 3 * width
             floor = max(products / speed, 2 * 16 * width**2 / bandwidth)
             ready = {case: partial(run, x) for case, run in cases.items()}
-            for case, spent in time_cases(ready, repeats).items():
+            for case, spent in time_in_turns(ready, repeats).items():
                 best, middle = (1e3 * seconds / positions for seconds in (min(spent), median(spent)))
                 rows.append(Row(windows, case, best, middle, 1e3 * floor))
-    table = Table(
-        "windows", "case", "ms a position", "ms a position and window", "of the float32 floor", title=f"H {width}"
-    )
+    columns = ("windows", "case", "ms a position", "ms a position and window", "of the float32 floor")
+    table = make_table(f"H {width}", *columns, left=("case",))
     for row in rows:
         each, share = row.best_ms / row.batch, row.float32_floor_ms / row.best_ms
         table.add_row(f"{row.batch}", row.case, f"{row.best_ms:.2f}", f"{each:.3f}", f"{share:.0%}")
-    Console(width=120).print(table)
-    results = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": describe_commit(),
-        "machine": machine,
-        "versions": list_versions(),
+    open_console().print(table)
+    results = started | {
         "width": width,
         "positions": positions,
         "repeats": repeats,
@@ -99,8 +87,7 @@ def main(
         "bytes_per_second": bandwidth,
         "rows": [asdict(row) for row in rows],
     }
-    target = out or ROOT / "bench" / "results" / f"recurrence-{width}.json"
-    write_atomically(target, (json.dumps(results, indent=1) + "\n").encode())
+    write_results(out or RESULTS / f"recurrence-{width}.json", results)
 
 
 def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
@@ -113,7 +100,7 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
     }
     for array in weights.values():
         array /= np.float32(np.sqrt(3 * width))
-    weights[OUTPUT] = np.zeros((2 * width, 1), np.float32)  # next to nothing: the layer is what is measured
+    weights[OUTPUT] = np.zeros((1, 2 * width), np.float32)  # one row, so that the layer takes nearly all of the time
     whole = save_layer(folder / "both.onnx", weights, "bidirectional")
     halves = [
         save_layer(
@@ -123,7 +110,6 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
         )
         for side, name in enumerate(("forward", "reverse"))
     ]
-    del weights
     core = openvino.Core()
     session = open_session(whole, count_cores())
     sessions = [open_session(half, 1) for half in halves]
@@ -137,11 +123,11 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
         if len(x) not in sequence:
             model = core.read_model(whole)
             model.reshape(x.shape)
-            sequence[len(x)] = core.compile_model(model, "CPU", settle("f32")).create_infer_request()
+            sequence[len(x)] = core.compile_model(model, "CPU", configure("f32")).create_infer_request()
         return sequence[len(x)].infer([x])
 
-    graphs = {name: RecurrentGraph(core, Initializers(whole), settle(name)) for name in ("f32", "bf16")}
-    apart = RecurrentGraph(core, Initializers(whole), {**settle("f32"), "INFERENCE_NUM_THREADS": "1"})
+    graphs = {name: RecurrentGraph(core, weights, configure(name)) for name in ("f32", "bf16")}
+    apart = RecurrentGraph(core, weights, {**configure("f32"), "INFERENCE_NUM_THREADS": "1"})
 
     def run_apart(x: np.ndarray) -> object:
         time_first = np.ascontiguousarray(x.transpose(1, 0, 2))
@@ -157,7 +143,7 @@ def open_cases(folder: Path, width: int, positions: int) -> dict[str, Run]:
     }
 
 
-def settle(precision: str) -> dict[str, str]:
+def configure(precision: str) -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
 
 
@@ -185,31 +171,19 @@ def save_layer(path: Path, weights: dict[str, np.ndarray], direction: str) -> Pa
 
 
 def measure_product() -> float:
-    """Floating-point operations a second of a large float32 matrix product."""
+    """FLOP/s of a large float32 matrix product."""
     a = np.ones((2048, 2048), np.float32)
-    spent = time_cases({"product": lambda: a @ a}, 5)["product"]
+    spent = time_in_turns({"product": lambda: a @ a}, 5)["product"]
     return 2 * 2048**3 / min(spent)
 
 
 def measure_reading() -> float:
-    """Bytes a second that all cores together read from memory."""
+    """Bytes/s that all cores together read from memory."""
     block = np.ones(1 << 26, np.float32)
     parts = np.array_split(block, count_cores())
     with ThreadPoolExecutor(len(parts)) as pool:
-        spent = time_cases({"sum": lambda: list(pool.map(np.max, parts))}, 5)["sum"]
+        spent = time_in_turns({"sum": lambda: list(pool.map(np.max, parts))}, 5)["sum"]
     return block.nbytes / min(spent)
-
-
-def time_cases(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each turn of each case, after one that is not counted."""
-    spent: dict[str, list[float]] = {case: [] for case in cases}
-    for turn in range(repeats + 1):
-        for case, run in cases.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                spent[case].append(time.perf_counter() - started)
-    return spent
 
 
 if __name__ == "__main__":

@@ -8,83 +8,97 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import soxr
 
-from bench.quality.metrics import MAX_DELAY
 from sc_runtime.errors import BackendError
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
+from .metrics import MAX_DELAY
+
 CODEC2_RATE = 8000  #: Hz
-CODEC2_FRAME = 320  #: samples at 8 kHz in 40 ms; c2enc drops what does not fill a frame
-CODEC2_BITS = {"700C": 28, "1200": 48}  #: of a frame; c2enc writes whole bytes, so 700C's files hold 32
-TIMEOUT = 120  #: seconds for ten of audio; they take less than one
+CODEC2_FRAME = 320  #: samples at 8 kHz in 40 ms; c2enc drops a last frame that is not full
+CODEC2_BITS = {"700C": 28, "1200": 48}  #: bits of a frame; c2enc writes whole bytes, so that files of 700C hold 32
+TIMEOUT = 120  #: seconds; a program takes less than one for ten of audio
 OGG_PAGE = struct.Struct("<4s2xq12xB")  #: magic, granule position, count of lacing values
 
 
 @dataclass(frozen=True)
 class Roundtrip:
-    """What came back: float32 [n'] at 16 kHz, delayed as the codec delays, and the bits a second that it took."""
+    """The decoded sound, float32 [n'] at 16 kHz, with the codec's delay, and the bit rate in bits a second."""
 
     samples: np.ndarray
     bitrate: float
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A codec to compare with: its name, its programs, their package, its round trip of float32 [n] at 16 kHz."""
+class Baseline(Protocol):
+    """A codec to compare with.
+
+    name: of its row.
+    programs: what it runs; `package` is the Debian package that holds them.
+    """
 
     name: str
     programs: tuple[str, ...]
     package: str
-    run: Callable[[np.ndarray], Roundtrip]
 
-    def explain_absence(self) -> str | None:
-        """Why it cannot run here, or None."""
-        missing = [program for program in self.programs if shutil.which(program) is None]
-        return f"{' and '.join(missing)} not found: apt-get install {self.package}" if missing else None
+    def run(self, samples: np.ndarray) -> Roundtrip:
+        """Encode and decode float32 [n] at 16 kHz. Raises BackendError."""
+        ...
 
 
-def run_codec2(mode: str) -> Callable[[np.ndarray], Roundtrip]:
-    """Codec2 in `mode` of `CODEC2_BITS`. It hears and makes 8 kHz, so that nothing above 4 kHz comes back."""
+def explain_absence(baseline: Baseline) -> str | None:
+    """Why the baseline cannot run here, or None."""
+    missing = [program for program in baseline.programs if shutil.which(program) is None]
+    return f"{' and '.join(missing)} not found: apt-get install {baseline.package}" if missing else None
 
-    def run(samples: np.ndarray) -> Roundtrip:
+
+class Codec2:
+    """Codec2 in one mode of `CODEC2_BITS`. Its sound is sampled at 8 kHz, so that nothing above 4 kHz comes back."""
+
+    programs: tuple[str, ...] = ("c2enc", "c2dec")
+    package = "codec2"
+
+    def __init__(self, mode: str) -> None:
+        self.mode, self.name = mode, f"Codec2 {mode}"
+
+    def run(self, samples: np.ndarray) -> Roundtrip:
         narrow = soxr.resample(np.pad(samples, (0, MAX_DELAY)), SAMPLE_RATE, CODEC2_RATE)
         narrow = np.pad(narrow, (0, -len(narrow) % CODEC2_FRAME))
-        packed = run_program(["c2enc", mode, "-", "-"], to_int16(narrow))
-        decoded = run_program(["c2dec", mode, "-", "-"], packed)
+        packed = run_program(["c2enc", self.mode, "-", "-"], to_int16(narrow))
+        decoded = run_program(["c2dec", self.mode, "-", "-"], packed)
         wide = soxr.resample(from_int16(decoded), CODEC2_RATE, SAMPLE_RATE)
-        return Roundtrip(wide, CODEC2_BITS[mode] * CODEC2_RATE / CODEC2_FRAME)
-
-    return run
+        return Roundtrip(wide, CODEC2_BITS[self.mode] * CODEC2_RATE / CODEC2_FRAME)
 
 
-def run_opus(samples: np.ndarray) -> Roundtrip:
-    """Opus told 6 kbit/s, its least: variable rate, frames of 40 ms.
+class Opus:
+    """Opus at 6 kbit/s, the lowest rate that opusenc takes, with a variable rate and frames of 40 ms.
 
     Of variable and constant rate and frames of 20, 40 and 60 ms it was the best on speech, a mixture and a chirp, and
-    within 2 % of the best on noise, where it takes less than it may. The bit rate is that of its packets, Ogg's headers
-    not counted. At this rate it is narrow-band.
+    within 2 % of the best on noise, where it takes less than 6 kbit/s. The bit rate is that of its packets, without
+    Ogg's headers. At this rate it is narrow-band.
     """
-    raw = ["--raw", "--raw-rate", str(SAMPLE_RATE), "--raw-chan", "1"]
-    settings = [*raw, "--bitrate", "6", "--framesize", "40"]
-    packed = run_program(["opusenc", "--quiet", *settings, "-", "-"], to_int16(samples))
-    decoded = run_program(["opusdec", "--quiet", "--rate", str(SAMPLE_RATE), "--no-dither", "-", "-"], packed)
-    return Roundtrip(from_int16(decoded), 8 * count_packet_bytes(packed) * SAMPLE_RATE / len(samples))
+
+    name = "Opus 6k"
+    programs: tuple[str, ...] = ("opusenc", "opusdec")
+    package = "opus-tools"
+
+    def run(self, samples: np.ndarray) -> Roundtrip:
+        raw = ["--raw", "--raw-rate", str(SAMPLE_RATE), "--raw-chan", "1"]
+        settings = [*raw, "--bitrate", "6", "--framesize", "40"]
+        packed = run_program(["opusenc", "--quiet", *settings, "-", "-"], to_int16(samples))
+        decoded = run_program(["opusdec", "--quiet", "--rate", str(SAMPLE_RATE), "--no-dither", "-", "-"], packed)
+        return Roundtrip(from_int16(decoded), 8 * count_packet_bytes(packed) * SAMPLE_RATE / len(samples))
 
 
-BASELINES = (
-    Baseline("Codec2 700C", ("c2enc", "c2dec"), "codec2", run_codec2("700C")),
-    Baseline("Codec2 1200", ("c2enc", "c2dec"), "codec2", run_codec2("1200")),
-    Baseline("Opus 6k", ("opusenc", "opusdec"), "opus-tools", run_opus),
-)
+BASELINES: tuple[Baseline, ...] = (Codec2("700C"), Codec2("1200"), Opus())
 
 
 def count_packet_bytes(ogg: bytes) -> int:
-    """Bytes of audio packets in an Ogg Opus file (RFC 7845): of the pages whose granule position is not 0."""
+    """Bytes of the audio packets in an Ogg Opus file (RFC 7845): those on pages whose granule position is not 0."""
     total = at = 0
     while at < len(ogg):
         magic, granule, count = OGG_PAGE.unpack_from(ogg, at)
@@ -98,7 +112,7 @@ def count_packet_bytes(ogg: bytes) -> int:
 
 
 def run_program(command: list[str], data: bytes) -> bytes:
-    """What a program makes of `data`, from standard input to standard output. Raises BackendError."""
+    """The standard output of a program that gets `data` as its standard input. Raises BackendError."""
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""Quality as pictures: every row beside the others, and quality against steps, solver, guidance and precision."""
+"""The results of `bench.quality.run` as charts: the rows side by side, and quality against the sampler's settings."""
 
 from __future__ import annotations
 
@@ -6,36 +6,43 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from bench.speed.chart import GREY, LEGEND
+from bench.harness.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    LEGEND,
+    ORANGE,
+    RED,
+    SKY,
+    YELLOW,
+    finish_figure,
+    load_pyplot,
+    style_axes,
+)
 
-#: Okabe and Ito's colours, told apart by most colour-blind readers.
 ROW_COLOURS = {
-    "ceiling": "#009E73",
-    "codec": "#0072B2",
-    "no acoustic tokens": "#56B4E9",
-    "floor": "#999999",
-    "Opus 6k": "#D55E00",
-    "Codec2 1200": "#E69F00",
-    "Codec2 700C": "#F0E442",
+    "ceiling": GREEN,
+    "codec": BLUE,
+    "no acoustic tokens": SKY,
+    "floor": GREY,
+    "Opus 6k": RED,
+    "Codec2 1200": ORANGE,
+    "Codec2 700C": YELLOW,
 }
-SOLVER_COLOURS = {
-    ("ddim", 1.0): "#0072B2",
-    ("ddim", 0.0): "#56B4E9",
-    ("dpm", 0.0): "#D55E00",
-    ("unipc", 0.0): "#009E73",
-}
+#: (solver, eta) -> colour
+SOLVER_COLOURS = {("ddim", 1.0): BLUE, ("ddim", 0.0): SKY, ("dpm", 0.0): RED, ("unipc", 0.0): GREEN}
 AXES = {
     "mel": "mel distance (lower is nearer)",
     "stft": "STFT distance (lower is nearer)",
     "stoi": "STOI (higher is clearer)",
     "pesq": "PESQ, wide band (higher is better)",
 }
-SPREAD = 0.92  #: of a group's bars; groups are 1 apart
-HARMLESS = 3.0  #: percent of the yardstick that a balanced preset may lose
+SPREAD = 0.92  #: width of a group of bars; groups are 1 apart
+HARMLESS = 3.0  #: loss on the yardstick, in percent, that a preset called balanced may have
 
 
 def draw_quality(results: dict[str, Any], path: Path) -> None:
-    """Write the rows of `bench/quality.py` as a PNG."""
+    """Write the rows of `bench.quality.run` as a PNG."""
     from matplotlib.patches import Patch
 
     pyplot = load_pyplot()
@@ -55,11 +62,12 @@ def draw_quality(results: dict[str, Any], path: Path) -> None:
     handles = [Patch(facecolor=colour, label=row) for row, colour in ROW_COLOURS.items() if row in rows]
     height = figure.get_figheight()
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.3 / height), ncols=7, **LEGEND)
-    finish(figure, title, f"{describe(results)} · held-out clips: {counts}", notes, path, bottom=1.0)
+    subtitle = f"{describe(results)} · held-out clips: {counts}"
+    finish_figure(figure, path, title, subtitle, notes, bottom=1.0)
 
 
 def draw_rows(axes: Any, metric: str, cells: list[dict[str, Any]]) -> None:
-    """One metric: for each domain a bar a row."""
+    """One metric: for each domain, one bar per row."""
     domains = list(dict.fromkeys(cell["domain"] for cell in cells if metric in cell["metrics"]))
     rows = [row for row in ROW_COLOURS if any(cell["row"] == row and metric in cell["metrics"] for cell in cells)]
     width = SPREAD / len(rows)
@@ -76,11 +84,11 @@ def draw_rows(axes: Any, metric: str, cells: list[dict[str, Any]]) -> None:
     axes.set_xticks(range(len(domains)), domains, fontsize=10)
     axes.set_xlim(-0.55, len(domains) - 0.45)
     axes.margins(y=0.12)
-    style(axes, AXES[metric])
+    style_axes(axes, AXES[metric])
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
-    """Write the curves of `bench/quality.py` as a PNG: mel distance above, STOI below where there is speech."""
+    """Write the curves of `bench.quality.run` as a PNG: mel distance above, STOI below where there is speech."""
     pyplot = load_pyplot()
     entries = results["samplings"]
     base = entries[0]
@@ -103,11 +111,12 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
         f"η {settings['eta']:g}. Mel distance: mean over the domains. STOI: speech. "
         "Losses are of the yardstick; whiskers: standard errors of the clips' differences."
     )
-    finish(figure, "Quality against cost", f"{describe(results)} · clips: {counts}", notes, path, bottom=0.95)
+    subtitle = f"{describe(results)} · clips: {counts}"
+    finish_figure(figure, path, "Quality against cost", subtitle, notes, bottom=0.95)
 
 
 def is_same(entry: dict[str, Any], base: dict[str, Any], *but: str) -> bool:
-    """Whether two samplings are the same but for the settings `but`."""
+    """Whether two samplings are equal, apart from the settings `but`."""
     return all(entry["sampling"][name] == value for name, value in base["sampling"].items() if name not in but)
 
 
@@ -123,12 +132,12 @@ def draw_steps(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("steps")
     axes.legend(**LEGEND)
-    style(axes, AXES[metric])
+    style_axes(axes, AXES[metric])
 
 
 def draw_guidance(axes: Any, metric: str, entries: list[dict[str, Any]], intervals: list[dict[str, Any]]) -> None:
     points = sorted((e["sampling"]["guidance"], e[metric]["mean"]) for e in entries)
-    axes.plot(*zip(*points, strict=True), "o-", color="#0072B2")
+    axes.plot(*zip(*points, strict=True), "o-", color=BLUE)
     for entry, colour in zip(intervals, cycle(SOLVER_COLOURS.values()), strict=False):
         low, high = entry["sampling"]["interval"]
         point = entry["sampling"]["guidance"], entry[metric]["mean"]
@@ -136,67 +145,39 @@ def draw_guidance(axes: Any, metric: str, entries: list[dict[str, Any]], interva
     if intervals:
         axes.legend(**LEGEND)
     axes.set_xlabel("guidance")
-    style(axes, AXES[metric])
+    style_axes(axes, AXES[metric])
 
 
 def draw_precision(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
     for x, entry in enumerate(entries):
-        axes.plot(x, entry[metric]["mean"], "o", color="#0072B2")
+        axes.plot(x, entry[metric]["mean"], "o", color=BLUE)
         text = f"{entry[metric]['mean']:.3f}"
         axes.annotate(text, (x, entry[metric]["mean"]), (0, 6), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(range(len(entries)), [f"{e['backend']}\n{e['precision']}" for e in entries], fontsize=9)
     axes.set_xlim(-0.6, len(entries) - 0.4)
     axes.margins(y=0.6)
-    style(axes, AXES[metric])
+    style_axes(axes, AXES[metric])
 
 
 def draw_presets(axes: Any, metric: str, entries: list[dict[str, Any]]) -> None:
     labels = []
     for x, entry in enumerate(entries):
         loss, error = entry[metric]["loss_percent"], entry[metric]["standard_error_percent"]
-        axes.bar(x, loss, 0.6, color="#0072B2")
+        axes.bar(x, loss, 0.6, color=BLUE)
         if error:
             axes.errorbar(x, loss, error, color="black", capsize=3, linewidth=1)
         axes.annotate(f"{loss:+.1f}", (x, max(loss, 0)), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         labels.append(f"{', '.join(entry['presets'])}\n{entry['branches']} branches")
-    axes.axhline(HARMLESS, color="#D55E00", linewidth=1, linestyle=":")
+    axes.axhline(HARMLESS, color=RED, linewidth=1, linestyle=":")
     axes.set_xticks(range(len(entries)), labels, fontsize=9)
     axes.margins(y=0.15)
-    style(axes, f"loss of {'STOI' if metric == 'stoi' else 'mel distance'}, %")
-
-
-def style(axes: Any, label: str) -> None:
-    axes.set_ylabel(label)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, f"loss of {'STOI' if metric == 'stoi' else 'mel distance'}, %")
 
 
 def describe(results: dict[str, Any]) -> str:
-    """What was measured on what, in a line."""
+    """The bundle, the sampling, the device and the date, in one line."""
     bundle, sampling = results["task"]["bundle"], results["task"]["sampling"]
     return (
         f"{bundle['name']} ({bundle['weights']}) · {sampling['solver']} {sampling['steps']} steps, guidance "
         f"{sampling['guidance']:g}, η {sampling['eta']:g} · {results['device']} · {results['date'][:10]}"
     )
-
-
-def load_pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def finish(figure: Any, title: str, subtitle: str, notes: str, path: Path, bottom: float) -> None:
-    """Title, subtitle and notes around the panels, which begin `bottom` inches above the edge, and the file."""
-    height = figure.get_figheight()
-    figure.text(0.5, 1 - 0.36 / height, title, ha="center", fontsize=14, weight="bold")
-    figure.text(0.5, 1 - 0.64 / height, subtitle, ha="center", fontsize=9, color=GREY)
-    figure.text(0.5, 0.12 / height, notes, ha="center", fontsize=9, color=GREY)
-    area = {"left": 0.055, "right": 0.985, "top": 1 - 0.9 / height, "bottom": bottom / height}
-    figure.subplots_adjust(**area, wspace=0.28, hspace=0.3)
-    figure.savefig(path, dpi=130, format="png")
-    load_pyplot().close(figure)

@@ -1,12 +1,13 @@
-"""How near a decoded sound is to its original, and how much of a codebook is used: pure functions on arrays.
+"""Metrics: the distance of a decoded waveform from its original, and the use of a codebook. Pure functions on arrays.
 
 Waveforms are float32 [n], mono, 16 kHz, full scale 1. The two distances are those of the Descript Audio Codec (DAC;
 Kumar et al. 2023, arXiv:2306.06546, and `MelSpectrogramLoss`, `MultiScaleSTFTLoss` and `conf/final/*.yml`
-of its published code), which the SemantiCodec paper takes as MEL and STFT (section IV-C). At 16 kHz we do as DAC's own
-16 kHz model does: window lengths and bins stay the same in samples and numbers, so that windows last 2 to 128 ms, not
-0.7 to 46, and the highest mel bin ends at 8 kHz, not 22.05. DAC's evaluation resamples both sounds to 22.05 and
-44.1 kHz first; here nothing is resampled, so that no filter of ours takes part. Levels are not matched either, as the
-codecs are to keep them. Absolute figures therefore compare with others at 16 kHz only, ratios of rows always.
+of its published code), which the SemantiCodec paper calls MEL and STFT (section IV-C). At 16 kHz they follow DAC's own
+16 kHz model: window lengths in samples and numbers of bins stay the same, so that windows last 2 to 128 ms instead of
+0.7 to 46 ms, and the highest mel bin ends at 8 kHz instead of 22.05 kHz. DAC's evaluation first resamples both
+waveforms to 22.05 and 44.1 kHz. Here nothing is resampled, so that no further filter takes part. Levels are not
+matched, because a codec should keep them. Absolute figures are therefore comparable only with others at 16 kHz; ratios
+of rows always are.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  #: (window, mel bins)
 STFT_WINDOWS = (2048, 512)
-CLAMP = 1e-5  #: magnitudes below count as this much
-OVERLAP = 4  #: windows start a quarter of their length apart
-MAX_DELAY = 960  #: samples either way, 60 ms
-ENVELOPE_WINDOW, ENVELOPE_HOP = 128, 8  #: of the envelopes that delays are found by; the hop is their precision
+CLAMP = 1e-5  #: least magnitude; smaller ones are raised to it
+OVERLAP = 4  #: a window's length over the distance between two windows
+MAX_DELAY = 960  #: samples in either direction, 60 ms
+ENVELOPE_WINDOW, ENVELOPE_HOP = 128, 8  #: samples, of the envelopes that show a delay; the hop is its precision
 PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}  #: metrics that need a package of their own
 
 
 def mel_distance(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Multi-scale mel distance of two waveforms float32 [n]; 0 is none.
+    """Multi-scale mel distance of two waveforms float32 [n], 0 for equal ones.
 
-    Sum over the scales, windows of 32 samples with 5 bins to 2048 with 320, of the mean over bins and frames of
-    |log10 max(M, 1e-5) - log10 max(M', 1e-5)|, M being mel-weighted magnitudes: power 1, log weight 1, no weight on M
-    itself. Raises SettingsError for lengths that differ.
+    The sum over the scales (windows of 32 samples with 5 bins to 2048 with 320) of the mean over bins and frames of
+    |log10 max(M, 1e-5) - log10 max(M', 1e-5)|, where M are mel-weighted magnitudes: power 1, log weight 1, no weight on
+    M itself. Raises SettingsError for lengths that differ.
     """
     check_lengths(original, decoded)
     total = 0.0
@@ -48,11 +49,11 @@ def mel_distance(original: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def stft_distance(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Multi-scale STFT distance of two waveforms float32 [n]; 0 is none.
+    """Multi-scale STFT distance of two waveforms float32 [n], 0 for equal ones.
 
-    Sum over windows of 2048 and 512 samples of the mean over bins and frames of |log10 max(S, 1e-5)² -
-    log10 max(S', 1e-5)²| + |S - S'|, S being magnitudes: power 2, both weights 1. The second term grows with the level.
-    Raises SettingsError for lengths that differ.
+    The sum over windows of 2048 and 512 samples of the mean over bins and frames of |log10 max(S, 1e-5)² -
+    log10 max(S', 1e-5)²| + |S - S'|, where S are magnitudes: power 2, both weights 1. The second term grows with the
+    level. Raises SettingsError for lengths that differ.
     """
     check_lengths(original, decoded)
     total = 0.0
@@ -108,8 +109,8 @@ def mel_to_hertz(mels: np.ndarray) -> np.ndarray:
 def speech_stoi(original: np.ndarray, decoded: np.ndarray) -> float | None:
     """Short-time objective intelligibility (Taal et al. 2011) of two waveforms float32 [n], at most 1, by `pystoi`.
 
-    None where the original holds too little speech to tell (0.4 s). Raises SettingsError for lengths that differ and
-    ImportError without the package.
+    None if the original holds less than 0.4 s of speech, which is too little. Raises SettingsError for lengths that
+    differ and ImportError without the package.
     """
     check_lengths(original, decoded)
     from pystoi import stoi
@@ -149,11 +150,15 @@ def explain_absence(metric: str) -> str | None:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """What of a codebook some tokens use.
+    """How much of a codebook some tokens use.
 
-    `tokens` counted, `entries` of the codebook, `used` of them at least once, `share` = used / entries, `bits` a token
-    (the entropy of the tokens' frequencies), `perplexity` = 2^bits: as many entries, used evenly, would carry as much.
-    N tokens show at most N entries and log2 N bits: both are lower bounds where tokens are few beside the entries.
+    tokens: their number.
+    entries: of the codebook.
+    used: number of entries that occur at least once; `share` is used / entries.
+    bits: entropy of the tokens' frequencies, in bits a token.
+    perplexity: 2^bits, the number of evenly used entries that would carry as much.
+
+    N tokens show at most N entries and log2 N bits, so all are lower bounds where tokens are few.
     """
 
     tokens: int
@@ -180,12 +185,13 @@ def measure_use(tokens: np.ndarray, entries: int) -> CodebookUse:
 
 
 def find_delay(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
-    """Samples by which one system's output comes late, at most 960 (60 ms) either way, to 8: one figure for all pairs.
+    """The delay of one system's output in samples, a multiple of 8 from -960 to 960 (60 ms): one figure for all pairs.
 
-    `pairs` are (original [n], decoded [n']), a tenth of a second at least. It is the peak of the cross-correlation of
-    the spectral envelopes, summed over the pairs at equal loudness. Of envelopes, as vocoders do not keep phases: on
-    the waveforms of Codec2 the peak lies at one pitch period or another. One figure, as a delay is a system's, and a
-    clip's own peak may be chance.
+    It is the peak of the cross-correlation of the spectral envelopes, summed over the pairs at equal loudness.
+    Waveforms would not do, because vocoders do not keep phases: for Codec2 their peak lies at one pitch period or
+    another. One clip would not do either, because its peak may be chance.
+
+    pairs: (original [n], decoded [n']), each at least a tenth of a second.
     """
     lags = range(-MAX_DELAY // ENVELOPE_HOP, MAX_DELAY // ENVELOPE_HOP + 1)
     scores = np.zeros(len(lags))
@@ -205,13 +211,13 @@ def find_delay(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
 
 
 def compute_envelope(samples: np.ndarray) -> np.ndarray:
-    """Roots of the magnitudes in 65 bands, every 8 samples, float32 [frames, 65]; edges of padding would not move."""
+    """Square roots of the magnitudes in 65 bands, every 8 samples, float32 [frames, 65]. Nothing is padded."""
     frames = np.lib.stride_tricks.sliding_window_view(samples, ENVELOPE_WINDOW)[::ENVELOPE_HOP]
     return np.sqrt(np.abs(np.fft.rfft(frames * hann(ENVELOPE_WINDOW), axis=1))).astype(np.float32)
 
 
 def undo_delay(decoded: np.ndarray, delay: int, samples: int) -> np.ndarray:
-    """`decoded` [n'] moved `delay` samples to the front (to the back, if negative), cut or zero-padded to `samples`."""
+    """`decoded` [n'], shifted `delay` samples earlier (later, if negative), cut or zero-padded to `samples`."""
     moved = decoded[delay:] if delay >= 0 else np.pad(decoded, (-delay, 0))
     return np.pad(moved[:samples], (0, max(0, samples - len(moved))))
 

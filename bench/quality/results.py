@@ -1,36 +1,31 @@
-"""What `bench/quality.py` has measured: the JSON, kept after each result, and what follows from it."""
+"""What `bench.quality.run` has measured: the JSON, written after each result, and what follows from it."""
 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from bench.rtf import round_floats
+from bench.harness.printing import log
+from bench.harness.results import name_moment, round_floats, write_results
 from sc_runtime.errors import SettingsError
-from sc_runtime.files import write_atomically
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
 FORMAT = 1  #: of the JSON
 DOMAINS = ("speech", "music", "sound")
-ALL = "all"  #: domains together
-CODEC, CEILING, FLOOR, SEMANTIC = "codec", "ceiling", "floor", "no acoustic tokens"  #: rows; other codecs' are theirs
+ALL = "all"  #: the domains together
+CODEC, CEILING, FLOOR, SEMANTIC = "codec", "ceiling", "floor", "no acoustic tokens"  #: rows; other codecs add theirs
 DISTANCES = ("mel", "stft")  #: metrics of which less is better
-SETTING = ("sampling", "backend", "precision")  #: that a point of the curves is measured at
-
-log = Console(stderr=True, highlight=False)
+SETTING = ("sampling", "backend", "precision")  #: fields that identify a point of the curves
 
 
 class Results:
-    """The JSON: what was measured so far. Written anew after each result."""
+    """What was measured so far. The file is written again after each result."""
 
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
         self.path, self.document = path, document
@@ -38,7 +33,7 @@ class Results:
 
     @classmethod
     def open(cls, path: Path, task: dict[str, Any]) -> Results:
-        """Go on with the results at `path`, or begin. Raises SettingsError where they are of another task."""
+        """Read the results at `path`, or begin new ones. Raises SettingsError if the file holds another task's."""
         document: dict[str, Any] = {"format": FORMAT, "task": task, "rows": [], "codebooks": [], "curves": []}
         if not path.exists():
             return cls(path, document)
@@ -54,15 +49,15 @@ class Results:
         return cls(path, found)
 
     def find(self, section: str, key: dict[str, Any], metrics: Sequence[str] = ()) -> dict[str, Any] | None:
-        """The result of `key`, if it is there with all `metrics`."""
+        """The result of `key`, or None if there is none with all `metrics`."""
         for cell in self.document[section]:
             if matches(cell, key) and set(metrics) <= set(cell.get("metrics", {})):
                 return cell
         return None
 
     def add(self, section: str, key: dict[str, Any], result: dict[str, Any]) -> None:
-        """Keep a result, in the place of an older one of its key."""
-        cell = key | round_floats(result) | {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        """Keep a result. It replaces an older one of the same key."""
+        cell = key | round_floats(result) | {"date": name_moment()}
         others = [other for other in self.document[section] if not matches(other, key)]
         self.document[section] = [*others, cell]
         self.changed = True
@@ -71,16 +66,17 @@ class Results:
         log.print(f"{describe_key(key)}: {said}", soft_wrap=True)
 
     def skip(self, section: str, key: dict[str, Any], reason: str) -> None:
-        """Keep why a result is not there, once."""
+        """Keep the reason why a result is missing."""
         if self.find(section, key | {"skipped": reason}):
             log.print(f"{describe_key(key)}: skipped, {reason}", soft_wrap=True)
         else:
             self.add(section, key, {"skipped": reason})
 
     def finish(self, run: dict[str, Any], curve_clips: int) -> None:
-        """Add what follows from the results: goals, and the curves of `curve_clips` clips against their yardstick.
+        """Add what follows from the results: the goals, and the curves against their yardstick.
 
-        `run` describes this run, and is kept if it measured anything.
+        run: describes this run. It is kept if the run measured anything.
+        curve_clips: number of clips of a domain that the curves are of.
         """
         if self.changed:
             took = self.document.get("took_s", 0) + time.perf_counter() - self.started
@@ -90,10 +86,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        text = json.dumps(self.document, indent=1, ensure_ascii=False)
-        lists = re.compile(r"\[[^][{}\"]*\]")  # of numbers only: one line each
-        text = lists.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)
-        write_atomically(self.path, (text + "\n").encode())
+        write_results(self.path, self.document)
 
 
 def matches(cell: dict[str, Any], key: dict[str, Any]) -> bool:
@@ -101,7 +94,7 @@ def matches(cell: dict[str, Any], key: dict[str, Any]) -> bool:
 
 
 def describe_key(key: dict[str, Any]) -> str:
-    """A result's name for the log."""
+    """The name of a result in the log."""
     if "sampling" not in key:
         return f"{key['domain']}, {key.get('row') or key['codebook'] + ' codebook'}"
     return f"{key['domain']}, {label_sampling(key['sampling'])}, {key['backend']} {key['precision']}"
@@ -115,7 +108,7 @@ def describe_means(cell: dict[str, Any]) -> str:
 
 
 def write_sampling(sampling: Sampling) -> dict[str, Any]:
-    """As JSON has it."""
+    """`sampling` as it stands in the JSON."""
     return asdict(sampling) | {"interval": list(sampling.interval)}
 
 
@@ -131,11 +124,11 @@ def format_score(metric: str, score: float | None) -> str:
 
 
 def compare_samplings(document: dict[str, Any], clips: int) -> list[dict[str, Any]]:
-    """Each sampling of the curves against the yardstick, the mean over the domains, losses in percent.
+    """Each sampling of the curves against the yardstick: means over the domains, losses in percent.
 
-    The yardstick, which comes first, is the codec as the rows have it. A loss is of the mean; its standard error is
-    that of the clips' differences, as all had the same clips and noise. STOI is of speech. Only samplings that every
-    domain of the file has on `clips` clips are compared.
+    The yardstick is the codec of the rows, and comes first. All samplings had the same clips and noise, so the standard
+    error of a loss is that of the clips' differences. STOI is of speech alone. Only samplings that were measured in
+    every domain, on `clips` clips, are compared.
     """
     task = document["task"]
     wanted = {name: min(clips, entry["clips"]) for name, entry in task["clips"].items()}
@@ -166,7 +159,7 @@ def name_setting(cell: dict[str, Any]) -> str:
 
 
 def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Mean over the domains that have `metric`, and its loss on the yardstick in percent; None where none has it."""
+    """The mean over the domains that have `metric`, and its loss on the yardstick in percent. None if none has it."""
     ours, theirs, errors = [], [], []
     for cell in cells:
         yardstick = next(other for other in yardsticks if other["domain"] == cell["domain"])
@@ -191,7 +184,7 @@ def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[di
 
 
 def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The goals of the embedded model beside what was reached, as far as it was measured."""
+    """The goals of the embedded model, and what was reached, as far as it was measured."""
     means = {
         (cell["row"], cell["domain"], metric): score["mean"]
         for cell in document["rows"]

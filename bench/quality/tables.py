@@ -1,37 +1,38 @@
-"""The results of `bench/quality.py` as tables on standard output."""
+"""The results of `bench.quality.run` as tables on standard output."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from bench.quality.results import format_score, label_sampling
-from bench.rtf import WIDTH
+from bench.harness.printing import make_table, open_console
+
+from .results import format_score, label_sampling
 
 LABELS = {"mel": "mel", "stft": "STFT", "stoi": "STOI", "pesq": "PESQ"}
+LEFT = ("row", "codebook", "domain", "goal", "sampling", "preset")  #: columns of text
 
 
 def print_results(document: dict[str, Any]) -> None:
-    """Tables on standard output: rows, codebooks, goals, curves."""
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
+    """Print the rows, the codebooks, the goals and the curves."""
+    console = open_console()
     console.print(tabulate_rows(document))
     for cell in document["rows"]:
         if "skipped" in cell:
             console.print(f"{cell['domain']}, {cell['row']}: skipped, {cell['skipped']}")
     for metric, reason in document["absent"].items():
         console.print(f"{metric}: {reason}")
-    table = make_table("Codebooks", "codebook", "domain", "tokens", "entries", "used", "perplexity", "bits a token")
+    table = make_table(
+        "Codebooks", "codebook", "domain", "tokens", "entries", "used", "perplexity", "bits a token", left=LEFT
+    )
     for cell in document["codebooks"]:
         figures = (f"{cell['share']:.1%}", f"{cell['perplexity']:.0f}", f"{cell['bits']:.2f}")
         table.add_row(cell["codebook"], cell["domain"], str(cell["tokens"]), str(cell["entries"]), *figures)
     console.print(table)
     if document["goals"]:
-        table = make_table("Goals", "goal", "reached", "wanted", "")
+        table = make_table("Goals", "goal", "reached", "wanted", "", left=LEFT)
         for goal in document["goals"]:
             wanted = f"≥ {goal['at_least']:g}" if "at_least" in goal else f"≤ {goal['at_most']:g}"
             table.add_row(goal["goal"], f"{goal['reached']:.3f}", wanted, "reached" if goal["met"] else "missed")
@@ -44,7 +45,7 @@ def print_results(document: dict[str, Any]) -> None:
 
 
 def tabulate_rows(document: dict[str, Any]) -> Table:
-    """A line a row, the domains side by side."""
+    """One line per row, the domains side by side."""
     cells = {(cell["row"], cell["domain"]): cell for cell in document["rows"] if "metrics" in cell}
     columns = [
         (domain, metric)
@@ -53,7 +54,7 @@ def tabulate_rows(document: dict[str, Any]) -> Table:
         if any(cell_domain == domain and metric in cell["metrics"] for (_, cell_domain), cell in cells.items())
     ]
     titles = [f"{domain}\n{LABELS[metric]}" for domain, metric in columns]
-    table = make_table(f"Quality ({document['task']['bundle']['name']})", "row", "kbit/s", *titles)
+    table = make_table(f"Quality ({document['task']['bundle']['name']})", "row", "kbit/s", *titles, left=LEFT)
     for row in dict.fromkeys(row for row, _ in cells):
         found = [cell for (name, _), cell in cells.items() if name == row]
         if found:
@@ -69,9 +70,11 @@ def tabulate_rows(document: dict[str, Any]) -> Table:
 
 
 def tabulate_samplings(document: dict[str, Any]) -> Table:
-    """A line a sampling: cost, mean over the domains, loss on the yardstick."""
+    """One line per sampling: its cost, the mean over the domains, the loss on the yardstick."""
     names = ("sampling", "preset", "branches", "mel", "loss %", "STFT", "loss %", "STOI", "loss %", "equal tokens")
-    table = make_table("Curves: mean over the domains, STOI of speech; loss on the yardstick, the first line", *names)
+    table = make_table(
+        "Curves: mean over the domains, STOI of speech; loss on the yardstick, the first line", *names, left=LEFT
+    )
     for entry in document["samplings"]:
         label, shown = label_key(entry), []
         for metric in ("mel", "stft", "stoi"):
@@ -83,7 +86,7 @@ def tabulate_samplings(document: dict[str, Any]) -> Table:
 
 
 def label_key(entry: dict[str, Any]) -> str:
-    """A sampling, and what runs it where it was chosen for that."""
+    """A sampling, and its precision if that was chosen."""
     backend = f", {entry['precision']}" if entry["precision"] != "auto" else ""
     return label_sampling(entry["sampling"]) + backend
 
@@ -91,11 +94,3 @@ def label_key(entry: dict[str, Any]) -> str:
 def format_loss(score: dict[str, Any]) -> str:
     error = score["standard_error_percent"]
     return f"{score['loss_percent']:+.1f}" + (f" ± {error:.1f}" if error is not None else "")
-
-
-def make_table(title: str, *names: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in names:
-        left = name in ("row", "codebook", "domain", "goal", "sampling", "preset")
-        table.add_column(name, justify="left" if left else "right")
-    return table

@@ -1,18 +1,16 @@
 """The published procedure in PyTorch eager, as its users run it: the baseline of every speed-up and of every test.
 
-float32, one window at a time, two T-UNet calls a step, keys and values projected anew in each. Written from
-`shared/REFERENCE.md` alone; it shares the torch networks with the export and nothing with the runtime.
+It runs in float32, one window at a time, with two T-UNet calls a step, each of which projects keys and values anew. It
+shares the torch networks with the export, and no code with the runtime.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import kaldi_native_fbank
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -21,15 +19,17 @@ from sc_runtime.export.semanticodec.checkpoint import ACOUSTIC_CODEBOOK, Semanti
 from sc_runtime.export.semanticodec.graphs import NETWORKS
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.tunet import Conditioning
+from sc_runtime.export.spec import load_network
 
 Noise = Callable[[int, int], np.ndarray]
-Lap = Callable[[str], None]  #: called with a stage's name when it ends
+Lap = Callable[[str], None]  #: called with a stage's name when the stage ends
 
 
 class PublishedCodec:
-    """The published codec on given weights; `encode` a waveform, `decode` codes. `lap` hears the end of each stage.
+    """The published codec on given weights.
 
-    `device` is torch's, where the networks and the searches run.
+    lap: called with a stage's name when the stage ends.
+    device: torch's name of the device that the networks and the searches run on.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class PublishedCodec:
         self.sizes, self.config, self.lap, self.device = sizes, sizes.config, lap, device
         encoder = read_tensors("encoder", weights, sizes)
         decoder = read_tensors("decoder", weights, sizes)
-        self.audiomae = NETWORKS["audiomae"].load(sizes, encoder).to(device)
-        self.lstm = NETWORKS["acoustic_encoder"].load(sizes, encoder).to(device)
-        self.tunet = NETWORKS["tunet"].load(sizes, decoder).to(device)
+        self.audiomae = load_network(NETWORKS["audiomae"], sizes, encoder).to(device)
+        self.lstm = load_network(NETWORKS["acoustic_encoder"], sizes, encoder).to(device)
+        self.tunet = load_network(NETWORKS["tunet"], sizes, decoder).to(device)
         self.project = Conditioning(self.tunet, sizes).to(device)  # type: ignore[arg-type]
-        self.vae = NETWORKS["vae_decoder"].load(sizes, decoder).to(device)
-        self.vocoder = NETWORKS["hifigan"].load(sizes, decoder).to(device)
+        self.vae = load_network(NETWORKS["vae_decoder"], sizes, decoder).to(device)
+        self.vocoder = load_network(NETWORKS["hifigan"], sizes, decoder).to(device)
         self.acoustic = encoder[ACOUSTIC_CODEBOOK][0].to(device)
-        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes)).to(device)
+        self.semantic = torch.from_numpy(weights.centroids(sizes.config.vocab, sizes.config.feature_width)).to(device)
         betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas = torch.cumprod(1 - betas, dim=0)
 
@@ -77,7 +77,7 @@ class PublishedCodec:
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray, *, steps: int, guidance: float, eta: float, noise: Noise) -> np.ndarray:
-        """codes [T, 2] -> waveform float32 [n], all windows joined and cut."""
+        """codes [T, 2] -> waveform float32 [n] at 16 kHz: all windows joined, cut to the codes' length."""
         length = self.config.positions
         hop = length - int(length * 0.0625)
         starts = [0]
@@ -118,7 +118,7 @@ class PublishedCodec:
         return latent
 
     def predict(self, latent: Tensor, step: int, features: Tensor) -> Tensor:
-        with torch.device(self.device):  # which the step's sinusoids are made on
+        with torch.device(self.device):  # the device of the step's sinusoids
             return self.tunet(latent, torch.tensor([step]), *self.project(features))
 
 
@@ -145,10 +145,3 @@ def cross_fade(waveform: np.ndarray, sound: np.ndarray) -> np.ndarray:
     rise = np.linspace(0, 1, 10240, dtype=np.float32)
     joined = waveform[-10240:] * rise[::-1] + sound[:10240] * rise
     return np.concatenate([waveform[:-10240], joined, sound[10240:]])
-
-
-def read_waveform(path: Path) -> np.ndarray:
-    """The first channel of a 16 kHz file, float32 [n]."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    assert rate == 16000, f"{path}: {rate} Hz"
-    return samples[:, 0]

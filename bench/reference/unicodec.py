@@ -1,9 +1,9 @@
 """The published UniCodec in PyTorch eager, as its users run it: the baseline of every speed-up and of every test.
 
-float32, a whole file at once. It reads the published state dict and shares nothing with the exported networks but the
-record of their sizes. What the published code does over again in every call is done over again here: the weights of
-weight-normalised convolutions, the rotary angles in every layer, the codebook from its embedding. Each routed expert
-runs on the positions that chose it and on no others.
+It runs in float32, a whole file at once. It reads the published state dict, and shares no code with the exported
+networks except the record of their sizes. Like the published code it computes these anew in every call: the weights of
+weight-normalised convolutions, the rotary angles of every layer, the codebook from its embedding. Each routed expert
+runs only on the positions that chose it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from sc_runtime.export.unicodec.networks.sizes import UniCodecSizes
 
-Lap = Callable[[str], None]  #: called with a stage's name when it ends
+Lap = Callable[[str], None]  #: called with a stage's name when the stage ends
 
 DOMAINS = {"speech": (0, 1), "music": (1, 2), "sound": (2, 4), None: (0, 4)}  #: quarters of the codebook searched
 ENCODER = "feature_extractor.encodec.encoder."
@@ -26,7 +26,11 @@ QUANTIZER = "feature_extractor.encodec.quantizer.vq."
 
 
 class PublishedUniCodec:
-    """The published codec on `state`, a state dict in its layout. `lap` hears the end of each stage."""
+    """The published codec on `state`, a state dict in the published layout.
+
+    lap: called with a stage's name when the stage ends.
+    device: torch's name of the device.
+    """
 
     def __init__(
         self, sizes: UniCodecSizes, state: Mapping[str, Tensor], lap: Lap = lambda stage: None, device: str = "cpu"
@@ -36,7 +40,10 @@ class PublishedUniCodec:
 
     @torch.inference_mode()
     def encode(self, waveform: np.ndarray, domain: str | None = None) -> np.ndarray:
-        """waveform float32 [n] at 24 kHz -> codes int64 [T], of "speech", "music" or "sound" where `domain` says so."""
+        """waveform float32 [n] at 24 kHz -> codes int64 [T].
+
+        domain: "speech", "music" or "sound" confines the search to that part of the codebook.
+        """
         features = self.embed(torch.from_numpy(waveform).to(self.device)[None])
         codes = self.search(features, domain)[0].cpu().numpy()
         self.lap("search")
@@ -113,7 +120,7 @@ class PublishedUniCodec:
         return self.linear(f"{layer}self_attn.out_proj", h.transpose(1, 2).reshape(batch, length, width))
 
     def mix(self, mixture: str, x: Tensor) -> Tensor:
-        """positions [P, width] -> [P, width]: the likeliest expert, on its own positions, and the shared one."""
+        """positions [P, width] -> [P, width]: the likeliest expert of each position, plus the shared expert."""
         probabilities = functional.linear(x, self.state[f"{mixture}gate.weight"]).softmax(dim=-1)
         chosen = probabilities.topk(1, dim=-1).indices
         shares = probabilities.gather(1, chosen)
@@ -183,13 +190,13 @@ class PublishedUniCodec:
         return functional.group_norm(x, self.sizes.norm_groups, weight, bias, 1e-6)
 
     def adaptive_norm(self, name: str, x: Tensor) -> Tensor:
-        """The only condition that inference asks for is number 0."""
+        """A layer norm whose scale and shift depend on a condition. Inference uses condition 0 alone."""
         scale, shift = self.state[f"{name}.scale.weight"][0], self.state[f"{name}.shift.weight"][0]
         return functional.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
 
 
 def turn(x: Tensor) -> Tensor:
-    """Rotary positions of x [B, heads, T, head width], neighbouring channels making a pair."""
+    """Rotary positions of x [B, heads, T, head width]; two neighbouring channels are a pair."""
     length, width = x.shape[2:]
     rates = torch.exp(torch.arange(width // 2, device=x.device) * (-math.log(10_000.0) * 2 / width))
     angles = torch.arange(length, device=x.device)[:, None] * rates
@@ -198,7 +205,7 @@ def turn(x: Tensor) -> Tensor:
 
 
 def add_overlapping(frames: Tensor, hop: int) -> Tensor:
-    """[B, n_fft, T] -> [B, hop T], half of the overlap cut off at both ends."""
+    """[B, n_fft, T] -> [B, hop T]: overlapping frames added, half of the overlap cut off at both ends."""
     n_fft, count = frames.shape[1:]
     cut = (n_fft - hop) // 2
     size = (count - 1) * hop + n_fft

@@ -1,23 +1,37 @@
-"""Results as a picture: real-time factor by duration, stacked by stage, the runtime beside the published procedure."""
+"""The results of `bench/rtf.py` as a chart: real-time factors by duration, stacked by stage, the two sides together."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-#: Okabe and Ito's colours, told apart by most colour-blind readers.
+from bench.harness.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    LEGEND,
+    ORANGE,
+    RED,
+    SKY,
+    YELLOW,
+    finish_figure,
+    load_pyplot,
+    style_axes,
+)
+
+#: Colour of each stage, in the order in which the bars are stacked.
 COLOURS = {
-    "fbank": "#F0E442",
-    "audiomae": "#56B4E9",
-    "centroids": "#009E73",
-    "acoustic_encoder": "#0072B2",
-    "conditioning": "#F0E442",
-    "tunet": "#0072B2",
-    "vae_decoder": "#E69F00",
-    "hifigan": "#D55E00",
-    "encoder": "#56B4E9",
-    "decoder": "#0072B2",
-    "rest": "#999999",
+    "fbank": YELLOW,
+    "audiomae": SKY,
+    "centroids": GREEN,
+    "acoustic_encoder": BLUE,
+    "conditioning": YELLOW,
+    "tunet": BLUE,
+    "vae_decoder": ORANGE,
+    "hifigan": RED,
+    "encoder": SKY,
+    "decoder": BLUE,
+    "rest": GREY,
 }
 LABELS = {
     "fbank": "filterbank",
@@ -30,19 +44,14 @@ LABELS = {
     "rest": "rest",
 }
 SIDE_LABELS = {"runtime": "runtime", "published": "PyTorch"}
-GREY = "#444444"
-LEGEND = {"fontsize": 9, "frameon": False, "columnspacing": 1.2, "handlelength": 1.2}
 BAR = 0.36  #: width of a bar; durations are 1 apart
-SHOW_REAL_TIME = 0.2  #: the line at 1 would flatten bars that are all lower than this
+SHOW_REAL_TIME = 0.2  #: real-time factor below which the line at 1 is left out, as it would flatten the bars
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  #: behind a number, so that no line crosses it
 
 
 def draw_chart(results: dict[str, Any], path: Path) -> None:
     """Write the results of `bench/rtf.py` as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     directions = list(dict.fromkeys(row["direction"] for row in results["rows"]))
     figure, panels = pyplot.subplots(1, len(directions), figsize=(6.6 * len(directions), 6), squeeze=False)
     for axes, direction in zip(panels[0], directions, strict=True):
@@ -60,15 +69,7 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
         notes += " ×: how many times faster than the published procedure in PyTorch eager."
     if any(side["how"] != "measured" for row in results["rows"] for side in list_sides(row).values()):
         notes += " Hatched: timed over a few of the steps and multiplied."
-    figure.text(0.5, 0.955, title, ha="center", fontsize=14, weight="bold")
-    figure.text(0.5, 0.92, subtitle, ha="center", fontsize=9, color=GREY)
-    figure.text(0.5, 0.02, notes, ha="center", fontsize=9, color=GREY)
-    figure.subplots_adjust(left=0.055, right=0.965, top=0.86, bottom=0.22, wspace=0.2)
-    figure.savefig(path, dpi=130, format="png")
-    pyplot.close(figure)
-
-
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  #: behind a number, so that no line strikes it out
+    finish_figure(figure, path, title, subtitle, notes, bottom=1.32, top=1.1)
 
 
 def format_ratio(ratio: float) -> str:
@@ -80,7 +81,7 @@ def list_sides(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def draw_panel(axes: Any, direction: str, rows: list[dict[str, Any]]) -> None:
-    """One direction: for each duration a stacked bar a side."""
+    """One direction: for each duration, one stacked bar per side."""
     from matplotlib.patches import Patch
 
     sides = list(list_sides(rows[0]))
@@ -113,14 +114,11 @@ def draw_panel(axes: Any, direction: str, rows: list[dict[str, Any]]) -> None:
     axes.set_xlim(-0.55, len(rows) - 0.45)
     axes.set_ylim(0, ceiling)
     axes.set_title(direction, fontsize=12)
-    axes.set_ylabel("real-time factor (lower is faster)")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, "real-time factor (lower is faster)")
 
 
 def draw_bar(axes: Any, x: float, side: dict[str, Any], seconds: float, stages: list[str]) -> None:
-    """One side's stages on each other, from the first, with a whisker over the runs' totals."""
+    """One side's stages, stacked in order, with a whisker from the fastest to the slowest run."""
     base = 0.0
     for stage in stages:
         height = side["stages_s"].get(stage, 0.0) / seconds

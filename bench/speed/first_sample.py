@@ -1,41 +1,35 @@
-"""From command to first sample: a fresh process decodes a token file of 10 s, loading included.
+"""From the command to the first sample: a fresh process decodes a token file of 10 s, loading included.
 
-    python bench/first_sample.py --bundle tps100-v16384-seeded1
+    python -m bench.speed.first_sample --bundle tps100-v16384-seeded1
 
-Writes bench/results/first-sample-BUNDLE.json: seconds until Python has imported, the codec is loaded, and the first
-samples are there, at the first start (no compiled graphs on disk) and at the second.
+Writes bench/results/first-sample-BUNDLE.json: seconds until Python has imported the package, the codec is loaded, and
+the first samples are decoded. The first start finds no compiled graphs on disk; the second and the third do.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
-
-from bench.machine import ROOT, describe_commit, describe_machine, list_versions
-from bench.speed.sides import make_codes
+from bench.harness.printing import make_table, open_console
+from bench.harness.processes import run_python
+from bench.harness.results import RESULTS, describe_run, write_results
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_app
-from sc_runtime.files import write_atomically
 from sc_runtime.tokens import Tokens
 
-SECONDS = 10.0  #: of audio
+from .inputs import make_codes
+
+SECONDS = 10.0  #: duration of the audio
 STARTS = ("first start", "second start", "third start")
 
-#: Arguments: the bundle, the tokens, the preset. Prints when each thing was there, by the clock of the system.
+#: Arguments: the bundle, the tokens, the preset. It prints the time of each event by the system's clock.
 PROGRAM = """
 import sys, time
 from sc_runtime import Codec
@@ -52,43 +46,39 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     bundle: Annotated[str | None, typer.Option(help="A bundle's folder or name.")] = None,
-    preset: Annotated[str, typer.Option(help="Of SemantiCodec; empty for another codec.")] = "fast",
+    preset: Annotated[str, typer.Option(help="A preset of SemantiCodec; empty for another codec.")] = "fast",
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
-    """Time fresh processes up to their first sample."""
+    """Time fresh processes up to their first sample; print a table, write JSON."""
     loaded = Bundle.load(locate_bundle(bundle))
     config = loaded.choose_config()
-    results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": describe_commit(),
+    results: dict[str, Any] = describe_run() | {
         "bundle": loaded.name,
         "preset": preset,
         "seconds_of_audio": SECONDS,
-        "machine": describe_machine(),
-        "versions": list_versions(),
         "starts": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder, "tokens.sct")
         Tokens.from_array(make_codes(SECONDS, config), config, round(SECONDS * config.sample_rate)).save(tokens)
-        environment = os.environ | {"XDG_CACHE_HOME": folder}  # where the compiled graphs go
+        environment = os.environ | {"XDG_CACHE_HOME": folder}  # compiled graphs are kept there
         for start in STARTS:
             results["starts"][start] = time_start([str(loaded.path), str(tokens), preset], environment)
-    table = Table("seconds until", *STARTS, title=f"{loaded.name}, preset {preset}" if preset else loaded.name)
+    title = f"{loaded.name}, preset {preset}" if preset else loaded.name
+    table = make_table(title, "seconds until", *STARTS, left=("seconds until",))
     for event in ("imported", "loaded", "first_sample"):
         table.add_row(event.replace("_", " "), *(f"{results['starts'][start][event]:.2f}" for start in STARTS))
-    Console(width=100).print(table)
-    target = out or ROOT / "bench" / "results" / f"first-sample-{loaded.name}.json"
-    write_atomically(target, (json.dumps(results, indent=1) + "\n").encode())
+    open_console().print(table)
+    write_results(out or RESULTS / f"first-sample-{loaded.name}.json", results)
 
 
 def time_start(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Seconds from the start of a process of PROGRAM to each of its events."""
+    """Seconds from the start of a process of `PROGRAM` to each of its events."""
     started = time.time()
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    imported, loaded, sounded, samples, backend = result.stdout.split("\t")
-    events = {"imported": imported, "loaded": loaded, "first_sample": sounded}
+    imported, loaded, decoded, samples, backend = run_python("-c", PROGRAM, *arguments, environment=environment).split(
+        "\t"
+    )
+    events = {"imported": imported, "loaded": loaded, "first_sample": decoded}
     return {name: float(at) - started for name, at in events.items()} | {
         "samples": int(samples),
         "backend": backend.strip(),

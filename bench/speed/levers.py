@@ -1,17 +1,13 @@
-"""Each lever of CPU speed alone: backend, precision, batch, recordings together, keys and values, the short vocoder.
+"""What each lever of CPU speed is worth alone: backend, precision, batch, and so on.
 
-    python bench/levers.py --bundle tps100-v16384-seeded1 --int8 tps100-v16384-seeded1-int8
+    python -m bench.speed.levers --bundle tps100-v16384-seeded1 --int8 tps100-v16384-seeded1-int8
 
-Every case is timed warm, cases of one lever taking turns; medians go to bench/results/levers-BUNDLE.json.
+Every case is timed warm, and the cases of one lever take turns. Medians go to bench/results/levers-BUNDLE.json.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,18 +15,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
-
-from bench.machine import ROOT, describe_commit, describe_machine, list_versions
+from bench.harness.printing import make_table, open_console
+from bench.harness.results import RESULTS, describe_run, write_results
+from bench.harness.timing import time_in_turns
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_app
 from sc_runtime.codec import Codec
-from sc_runtime.files import write_atomically
 from sc_runtime.networks import Arrays
 
 BACKENDS = {
@@ -39,8 +32,10 @@ BACKENDS = {
     "openvino bfloat16": ("openvino", "bfloat16"),
 }
 WHOLE = 1024  #: frames of a window
-RECORDINGS = 12  #: of one window each
-SHORT = 256  #: frames made for the last 2.3 s of a recording
+SHORT = 256  #: frames for the last 2.3 s of a recording
+RECORDINGS = 12  #: each of one window
+
+Prepare = Callable[[], Callable[[], object]]  #: loads what a case needs and returns the function to time
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -52,44 +47,34 @@ def main(
     repeats: Annotated[int, typer.Option(help="Timed runs of each case.")] = 3,
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
-    """Time every lever alone and print what each is worth."""
+    """Time every lever alone; print a table of each, write JSON."""
     loaded = Bundle.load(locate_bundle(bundle))
-    results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": describe_commit(),
-        "bundle": loaded.name,
-        "machine": describe_machine(),
-        "versions": list_versions(),
-        "levers": {},
-    }
+    results: dict[str, Any] = describe_run() | {"bundle": loaded.name, "levers": {}}
     rounded = Bundle.load(locate_bundle(int8)) if int8 else None
     for lever, cases in list_levers(loaded, rounded).items():
-        seconds = time_cases(cases, repeats)
+        ready = {case: prepare() for case, prepare in cases.items()}
+        seconds = {case: median(spent) for case, spent in time_in_turns(ready, repeats).items()}
         first = next(iter(seconds.values()))
         results["levers"][lever] = seconds
-        table = Table(lever, "seconds", "times the first")
+        table = make_table("", lever, "seconds", "times the first", left=(lever,))
         for case, spent in seconds.items():
             table.add_row(case, f"{spent:.3f}", f"{first / spent:.2f}")
-        Console(width=100).print(table)
-    target = out or ROOT / "bench" / "results" / f"levers-{loaded.name}.json"
-    write_atomically(target, (json.dumps(results, indent=1) + "\n").encode())
+        open_console().print(table)
+    write_results(out or RESULTS / f"levers-{loaded.name}.json", results)
 
 
-def list_levers(bundle: Bundle, rounded: Bundle | None) -> dict[str, dict[str, Callable[[], Callable[[], object]]]]:
-    """Lever -> case -> a function that prepares it and returns what is to be timed. `rounded`: the bundle in int8."""
+def list_levers(bundle: Bundle, rounded: Bundle | None) -> dict[str, dict[str, Prepare]]:
+    """Lever -> case -> how it is prepared. `rounded` is the bundle in int8."""
 
-    def graph(
-        name: str, backend: str, batch: int, frames: int = WHOLE, share: int = 1, of: Bundle = bundle
-    ) -> Callable[[], Callable]:
+    def graph(name: str, backend: str, batch: int, frames: int = WHOLE, share: int = 1, of: Bundle = bundle) -> Prepare:
         def prepare() -> Callable[[], object]:
             opened = choose_backend(BACKENDS[backend][0], precision=BACKENDS[backend][1]).open(of, name)
             feeds = draw_feeds(bundle, name, batch, frames)
-            opened.run(feeds)
             return lambda: [opened.run(feeds) for _ in range(share)]
 
         return prepare
 
-    levers: dict[str, dict[str, Callable[[], Callable[[], object]]]] = {}
+    levers: dict[str, dict[str, Prepare]] = {}
     for name, batch in (
         ("audiomae", 1),
         ("acoustic_encoder", 1),
@@ -101,7 +86,7 @@ def list_levers(bundle: Bundle, rounded: Bundle | None) -> dict[str, dict[str, C
     if rounded:
         for name, batch in (("tunet_step", 2), ("vae_decoder", 1)):
             lever = f"{name}, batch {batch}: backend and precision"
-            for precision in ("float32", "bfloat16"):  # of what is not rounded
+            for precision in ("float32", "bfloat16"):  # of the layers that are not rounded
                 levers[lever][f"openvino int8 and {precision}"] = graph(
                     name, f"openvino {precision}", batch, of=rounded
                 )
@@ -138,7 +123,6 @@ def prepare_encoding(bundle: Bundle, together: bool) -> Callable[[], object]:
             return list(codec.encode_many(recordings))
         return [codec.encode(recording) for recording in recordings]
 
-    encode()
     return encode
 
 
@@ -150,18 +134,6 @@ def draw_feeds(bundle: Bundle, name: str, batch: int, frames: int) -> Arrays:
         integers = spec.dtype == "int64"
         feeds[key] = generator.integers(1, 1000, shape) if integers else generator.standard_normal(shape, np.float32)
     return feeds
-
-
-def time_cases(cases: dict[str, Callable[[], Callable[[], object]]], repeats: int) -> dict[str, float]:
-    """Median seconds of each case; the cases take turns, as machines are not equally fast all the time."""
-    ready = {case: prepare() for case, prepare in cases.items()}
-    spent: dict[str, list[float]] = {case: [] for case in cases}
-    for _ in range(repeats):
-        for case, run in ready.items():
-            started = time.perf_counter()
-            run()
-            spent[case].append(time.perf_counter() - started)
-    return {case: median(seconds) for case, seconds in spent.items()}
 
 
 if __name__ == "__main__":

@@ -1,106 +1,156 @@
-"""SemantiCodec's networks, what each exported graph takes and gives, and which published tensors it is made of."""
+"""SemantiCodec's networks and graphs: what each takes and gives, and which published tensors it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sc_runtime.export.registry import CodecExport, Graph, Shapes, Specs, Tensors, read_tensors
-from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder, OnnxAcousticEncoder, convert_lstm
-from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
-from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
-from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes, choose_sizes
-from sc_runtime.export.semanticodec.networks.tunet import Conditioning, TUNet, embed_positions
-from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
+from sc_runtime.export.spec import Graph, Origin, Specs
 from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES
-from sc_runtime.semanticodec.spec import VOCABULARIES
 from sc_runtime.spec import TensorSpec
 
-from .checkpoint import ACOUSTIC_CODEBOOK, Folder, SemantiCodecWeights, fetch_published
 from .networks import hifigan
+from .networks.acoustic_encoder import AcousticEncoder, OnnxAcousticEncoder, convert_lstm, list_lstm_parts
+from .networks.audiomae import AudioMAE
+from .networks.hifigan import HifiGan
+from .networks.sizes import NetworkSizes
+from .networks.tunet import Conditioning, TUNet, embed_positions
+from .networks.vae_decoder import VaeDecoder
 
 
 @dataclass(frozen=True)
 class PrefixedNetwork:
-    """One network of the checkpoint: its torch module, the file it lives in and its prefix there."""
+    """One network of the checkpoint: its torch module, the file it lies in and the prefix of its names there."""
 
-    module: Callable[[NetworkSizes], nn.Module]
+    module: type[nn.Module]
     file: str  #: "encoder" or "decoder"
     prefix: str
-    sources: tuple[str, ...]
+
+    def build(self, sizes: NetworkSizes) -> nn.Module:
+        return self.module(sizes)
 
     def publish_name(self, name: str) -> str:
         """The checkpoint's name of the module's tensor `name`."""
         return name if name == "scale_factor" else self.prefix + name
 
-    def list_shapes(self, sizes: NetworkSizes) -> dict[str, tuple[int, ...]]:
-        """Published name -> shape of every tensor of the network."""
-        with torch.device("meta"):
-            state = self.module(sizes).state_dict()
-        return {self.publish_name(name): tuple(tensor.shape) for name, tensor in state.items()}
-
-    def load(self, sizes: NetworkSizes, tensors: Tensors) -> nn.Module:
-        """The network with its weights, for evaluation."""
-        with torch.device("meta"):
-            module = self.module(sizes)
-        state = {name: tensors[self.publish_name(name)] for name in module.state_dict()}
-        module.load_state_dict(state, assign=True)
-        return module.eval().requires_grad_(False)
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: NetworkSizes) -> Origin:
+        return Origin({self.publish_name(name): shape})
 
 
 NETWORKS = {
-    "audiomae": PrefixedNetwork(AudioMAE, "encoder", "audiomae.model.", ("graphs.py", "networks/audiomae.py")),
-    "acoustic_encoder": PrefixedNetwork(AcousticEncoder, "encoder", "", ("graphs.py", "networks/acoustic_encoder.py")),
-    "tunet": PrefixedNetwork(TUNet, "decoder", "model.diffusion_model.", ("graphs.py", "networks/tunet.py")),
-    "vae_decoder": PrefixedNetwork(
-        VaeDecoder, "decoder", "first_stage_model.", ("graphs.py", "networks/vae_decoder.py")
-    ),
-    "hifigan": PrefixedNetwork(HifiGan, "decoder", "first_stage_model.vocoder.", ("graphs.py", "networks/hifigan.py")),
+    "audiomae": PrefixedNetwork(AudioMAE, "encoder", "audiomae.model."),
+    "acoustic_encoder": PrefixedNetwork(AcousticEncoder, "encoder", ""),
+    "tunet": PrefixedNetwork(TUNet, "decoder", "model.diffusion_model."),
+    "vae_decoder": PrefixedNetwork(VaeDecoder, "decoder", "first_stage_model."),
+    "hifigan": PrefixedNetwork(HifiGan, "decoder", "first_stage_model.vocoder."),
 }
 
 
-def list_others(file: str, sizes: NetworkSizes) -> Shapes:
-    config = sizes.config
-    return {ACOUSTIC_CODEBOOK: (1, config.acoustic_vocab, config.feature_width)} if file == "encoder" else {}
+class WholeNetworkGraph:
+    """A graph of one network as it is. The subclasses say what it takes and gives."""
+
+    shares = None
+
+    def __init__(self, network: str) -> None:
+        self.network = network
+
+    def build(self, sizes: NetworkSizes) -> nn.Module:
+        return NETWORKS[self.network].build(sizes)
+
+    def refer(self, network: nn.Module, sizes: NetworkSizes) -> nn.Module:
+        return network
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: NetworkSizes) -> Origin:
+        return NETWORKS[self.network].trace_origin(name, shape, sizes)
 
 
-def make_codebooks(
-    sizes: NetworkSizes, vocabularies: tuple[int, ...], weights: SemantiCodecWeights
-) -> Iterator[tuple[str, np.ndarray]]:
-    for vocab in vocabularies:
-        yield f"semantic-{vocab}", weights.centroids(vocab, sizes)
-    yield "acoustic", read_tensors("encoder", weights, sizes)[ACOUSTIC_CODEBOOK][0].numpy()
+class AudioMaeGraph(WholeNetworkGraph):
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"fbank": float32(SEGMENT_FRAMES, MEL_BINS)}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return {"features": features(sizes)}
 
 
-def keep(module: nn.Module, sizes: NetworkSizes) -> nn.Module:
-    return module
+class AcousticEncoderGraph(WholeNetworkGraph):
+    """The acoustic encoder with ONNX's LSTM instead of PyTorch's."""
+
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"features": pairs(sizes)}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return {"acoustic": features(sizes)}
+
+    def build(self, sizes: NetworkSizes) -> nn.Module:
+        return OnnxAcousticEncoder(sizes)
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: NetworkSizes) -> Origin:
+        parts = list_lstm_parts(name, shape)
+        return Origin(parts, convert_lstm) if parts else super().trace_origin(name, shape, sizes)
 
 
-def find_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
-    return tensors[network.publish_name(name)]
+class ConditioningGraph(WholeNetworkGraph):
+    """The keys and values of the T-UNet's cross-attentions."""
+
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"features": pairs(sizes)}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return list_context(sizes)
+
+    def build(self, sizes: NetworkSizes) -> nn.Module:
+        return Conditioning(TUNet(sizes), sizes)
+
+    def refer(self, network: nn.Module, sizes: NetworkSizes) -> nn.Module:
+        return Conditioning(network, sizes)  # type: ignore[arg-type]
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: NetworkSizes) -> Origin:
+        if name == "positions":
+            return Origin({}, partial(embed_positions, *shape))
+        return super().trace_origin(name.removeprefix("tunet."), shape, sizes)
 
 
-def find_lstm_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
-    published = network.publish_name(name)
-    return tensors[published] if published in tensors else convert_lstm(tensors, name)
+class TUNetStepGraph(WholeNetworkGraph):
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"latent": LATENT, "step": TensorSpec("int64", ("batch",)), **list_context(sizes)}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return {"v": LATENT}
 
 
-def find_conditioning_tensor(network: PrefixedNetwork, tensors: Tensors, sizes: NetworkSizes, name: str) -> Tensor:
-    if name == "positions":
-        return embed_positions(sizes.config.positions, sizes.position_channels)
-    return tensors[network.publish_name(name.removeprefix("tunet."))]
+class VaeDecoderGraph(WholeNetworkGraph):
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"latent": LATENT}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return {"mel": float32(hifigan.MEL_BINS, SEGMENT_FRAMES)}
+
+
+class HifiGanGraph(WholeNetworkGraph):
+    """The vocoder is convolutional: it takes any number of frames."""
+
+    def inputs(self, sizes: NetworkSizes) -> Specs:
+        return {"mel": float32(hifigan.MEL_BINS, "frames")}
+
+    def outputs(self, sizes: NetworkSizes) -> Specs:
+        return {"waveform": float32("samples")}
 
 
 def float32(*shape: int | str) -> TensorSpec:
     return TensorSpec("float32", ("batch", *shape))
 
 
-def features(factor: int) -> Callable[[NetworkSizes], TensorSpec]:
-    return lambda sizes: float32(sizes.config.positions, factor * sizes.config.feature_width)
+def features(sizes: NetworkSizes) -> TensorSpec:
+    """[batch, L, D]"""
+    return float32(sizes.config.positions, sizes.config.feature_width)
+
+
+def pairs(sizes: NetworkSizes) -> TensorSpec:
+    """Two features at each position, [batch, L, 2D]."""
+    return float32(sizes.config.positions, 2 * sizes.config.feature_width)
 
 
 def list_context(sizes: NetworkSizes) -> Specs:
@@ -115,67 +165,13 @@ def list_context(sizes: NetworkSizes) -> Specs:
     }
 
 
-MEL = float32(hifigan.MEL_BINS, SEGMENT_FRAMES)
-ANY_MEL = float32(hifigan.MEL_BINS, "frames")  #: the vocoder is convolutional: it takes any number of frames
 LATENT = float32(*LATENT_SHAPE)
-WAVEFORM = float32("samples")
 
-GRAPHS = {
-    "audiomae": Graph(
-        "audiomae",
-        lambda sizes: {"fbank": float32(SEGMENT_FRAMES, MEL_BINS)},
-        lambda sizes: {"features": features(1)(sizes)},
-        AudioMAE,
-        keep,
-        find_tensor,
-    ),
-    "acoustic_encoder": Graph(
-        "acoustic_encoder",
-        lambda sizes: {"features": features(2)(sizes)},
-        lambda sizes: {"acoustic": features(1)(sizes)},
-        OnnxAcousticEncoder,
-        keep,
-        find_lstm_tensor,
-    ),
-    "conditioning": Graph(
-        "tunet",
-        lambda sizes: {"features": features(2)(sizes)},
-        list_context,
-        lambda sizes: Conditioning(TUNet(sizes), sizes),
-        Conditioning,
-        find_conditioning_tensor,
-    ),
-    "tunet_step": Graph(
-        "tunet",
-        lambda sizes: {"latent": LATENT, "step": TensorSpec("int64", ("batch",)), **list_context(sizes)},
-        lambda sizes: {"v": LATENT},
-        TUNet,
-        keep,
-        find_tensor,
-    ),
-    "vae_decoder": Graph(
-        "vae_decoder",
-        lambda sizes: {"latent": LATENT},
-        lambda sizes: {"mel": MEL},
-        VaeDecoder,
-        keep,
-        find_tensor,
-    ),
-    "hifigan": Graph(
-        "hifigan", lambda sizes: {"mel": ANY_MEL}, lambda sizes: {"waveform": WAVEFORM}, HifiGan, keep, find_tensor
-    ),
+GRAPHS: dict[str, Graph] = {
+    "audiomae": AudioMaeGraph("audiomae"),
+    "acoustic_encoder": AcousticEncoderGraph("acoustic_encoder"),
+    "conditioning": ConditioningGraph("tunet"),
+    "tunet_step": TUNetStepGraph("tunet"),
+    "vae_decoder": VaeDecoderGraph("vae_decoder"),
+    "hifigan": HifiGanGraph("hifigan"),
 }
-
-SEMANTICODEC = CodecExport(
-    NETWORKS,
-    GRAPHS,
-    VOCABULARIES,
-    lambda config, vocabularies: "-".join([f"tps{config.tps}", *(f"v{vocab}" for vocab in vocabularies)]),
-    lambda config, vocabularies: f"--tps {config.tps} --vocab {','.join(map(str, vocabularies))}",
-    lambda size, tps, vocab: choose_sizes(size, tps or 50, vocab),
-    list_others,
-    make_codebooks,
-    lambda path, sizes: Folder(path, sizes.config.tps),
-    lambda sizes, vocabularies: fetch_published(sizes.config.tps, vocabularies),
-    int8=("tunet_step", "vae_decoder"),
-)

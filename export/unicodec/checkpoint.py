@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +11,21 @@ import torch
 
 from sc_runtime.bundle.store import hash_file
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.registry import Shapes, Tensors
-from sc_runtime.export.semanticodec.checkpoint import download, explain, read_state
-
-from .tensors import select_tensors
+from sc_runtime.export.checkpoint import check_state, download, explain, read_state
+from sc_runtime.export.spec import Shapes, Tensors
 
 HUB_REPOSITORY, FILE = "Yidiii/UniCodec_ckpt", "unicode.ckpt"
+PREFIXES = ("feature_extractor.", "backbone.", "head.")  #: of inference; the rest are discriminators and losses
+
+#: What has one of PREFIXES and takes no part in inference.
+UNUSED = re.compile(
+    r"feature_extractor\.encodec\.(decoder\.|encoder\.mask_emb$"
+    r"|encoder\.transformer_enocoder\.transformer\.layers\.\d+\.(linear[12]\.weight|layer_scale_2\.scale)$)"
+)
 
 
 class CheckpointFile:
-    """One .ckpt file in the published layout. Raises CheckpointError where there is none."""
+    """One .ckpt file in the published layout. Raises CheckpointError if there is none."""
 
     trained = True
 
@@ -42,7 +48,8 @@ class CheckpointFile:
         return all(tensor.dtype == torch.float16 for tensor in read_state(self.path).values())
 
     def read(self, file: str, shapes: Shapes) -> Tensors:
-        return select_tensors(self.path, shapes)
+        state = {name: tensor for name, tensor in read_state(self.path).items() if name.startswith(PREFIXES)}
+        return check_state(self.path, state, shapes, UNUSED)
 
 
 def fetch_published() -> CheckpointFile:

@@ -1,97 +1,131 @@
-"""UniCodec's networks and what each exported graph takes and gives."""
+"""UniCodec's networks and graphs: what each takes and gives, and which published tensors it is made of.
+
+Some tensors are computed from published ones: convolutions from their weight-normalised halves, plain LayerNorms from
+row 0 of the adaptive ones, the inverse STFT from its window.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from sc_runtime.export.registry import CodecExport, Graph, Tensors, Weights, read_tensors
-from sc_runtime.export.unicodec.networks.sizes import UniCodecSizes, choose_sizes
+from sc_runtime.export.spec import Graph, Network, Origin, Specs
 from sc_runtime.spec import TensorSpec
-from sc_runtime.unicodec.config import VOCABULARY
-from sc_runtime.unicodec.model import CODEBOOK
 
-from . import tensors as checkpoint
-from .checkpoint import FILE, CheckpointFile, fetch_published
-from .tensors import find_tensor, list_quantizer_shapes, list_sources, load_network, make_codebook
+from .checkpoint import FILE
+from .networks.decoder import Decoder, make_basis, make_power, take_first_condition
+from .networks.encoder import Encoder, Mixture, RoutedMixture, fold_norm
+from .networks.sizes import UniCodecSizes
 
+ENCODER = "feature_extractor.encodec.encoder."
+WINDOW = "head.istft.window"
+CONDITIONS = 4  #: rows of an adaptive LayerNorm; inference uses row 0
 
-@dataclass(frozen=True)
-class ComposedNetwork:
-    """One network whose tensors are made of the checkpoint's; see `checkpoint.list_sources`."""
-
-    name: str
-    sources: tuple[str, ...]
-    file: str = FILE
-
-    def list_shapes(self, sizes: UniCodecSizes) -> dict[str, tuple[int, ...]]:
-        return {
-            name: shape for source in list_sources(self.name, sizes).values() for name, shape in source.shapes.items()
-        }
-
-    def load(self, sizes: UniCodecSizes, tensors: Tensors) -> nn.Module:
-        return load_network(self.name, sizes, tensors)
+#: Name of a part of the encoder's layers -> its published name.
+RENAMED = {
+    "attention.qkv.weight": "self_attn.in_proj_weight",
+    "attention.out.weight": "self_attn.out_proj.weight",
+    "scale": "layer_scale_1.scale",
+}
 
 
-def find(network: ComposedNetwork, tensors: Tensors, sizes: UniCodecSizes, name: str) -> Tensor:
-    return find_tensor(list_sources(network.name, sizes), tensors, name)
+class EncoderNetwork:
+    file = FILE
+
+    def build(self, sizes: UniCodecSizes) -> nn.Module:
+        return Encoder(sizes, Mixture)
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: UniCodecSizes) -> Origin:
+        root, _, rest = name.partition(".")
+        if root == "transformer":
+            _, layer, part = rest.split(".", 2)
+            part = RENAMED.get(part, part.replace("mixture.", "FFNMOE."))
+            return Origin({f"{ENCODER}transformer_enocoder.transformer.layers.{layer}.{part}": shape})
+        convolution, _, kind = rest.rpartition(".")
+        published = f"{ENCODER}model.{locate_convolution(convolution, sizes)}.conv.conv"
+        if kind == "bias":
+            return Origin({f"{published}.bias": shape})
+        return Origin({f"{published}.weight_g": (shape[0], 1, 1), f"{published}.weight_v": shape}, fold_norm)
 
 
-def keep(module: nn.Module, sizes: UniCodecSizes) -> nn.Module:
-    return module
+class DecoderNetwork:
+    file = FILE
+
+    def build(self, sizes: UniCodecSizes) -> nn.Module:
+        return Decoder(sizes)
+
+    def trace_origin(self, name: str, shape: tuple[int, ...], sizes: UniCodecSizes) -> Origin:
+        if adaptive := re.fullmatch(r"(backbone\.(?:convnext\.\d+\.)?norm)\.(weight|bias)", name):
+            kind = {"weight": "scale", "bias": "shift"}[adaptive[2]]
+            return Origin({f"{adaptive[1]}.{kind}.weight": (CONDITIONS, *shape)}, take_first_condition)
+        if name == "head.istft.basis":
+            return Origin({WINDOW: (sizes.n_fft,)}, make_basis)
+        if name == "head.istft.power":
+            return Origin({WINDOW: (sizes.n_fft,)}, make_power)
+        return Origin({name: shape})
+
+
+class EncoderGraph(EncoderNetwork):
+    """The encoder in which every expert runs on every position, so that no shape depends on the data."""
+
+    network = "encoder"
+    shares: str | None = None
+
+    def inputs(self, sizes: UniCodecSizes) -> Specs:
+        return {"waveform": float32("samples")}
+
+    def outputs(self, sizes: UniCodecSizes) -> Specs:
+        return {"features": float32("positions", sizes.width)}
+
+    def refer(self, network: nn.Module, sizes: UniCodecSizes) -> nn.Module:
+        return network
+
+
+class RoutedEncoderGraph(EncoderGraph):
+    """The encoder in which an expert runs on the positions that chose it, with the weights of `encoder`."""
+
+    shares = "encoder"
+
+    def build(self, sizes: UniCodecSizes) -> nn.Module:
+        return Encoder(sizes, RoutedMixture)
+
+
+class DecoderGraph(DecoderNetwork):
+    network = "decoder"
+    shares: str | None = None
+
+    def inputs(self, sizes: UniCodecSizes) -> Specs:
+        return {"vectors": float32("positions", sizes.width)}
+
+    def outputs(self, sizes: UniCodecSizes) -> Specs:
+        return {"waveform": float32("samples")}
+
+    def refer(self, network: nn.Module, sizes: UniCodecSizes) -> nn.Module:
+        return network
 
 
 def float32(*shape: int | str) -> TensorSpec:
     return TensorSpec("float32", ("batch", *shape))
 
 
-NETWORKS = {
-    name: ComposedNetwork(name, tuple(f"unicodec/{file}.py" for file in ("graphs", "checkpoint", name)))
-    for name in ("encoder", "decoder")
+def locate_convolution(name: str, sizes: UniCodecSizes) -> str:
+    """The place of `name` of Convolutions in the published sequence, in which activations count too."""
+    kind, *rest = name.split(".")
+    if kind == "first":
+        return "0"
+    if kind == "last":
+        return str(3 * len(sizes.strides) + 2)
+    level = 3 * int(rest[0]) + 1
+    if kind == "downsamplings":
+        return str(level + 2)
+    return f"{level}.{ {'narrow': 'block.1', 'widen': 'block.3', 'shortcut': 'shortcut'}[rest[1]] }"
+
+
+NETWORKS: dict[str, Network] = {"encoder": EncoderNetwork(), "decoder": DecoderNetwork()}
+
+GRAPHS: dict[str, Graph] = {
+    "encoder": EncoderGraph(),
+    "routed_encoder": RoutedEncoderGraph(),
+    "decoder": DecoderGraph(),
 }
-
-ENCODER = Graph(
-    "encoder",
-    lambda sizes: {"waveform": float32("samples")},
-    lambda sizes: {"features": float32("positions", sizes.width)},
-    checkpoint.NETWORKS["encoder"],
-    keep,
-    find,
-)
-
-GRAPHS = {
-    "encoder": ENCODER,
-    "routed_encoder": dataclasses.replace(ENCODER, trace=checkpoint.NETWORKS["routed_encoder"], shares="encoder"),
-    "decoder": Graph(
-        "decoder",
-        lambda sizes: {"vectors": float32("positions", sizes.width)},
-        lambda sizes: {"waveform": float32("samples")},
-        checkpoint.NETWORKS["decoder"],
-        keep,
-        find,
-    ),
-}
-
-
-def make_codebooks(
-    sizes: UniCodecSizes, vocabularies: tuple[int, ...], weights: Weights
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield CODEBOOK, make_codebook(read_tensors(FILE, weights, sizes))
-
-
-UNICODEC = CodecExport(
-    NETWORKS,
-    GRAPHS,
-    (VOCABULARY,),
-    lambda config, vocabularies: config.codec,
-    lambda config, vocabularies: f"--codec {config.codec}",
-    lambda size, tps, vocab: choose_sizes(size, tps),
-    lambda file, sizes: list_quantizer_shapes(sizes),
-    make_codebooks,
-    lambda path, sizes: CheckpointFile(path),
-    lambda sizes, vocabularies: fetch_published(),
-)

@@ -4,6 +4,7 @@
 `folders` finds files. `writing` is the way back.
 """
 
+from .blocks import count_resampled
 from .folders import AUDIO_SUFFIXES, find_audio
 from .recording import Audio, measure
 from .writing import OUTPUT_FORMATS, AudioWriter, audio_writer, save_audio
@@ -14,6 +15,7 @@ __all__ = [
     "Audio",
     "AudioWriter",
     "audio_writer",
+    "count_resampled",
     "find_audio",
     "measure",
     "save_audio",

@@ -18,11 +18,14 @@ ARRAY_CHANNELS = 64  #: an array with more columns has its axes the wrong way ro
 
 def check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`array` [n] or [n, channels] as [n, channels]. Raises AudioError for another shape or dtype."""
-    if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32):
+    if array.dtype.kind != "f" and (array.dtype.kind, array.dtype.itemsize) not in (("i", 2), ("i", 4)):
         raise AudioError(f"array of {array.dtype}", "int16, int32 or floats", "scale other integers yourself")
     if array.ndim not in (1, 2) or array.size == 0 or array.shape[1:] > (ARRAY_CHANNELS,):
         shape = list(array.shape)
         raise AudioError(f"array of shape {shape}", f"[samples] or [samples, channels ≤ {ARRAY_CHANNELS}], not empty")
+    if array.ndim == 2 and array.shape[1] > array.shape[0]:
+        shape = list(array.shape)
+        raise AudioError(f"array of shape {shape}, more channels than samples", "[samples, channels]", "transpose it")
     return array[:, np.newaxis] if array.ndim == 1 else array
 
 

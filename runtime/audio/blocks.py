@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,14 @@ Samples = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16  #: samples, over all channels, that are read or written at a time
 SOURCE_RATES = range(1000, 1_000_001)  #: Hz; another rate is a damaged header, and blocks would have no bound
+LOUD_SAMPLE = 16.0  #: floats beyond it are not scaled to 1, most likely
 LARGEST_SAMPLE = 2.0**31  #: full scale of a float file that holds unscaled 32-bit integers; beyond it lies damage
 
 
-def check_rate(name: str, rate: int) -> int:
-    """`rate` in Hz. Raises AudioError, which names the source `name`, for another type or a value out of range."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or int(rate) not in SOURCE_RATES:
+def check_rate(name: str, rate: float) -> int:
+    """`rate` in Hz, a whole number of any numeric type. Raises AudioError, which names the source `name`."""
+    is_number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not is_number or rate not in SOURCE_RATES:  # a range contains 16000.0, but not 16000.5
         expected = f"whole numbers of Hz from {SOURCE_RATES[0]} to {SOURCE_RATES[-1]}"
         raise AudioError(f"{name}: sample rate {rate}", expected)
     return int(rate)
@@ -36,23 +38,35 @@ def mix(block: Samples, mono: Mono) -> Samples:
         return mixed / np.float32(block.shape[1])
 
 
-def check_samples(blocks: Iterable[Samples], name: str, rate: int) -> Iterator[Samples]:
-    """`blocks` at `rate` Hz, unchanged. Raises AudioError if a sample is not finite, too large, or there is none."""
-    seen = 0
+def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callable[[str], None]) -> Iterator[Samples]:
+    """`blocks` at `rate` Hz, unchanged. Raises AudioError if a sample is not finite, too large, or there is none.
+
+    `note` is called with a text about the first sample that is unusually loud.
+    """
+    seen, is_loud = 0, False
     for block in blocks:
         valid = np.abs(block) <= LARGEST_SAMPLE  # false for NaN
         if not valid.all():
             first = int(valid.argmin())
             given = f"{name}: a sample of {block[first]} at {(seen + first) / rate:.3f} s"
             raise AudioError(given, "finite samples, full scale at 1")
+        if not is_loud and (loud := np.abs(block) > LOUD_SAMPLE).any():
+            is_loud, first = True, int(loud.argmax())
+            place = f"{name}: a sample of {block[first]:.6g} at {(seen + first) / rate:.3f} s, but full scale is 1"
+            note(f"{place}; divide 16-bit values by 32768")
         seen += len(block)
         yield block
     if seen == 0:
         raise AudioError(f"{name}: no samples", "audio")
 
 
+def count_resampled(samples: int, given: int, rate: int) -> int:
+    """The number of samples at `rate` Hz that `samples` at `given` Hz become: ceil(samples · rate / given)."""
+    return -(-samples * rate // given)
+
+
 def resample(blocks: Iterable[Samples], given: int, rate: int) -> Iterator[Samples]:
-    """`blocks` at `given` Hz resampled to `rate`: n samples become ceil(n · rate / given), as in torchaudio.
+    """`blocks` at `given` Hz resampled to `rate`, as many samples as in torchaudio (`count_resampled`).
 
     soxr rounds the length to the nearest instead. So some silence follows the last block, and the surplus is cut.
     """
@@ -67,4 +81,4 @@ def resample(blocks: Iterable[Samples], given: int, rate: int) -> Iterator[Sampl
         if len(resampled):
             yield resampled
     silence = np.zeros(-(-given // rate), np.float32)
-    yield stream.resample_chunk(silence, last=True)[: -(-read * rate // given) - made]
+    yield stream.resample_chunk(silence, last=True)[: count_resampled(read, given, rate) - made]

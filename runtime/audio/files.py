@@ -1,11 +1,12 @@
-"""Audio files as a source of samples, by libsndfile."""
+"""Audio files as a source of samples. libsndfile decodes them."""
 
 from __future__ import annotations
 
+import mmap
 import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,57 +14,135 @@ from sc_runtime.errors import AudioError
 from sc_runtime.spec import Mono
 
 from .blocks import Samples, check_rate, mix
+from .chunks import examine_chunks
+from .flac import MAGIC, examine_flac
 from .folders import AUDIO_SUFFIXES
+from .foreign import name_format
+from .layout import Layout, LayoutError, Part
+from .mpeg import examine_mpeg, skip_tags
+from .ogg import PAGE, examine_ogg
+from .view import View
 
 if TYPE_CHECKING:
-    from soundfile import SoundFile
-
-PIPED_SIZE = 0x7F00_0000  #: bytes: a program that writes to a pipe does not know the size, and declares this or more
-
-#: libsndfile's log on a file that holds less than its header declares (WAV, W64, RF64, AIFF, AU, CAF).
-CUT_SHORT = re.compile(r"^ *(?:data|Data Size|riff|Riff size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-CUT_PAGE = "Junk after the last page"  #: libsndfile's log on an Ogg file that does not end with a whole page
+    from .decoder import Decoder
 
 
-def inspect_file(path: Path, name: str) -> int:
-    """The sample rate in Hz of the file at `path`. Raises AudioError if it is not audio or was cut short."""
+MPEG_SLACK = 3 * 1152  #: samples that a Xing header may state too many: a frame too much, and the delay of the decoder
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A file whose sound was found.
+
+    name: what errors call it.
+    sample_rate: in Hz.
+    parts: the recordings in it, which follow one another. None is the file as it is.
+    notes: what the user should know, a sentence each.
+    """
+
+    path: Path
+    name: str
+    sample_rate: int
+    parts: tuple[Part | None, ...]
+    notes: tuple[str, ...]
+
+    def read(self, mono: Mono, values: int) -> Iterator[Samples]:
+        """Mono blocks at `sample_rate`, from `values` samples over all channels at a time. Raises AudioError."""
+        for part in self.parts:
+            with open_part(self.path, self.name, part) as file:
+                frames, seen = max(1, values // file.channels), 0
+                skip = part.skip if part else 0
+                if skip:
+                    file.read(skip)
+                # Not beyond the end: libFLAC reports an error for bytes that are no frame.
+                while len(block := file.read(min(frames, file.frames - skip - seen), dtype="float32", always_2d=True)):
+                    seen += len(block)
+                    yield mix(block, mono)
+                least = part.samples if part and skip else file.frames - (MPEG_SLACK if file.format == "MP3" else 0)
+                if seen < least:
+                    given = f"{self.name}: decoding ended after {seen} samples of {least}"
+                    raise AudioError(given, "a whole file", "parts of the file are damaged or missing")
+
+
+def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioFile:
+    """Find the sound of the file at `path`. Raises AudioError if it is not audio, or was cut short and may not be."""
     if path.stat().st_size == 0:
         raise AudioError(f"{name}: empty file", "audio")
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{name}: samples without a header", "an audio file", "convert it to WAV")
-    with open_file(path, name) as file:
-        rate, frames, log = file.samplerate, file.frames, file.extra_info
+    try:
+        known = examine(path)
+    except LayoutError as error:
+        raise AudioError(f"{name}: {error.given}", "one whole recording", error.remedy) from None
+    layout = known or Layout()
+    if layout.cut and not layout.is_certain and can_read_end(path):
+        layout = Layout(note=layout.note)
+    if layout.cut and not allow_truncated:
+        remedy = "get the whole file, or accept what is left with --allow-truncated (in Python, allow_truncated=True)"
+        raise AudioError(f"{name}: truncated, {layout.cut}", "a whole file", remedy)
+    parts: tuple[Part | None, ...] = layout.parts or (None,)
+    rates, frames = [], 0
+    for part in parts:
+        with open_part(path, name, part) as file:
+            rates.append(check_rate(name, file.samplerate))
+            frames += file.frames
+            if file.format == "MP3" and known is None:
+                raise refuse(path, name, "MPEG frames cannot be found")
     if frames == 0:
         raise AudioError(f"{name}: no samples", "audio")
-    remedy = "get the whole file, or rewrite this one with an audio editor to accept what is left"
-    for declared, held in CUT_SHORT.findall(log):
-        if int(declared) < PIPED_SIZE:
-            raise AudioError(f"{name}: truncated, {held} bytes of {declared}", "a whole file", remedy)
-    if CUT_PAGE in log:
-        raise AudioError(f"{name}: truncated, its last Ogg page is not whole", "a whole file", remedy)
-    return check_rate(name, rate)
+    if len(set(rates)) > 1:
+        given = f"{name}: recordings at {' and '.join(map(str, dict.fromkeys(rates)))} Hz, one after the other"
+        raise AudioError(given, "one sample rate", "split the file")
+    notes = [f"{name}: truncated, {layout.cut}"] if layout.cut else []
+    notes += [f"{name}: {layout.note}"] if layout.note else []
+    return AudioFile(path, name, rates[0], parts, tuple(notes))
 
 
-def read_file(path: Path, name: str, mono: Mono, values: int) -> Iterator[Samples]:
-    """Mono blocks of the file at `path`, at its own rate, `values` samples over all channels at a time."""
-    with open_file(path, name) as file:
-        frames = max(1, values // file.channels)
-        while len(block := file.read(frames, dtype="float32", always_2d=True)):
-            yield mix(block, mono)
+def examine(path: Path) -> Layout | None:
+    """Where the sound of the file at `path` lies. None if it is of another kind. Raises LayoutError."""
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if bytes(data[: len(PAGE)]) == PAGE:
+        return examine_ogg(data)
+    start = skip_tags(data)
+    if bytes(data[start : start + len(MAGIC)]) == MAGIC:
+        return examine_flac(data, start)
+    return examine_chunks(data) or (examine_mpeg(data) if start or data[0] == 0xFF else None)
 
 
-@contextmanager
-def open_file(path: Path, name: str) -> Iterator[SoundFile]:
-    """Yield `path` opened by libsndfile. Its errors, in the whole block, become AudioError."""
+def can_read_end(path: Path) -> bool:
+    """Whether libsndfile decodes the last sample of the file at `path`."""
     import soundfile
 
     try:
         with soundfile.SoundFile(native_path(path)) as file:
-            yield file
-    except soundfile.LibsndfileError as error:
-        formats = " ".join(sorted(set(AUDIO_SUFFIXES.values())))
-        remedy = "the file is damaged, cut short, or not audio"
-        raise AudioError(f"{name}: {error.error_string.strip('. ')}", f"a whole file in {formats}", remedy) from error
+            file.seek(file.frames - 1)
+            return len(file.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+@contextmanager
+def open_part(path: Path, name: str, part: Part | None) -> Iterator[Decoder]:
+    """Yield `part` of the file at `path` opened by libsndfile. Its errors, in the whole block, become AudioError."""
+    import soundfile
+
+    from .decoder import Decoder
+
+    with ExitStack() as stack:
+        try:
+            source = native_path(path) if part is None else stack.enter_context(View(path, part.pieces))
+            yield stack.enter_context(Decoder(source))
+        except soundfile.LibsndfileError as error:
+            raise refuse(path, name, error.error_string.strip(". ")) from error
+
+
+def refuse(path: Path, name: str, reason: str) -> AudioError:
+    """The error of a file that cannot be decoded. Its format is named if it is known; else `reason` is."""
+    formats = f"a whole file in {' '.join(sorted(set(AUDIO_SUFFIXES.values())))}"
+    if foreign := name_format(path):
+        return AudioError(f"{name}: {foreign}", formats, "convert it, with `ffmpeg -i IN OUT.flac` for example")
+    return AudioError(f"{name}: {reason}", formats, "the file is damaged, cut short, or not audio")
 
 
 def native_path(path: Path) -> str | bytes:

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, AudioWarning
 from sc_runtime.spec import Mono
 
 from .arrays import check_array, read_array
 from .blocks import BLOCK_VALUES, Samples, check_rate, check_samples, resample
-from .files import inspect_file, read_file
+from .files import inspect_file
 
 
 class Audio:
@@ -32,31 +33,36 @@ class Audio:
 
     Arguments:
         source: the path of a file that libsndfile reads; the bytes of one; a binary stream (standard input); or a NumPy
-            array [n] or [n, channels] of int16, int32 (full scale becomes 1) or floats. An array is not copied. A
-            stream is copied to a temporary file. `close`, or the end of a `with` block, removes it.
-        sample_rate: of an array, in Hz. None is `rate`.
+            array (or what converts to one by `__array__`, as a tensor on the CPU does) [n] or [n, channels] of int16,
+            int32 (full scale becomes 1) or floats. An array is not copied. A stream is copied to a temporary file,
+            which `close`, or the end of a `with` block, removes.
+        sample_rate: of an array, in Hz. None is `rate`. A file states its own, which must not be another.
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
+        allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
 
     Attributes: `sample_rate`, that of the source in Hz; `rate`; `name`, what errors call the source.
 
     Raises AudioError: here for a source that is missing, empty, not audio or cut short; in `blocks` for data that is
-    damaged and for samples that are NaN, infinite or above 2³¹. Whether a file was cut short follows from the size in
-    its header (WAV, W64, RF64, AIFF, AU, CAF; not if it declares 2 GB or more, as files written to a pipe do), from a
-    decoding error (FLAC), or from a last page that is not whole (Ogg). A cut MP3 looks like a shorter MP3.
+    damaged and for samples that are NaN, infinite or above 2³¹. The length of a file follows from what it holds (see
+    `layout`), not from what its header declares.
     """
 
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         *,
         rate: int,
         mono: Mono = "first",
+        allow_truncated: bool = False,
     ) -> None:
         self.rate = rate
+        self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
+        if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
+            source = np.asarray(source)
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
@@ -80,11 +86,20 @@ class Audio:
             kind = type(source).__name__
             raise AudioError(f"audio of type {kind}", "a path, bytes, a binary stream or a NumPy array")
         try:
-            self.sample_rate = inspect_file(path, self.name)
+            file = inspect_file(path, self.name, allow_truncated)
+            if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
+                given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
+                raise AudioError(given, "the rate that the file states", "leave it out")
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
         except AudioError:
             self.close()
             raise
-        self._read = partial(read_file, path, self.name, mono)
+        for text in file.notes:
+            self._note(text)
+        self.sample_rate = file.sample_rate
+        self._read = partial(file.read, mono)
 
     def blocks(self, values: int = BLOCK_VALUES) -> Iterator[Samples]:
         """The recording from its start, as mono blocks float32 [n] at `rate` Hz.
@@ -92,8 +107,12 @@ class Audio:
         values: the number of samples of the source, over all channels, that are read at a time. The samples returned
             do not depend on it.
         """
-        blocks = check_samples(self._read(values), self.name, self.sample_rate)
+        blocks = self._check(values)
         return blocks if self.sample_rate == self.rate else resample(blocks, self.sample_rate, self.rate)
+
+    def count(self) -> int:
+        """The number of samples of the source, at its own rate. All of it is read once. Raises AudioError."""
+        return sum(map(len, self._check(BLOCK_VALUES)))
 
     def close(self) -> None:
         """Remove the temporary file of a stream. Other sources have none."""
@@ -105,6 +124,16 @@ class Audio:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check(self, values: int) -> Iterator[Samples]:
+        """The blocks of the source, at its own rate."""
+        return check_samples(self._read(values), self.name, self.sample_rate, self._note)
+
+    def _note(self, text: str) -> None:
+        """Give an AudioWarning, once, however often the recording is read."""
+        if text not in self._notes:
+            self._notes.add(text)
+            warnings.warn(text, AudioWarning, stacklevel=2)
 
     def _spool(self, stream: BinaryIO) -> Path:
         """Copy `stream` to a temporary file. Returns its path."""

@@ -26,6 +26,9 @@ class FastestBackend:
         self.openvino, self.onnxruntime = OpenVinoBackend(threads, precision), OnnxRuntimeBackend(threads)
         self.device = self.openvino.device
 
+    def __reduce__(self) -> tuple[type[FastestBackend], tuple[int | None, str]]:
+        return type(self), (self.openvino.threads, self.openvino.precision)
+
     def open(self, bundle: Bundle, graph: str) -> Graph:
         small = bundle.spec.graphs[graph].is_lstm and bundle.count_bytes(graph) < SMALL_BYTES
         return (self.onnxruntime if small else self.openvino).open(bundle, graph)

@@ -11,11 +11,14 @@ import numpy as np
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
+from sc_runtime.libraries import import_onnxruntime
 from sc_runtime.networks import Arrays
 
+from .failures import describe_failure
+
 PROVIDER = "CPUExecutionProvider"
-#: These optimizers end the process on a half-precision LSTM (seen in 1.31). They are for convolutions, which an LSTM
-#: graph does not have.
+#: This optimizer ends the process on a half-precision LSTM (seen in 1.31). It is for convolutions, which an LSTM graph
+#: does not have.
 FP16_UNSOUND = ["NchwcTransformer"]
 
 
@@ -39,13 +42,15 @@ class OnnxRuntimeBackend:
             raise MissingExtraError("onnxruntime is not installed", "the extra `cpu`", "pip install 'sc-runtime[cpu]'")
         self.threads = threads
 
+    def __reduce__(self) -> tuple[type[OnnxRuntimeBackend], tuple[int | None]]:
+        return type(self), (self.threads,)
+
     def open(self, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
         return self.load(bundle.find_graph(graph), bundle, graph)
 
     def load(self, path: Path, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
         """The ONNX file `path`, which is `graph` of `bundle` in some form. FP16 graphs are computed in float32."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
@@ -71,6 +76,8 @@ def list_unsound(bundle: Bundle, graph: str) -> list[str]:
 
 
 class OnnxRuntimeGraph:
+    """A session. ONNX Runtime lets several threads run it."""
+
     def __init__(self, session: Any) -> None:
         self.session = session
         self.outputs = [output.name for output in session.get_outputs()]
@@ -80,9 +87,5 @@ class OnnxRuntimeGraph:
             results = self.session.run(self.outputs, dict(feeds))
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items() if "_" not in name)
-            raise BackendError(
-                f"ONNX Runtime failed on {shapes} ({first_line(error)})",
-                "inputs that fit in memory",
-                "use a smaller batch",
-            ) from error
+            raise describe_failure(f"ONNX Runtime failed on {shapes}", error) from error
         return dict(zip(self.outputs, results, strict=True))

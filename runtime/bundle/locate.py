@@ -1,12 +1,12 @@
-"""Where bundles lie, and which one is taken."""
+"""Where bundles lie, and which of them a command uses."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
+from sc_runtime.caches import find_user_folder
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError
 
@@ -17,16 +17,25 @@ BUNDLE_VARIABLE = "SC_RUNTIME_BUNDLE"
 
 
 def bundles_folder() -> Path:
-    """Where bundles are built and found: `engines/` of a checkout, else the user's cache folder."""
+    """The folder of built bundles: `engines/` of a checkout, else one in the user's cache folder.
+
+    Raises BundleError where there is neither.
+    """
     root = Path(__file__).resolve().parent.parent.parent
     if (root / "pyproject.toml").is_file() and (root / "export" / "build.py").is_file():
         return root / "engines"
-    return Path(platformdirs.user_cache_dir("sc-runtime")) / "bundles"
+    folder = find_user_folder()
+    if folder is None:
+        raise BundleError("no cache folder, in which bundles lie", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
+    return folder / "bundles"
 
 
 def list_bundles(folder: Path | None = None) -> list[Path]:
     """Built bundles in `folder` (default `bundles_folder()`), newest first."""
-    manifests = (folder or bundles_folder()).glob(f"*/{MANIFEST}")
+    try:
+        manifests = (folder or bundles_folder()).glob(f"*/{MANIFEST}")
+    except BundleError:  # there is no folder for them
+        return []
     found = [path for path in manifests if not path.parent.name.startswith(".")]
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
@@ -34,17 +43,18 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
 def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:
     """The folder of `bundle` (a path, a built bundle's name, or "embedded"), or of $SC_RUNTIME_BUNDLE.
 
-    With neither, the newest built bundle of trained weights that is not in int8, and the embedded one where none is
-    built; with `config`, of these the first that decodes tokens of it, if there is one. Raises BundleError naming what
-    there is.
+    With neither, the candidates are the built bundles of trained weights that are not in int8, newest first, and then
+    the embedded one. The result is the first candidate that decodes tokens of `config`, or the first of all if
+    `config` is None or no candidate does. Raises BundleError, which names the bundles there are.
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
     if not wanted:
         trained = [*filter(is_candidate, list_bundles()), EMBEDDED]
         return next((path for path in trained if config is None or suits(path, config)), trained[0])
-    for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
-        if candidate.is_dir():
-            return candidate
+    with suppress(RuntimeError, BundleError):  # no home folder
+        for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
+            if candidate.is_dir():
+                return candidate
     if str(wanted) == EMBEDDED.name:
         return EMBEDDED
     names = ", ".join([*(path.name for path in list_bundles()), EMBEDDED.name])
@@ -54,7 +64,7 @@ def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None =
 
 
 def is_candidate(path: Path) -> bool:
-    """Whether the bundle in `path` may be taken unnamed: of trained weights, not in int8, which one backend runs."""
+    """Whether a command without --bundle may use this one: trained weights, and not int8, which one backend runs."""
     manifest = read_manifest(path)
     return manifest is not None and manifest.trained and manifest.precision != "int8"
 

@@ -1,96 +1,151 @@
-"""The manifest of a bundle: its codec, graphs and codebooks, with the size and the SHA-256 of every file."""
+"""The manifest of a bundle: its codec, graphs and codebooks, with the size and the SHA-256 of every file.
+
+A manifest may come from a stranger. Every value is checked for its type and range, names of files stay inside the
+folder, and the manifest states a SHA-256 of itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from sc_runtime.config import CodecConfig
 from sc_runtime.registry import find_model
 from sc_runtime.spec import CodecSpec, TensorSpec
 
 FORMAT = 2  #: of the manifest; a reader refuses any other
+LINE = 200  #: characters of its JSON that a list or an object may have on one line
 MANIFEST = "manifest.json"
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest.from_json` raises
+DTYPES = ("float16", "float32", "int64")  #: of inputs, outputs and weights
+OWN_HASH = "sha256"  #: the key of the manifest's own hash
+
+#: A file or a graph: a plain name, which cannot lead out of the bundle's folder.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=1, lt=2**63)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+STRICT = {"extra": "forbid", "strict": True}  #: no unknown keys, no "1" for 1
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """The place of one tensor of the exported module in the files of its graph.
+
+    file: one of the graph's files.
+    offset: of the first byte.
+    shape: of the module's tensor.
+    dtype: NumPy's name of the stored type, little-endian.
+    permutation: the file holds the tensor with its axes in this order, row-major. None: in their own order.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    file: Name
+    offset: Count
+    shape: tuple[Count, ...]
+    dtype: str = "float32"
+    permutation: tuple[Count, ...] | None = None
 
 
 @dataclass(frozen=True)
 class GraphEntry:
-    """One exported network: its files (the graph first, then external data), its tensors in order, how it was made."""
+    """One exported network: its files (the graph, then its data), its inputs and outputs in order, and its origin."""
 
-    files: tuple[str, ...]
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-    recipe: str  #: hash of everything the graph was made from
-    #: Largest relative error when it was built: against the torch network, of an int8 graph against the float32 one.
+    __pydantic_config__: ClassVar = STRICT
+
+    files: Annotated[tuple[Name, ...], Field(min_length=1)]
+    inputs: dict[Name, TensorSpec]
+    outputs: dict[Name, TensorSpec]
+    recipe: str  #: a hash of everything that the graph was made from
+    #: The largest relative error when it was built: against the torch network, or for int8 against the float32 graph.
     error: float
+    #: Name of the tensor in the exported module -> its place. Equal tensors may share a place. Empty for int8 graphs,
+    #: and in bundles of versions that wrote no table.
+    weights: dict[str, WeightEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    bytes: int
-    sha256: str
+    __pydantic_config__: ClassVar = STRICT
+
+    bytes: Count
+    sha256: Hash
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds: a codec, by name, and its settings but for the vocabulary (`CodecConfig.settings`).
+    """The content of a bundle: the codec's name, its settings without the vocabulary, and every graph and file.
 
-    `vocabularies` are those it has a codebook of, the last one the default.
+    The bundle has a codebook for each of `vocabularies`; the last one is the default.
     """
 
-    codec: str
+    __pydantic_config__: ClassVar = STRICT
+
+    codec: Any
     settings: dict[str, Any]
-    vocabularies: tuple[int, ...]
-    weights: str  #: where the weights came from, in words
-    command: str  #: that builds this bundle again
-    graphs: dict[str, GraphEntry]
-    files: dict[str, FileEntry]
-    trained: bool = False  #: whether the weights mean anything: stand-in weights do not
-    #: Of the graphs' arithmetic: "float32", "fp16" with float32 islands, or "int8" of some, for OpenVINO.
-    precision: str = "float32"
-    #: Share of the tokens that stay equal when encoding in bfloat16, on the demo's sample; None: not measured.
-    equal_in_bfloat16: float | None = None
+    vocabularies: Annotated[tuple[int, ...], Field(min_length=1)]
+    weights: str  #: where the weights come from, in words
+    command: str  #: the command that builds this bundle again
+    graphs: dict[Name, GraphEntry]
+    files: dict[Name, FileEntry]
+    trained: bool = False  #: False for stand-in weights
+    #: Arithmetic of the graphs: "float32", "fp16" with float32 islands, or "int8" for some of them, for OpenVINO.
+    precision: Annotated[str, Field(pattern="^(float32|fp16|int8)$")] = "float32"
+    #: Share of the demo recording's tokens that stay equal when encoding in bfloat16. None if it was not measured.
+    equal_in_bfloat16: Annotated[float, Field(ge=0, le=1)] | None = None
     made_with: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        raw = asdict(self)
+        return format_json({**raw, OWN_HASH: hash_content(raw)}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises one of MALFORMED on what is no manifest of this format."""
-        raw = json.loads(text)
-        if raw["format"] != FORMAT:
-            raise ValueError(f"manifest format {raw['format']}, this version reads {FORMAT}")
-
-        def tensors(entries: Mapping[str, Any]) -> dict[str, TensorSpec]:
-            return {name: TensorSpec(spec["dtype"], tuple(spec["shape"])) for name, spec in entries.items()}
-
-        graphs = {
-            name: GraphEntry(
-                tuple(entry["files"]),
-                tensors(entry["inputs"]),
-                tensors(entry["outputs"]),
-                entry["recipe"],
-                entry["error"],
-            )
-            for name, entry in raw["graphs"].items()
-        }
-        files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
-        unlisted = {file for entry in graphs.values() for file in entry.files} - files.keys()
-        if unlisted:
-            raise ValueError(f"no size and hash of {', '.join(sorted(unlisted))}")
-        raw.update(graphs=graphs, files=files, vocabularies=tuple(raw["vocabularies"]))
-        manifest = cls(**raw)
-        if not manifest.vocabularies:
-            raise ValueError("no vocabularies")
-        for vocab in manifest.vocabularies:
-            manifest.configure(vocab)
+        """Raises one of MALFORMED if `text` is not a manifest of this format, or was altered."""
+        raw = from_json(text)
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
+        if raw.get("format") != FORMAT:
+            raise ValueError(f"manifest format {raw.get('format')}, this version reads {FORMAT}")
+        stated = raw.pop(OWN_HASH, None)  # bundles of earlier versions have none
+        if stated is not None and stated != hash_content(raw):
+            raise ValueError("the manifest has been altered: its SHA-256 differs from the one that it states")
+        try:
+            manifest = make_adapter().validate_json(json.dumps(raw))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        manifest.check()
         return manifest
+
+    def check(self) -> None:
+        """Raises one of MALFORMED if parts of the manifest contradict each other."""
+        for name, graph in self.graphs.items():
+            if name not in self.spec.graphs:
+                raise ValueError(f"graph {name!r}, which {self.codec} does not have")
+            unlisted = [file for file in graph.files if file not in self.files]
+            if unlisted:
+                raise ValueError(f"no size and hash of {', '.join(unlisted)}")
+            for tensor, spec in {**graph.inputs, **graph.outputs}.items():
+                if spec.dtype not in DTYPES or any(isinstance(size, int) and size < 1 for size in spec.shape):
+                    raise ValueError(f"{name}.{tensor}: {spec.dtype} {list(spec.shape)}")
+            for weight, entry in graph.weights.items():
+                axes = entry.permutation
+                if entry.file not in graph.files or entry.dtype not in DTYPES:
+                    raise ValueError(f"weight {weight} of {entry.dtype} in {entry.file}")
+                if axes and sorted(axes) != list(range(len(entry.shape))):
+                    raise ValueError(f"weight {weight} of shape {list(entry.shape)} with axes {list(axes)}")
+        for vocab in self.vocabularies:
+            self.configure(vocab)
 
     @property
     def spec(self) -> CodecSpec:
@@ -102,9 +157,33 @@ class Manifest:
         return self.spec.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
 
 
+@cache
+def make_adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def hash_content(raw: dict[str, Any]) -> str:
+    """The SHA-256 of a manifest, whatever the order of its keys and its white space."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def format_json(value: Any, depth: int = 0) -> str:
+    """`value` as JSON, one space deeper at each level. A list or an object of up to LINE characters is one line."""
+    line = json.dumps(value)
+    if not isinstance(value, dict | list | tuple) or (depth and len(line) <= LINE):
+        return line
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {format_json(part, depth + 1)}" for key, part in value.items()]
+    else:
+        parts = [format_json(part, depth + 1) for part in value]
+    opening, closing = line[0], line[-1]
+    indent = "\n" + " " * depth
+    return opening + ",".join(f"{indent} {part}" for part in parts) + indent + closing
+
+
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest of the bundle in `path`, or None if it cannot be read."""
     try:
-        return Manifest.from_json((path / MANIFEST).read_text())
+        return Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, *MALFORMED):
         return None

@@ -1,45 +1,51 @@
 """A bundle on disk: every file is checked before it is used.
 
-Sizes are checked when the bundle is loaded, hashes when a file is first used. `.verified.json` records what was hashed,
-so that gigabytes are not read twice.
+Sizes are checked when the bundle is loaded, hashes when a file is first used. The cache "verified" records which files
+were hashed, so that gigabytes are not read twice. It lies in the user's cache folder: nothing is written to a bundle,
+and nothing that comes with a bundle is believed. Without a cache folder every process hashes again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shlex
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sc_runtime.caches import Cache, make_key
 from sc_runtime.config import CodecConfig
-from sc_runtime.errors import BundleError, SettingsError
+from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
 
-from .manifest import FORMAT, MALFORMED, MANIFEST, Manifest
+from .external_data import list_locations
+from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
-VERIFIED = ".verified.json"
+VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
+HASHED = Cache("verified", ".ok")
 BUILD_COMMAND = "python -m export.build --tps 50"
 BUILD_AGAIN = "build the bundle again with this version's export.build"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
 
 
 class Bundle:
-    """A folder with a manifest, its files present and of the stated sizes."""
+    """A folder with a manifest, in which every file is present and has the stated size."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
+        self._verified: set[str] = set()  #: keys in HASHED
+
+    def __reduce__(self) -> tuple[Callable[[Path], Bundle], tuple[Path]]:
+        """Another process loads the bundle again from its folder."""
+        return type(self).load, (self.path.absolute(),)
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
-        """Raises BundleError when the folder is no bundle, of another format, or a file is missing or resized."""
+        """Raises BundleError for a folder without a manifest of this format, and for a missing or resized file."""
         manifest_path = path / MANIFEST
         try:
-            manifest = Manifest.from_json(manifest_path.read_text())
+            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
         except OSError as error:
             raise BundleError(
                 f"{path}: no readable {MANIFEST} ({error.strerror})", "the folder of a built bundle", BUILD_COMMAND
@@ -53,6 +59,9 @@ class Bundle:
         bundle = cls(path, manifest)
         for name, entry in manifest.files.items():
             file = path / name
+            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                given = f"{file} is a link that leads out of the bundle"
+                raise BundleError(given, "a file in it", "copy the file in place of the link")
             size = file.stat().st_size if file.is_file() else None
             if size != entry.bytes:
                 found = "is missing" if size is None else f"holds {size} bytes"
@@ -75,7 +84,7 @@ class Bundle:
         return f"rebuild it: {self.manifest.command} --out {shlex.quote(str(self.path))} --force"
 
     def choose_config(self, vocab: int | None = None) -> CodecConfig:
-        """The codec with semantic vocabulary `vocab`, or the bundle's default one."""
+        """The settings with the vocabulary `vocab`; None is the bundle's default. Raises SettingsError."""
         available = self.manifest.vocabularies
         if vocab is None:
             vocab = available[-1]
@@ -88,68 +97,78 @@ class Bundle:
         return self.manifest.configure(vocab)
 
     def find_graph(self, name: str) -> Path:
-        """The verified file of graph `name`: ONNX, or OpenVINO's if it is in int8."""
+        """The file of the graph `name`, verified: ONNX, or OpenVINO's format if it is in int8. Raises BundleError."""
         entry = self.manifest.graphs.get(name)
         if entry is None:
             raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)
         for file in entry.files:
             self.verify(file)
-        return self.path / entry.files[0]
+        path = self.path / entry.files[0]
+        if path.suffix == ".onnx":
+            self.check_external_data(path, entry)
+        return path
+
+    def check_external_data(self, path: Path, entry: GraphEntry) -> None:
+        """Raises BundleError if the ONNX file `path` reads other files than those of `entry`."""
+        try:
+            unlisted = sorted(list_locations(path) - set(entry.files))
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}", "an ONNX graph", self.remedy) from error
+        if unlisted:
+            given = f"{path} reads {', '.join(map(repr, unlisted))}"
+            raise BundleError(given, f"no other files than {', '.join(entry.files)}", self.remedy)
+
+    def list_hashes(self, graph: str) -> list[str]:
+        """The SHA-256 of each file of the graph `graph`."""
+        return [self.manifest.files[file].sha256 for file in self.manifest.graphs[graph].files]
 
     def count_bytes(self, graph: str) -> int:
-        """Bytes of the graph `graph` with its weights."""
+        """Bytes of the graph `graph`, weights included."""
         return sum(self.manifest.files[file].bytes for file in self.manifest.graphs[graph].files)
 
     def load_codebook(self, name: str) -> np.ndarray:
         """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified.
 
-        Mapped from disk, but for one that is stored as float16 because that holds it exactly.
+        It is mapped from disk, unless it is stored as float16, which holds it exactly.
         """
         file = f"{name}.npy"
         self.verify(file)
-        return np.load(self.path / file, mmap_mode="r", allow_pickle=False).astype(np.float32, copy=False)
+        shapes: dict[str, tuple[int, int]] = {}
+        for vocab in self.manifest.vocabularies:
+            shapes |= self.manifest.configure(vocab).codebook_shapes
+        try:
+            codebook = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{self.path / file}: {first_line(error)}", "a codebook", self.remedy) from error
+        if codebook.shape != shapes.get(name) or codebook.dtype not in (np.float16, np.float32):
+            given = f"{self.path / file}: {codebook.dtype} {list(codebook.shape)}"
+            raise BundleError(given, f"float32 {list(shapes.get(name, ()))}, as the settings have it", self.remedy)
+        return codebook.astype(np.float32, copy=False)
 
     def verify(self, file: str) -> None:
-        """Compare one file's hash with the manifest's. Raises BundleError naming the file."""
+        """Compare the hash of `file` with the manifest's. Raises BundleError, which names the file."""
         entry = self.manifest.files.get(file)
         if entry is None:
             raise BundleError(f"{self.path}: {file} is not in the manifest", "a complete bundle", self.remedy)
         self.verify_hash(file, entry.sha256, self.remedy)
 
     def verify_hash(self, file: str, sha256: str, remedy: str) -> None:
-        """Compare one file's hash with `sha256`, unless it was before. Raises BundleError naming the file."""
+        """Compare the hash of `file` with `sha256`, once. Raises BundleError, which names the file."""
         path = self.path / file
-        stamp = take_stamp(path)
-        if self._verified.get(file) == [sha256, stamp]:
+        key = make_key(sha256, *take_stamp(path))
+        if key in self._verified:
             return
-        if hash_file(path) != sha256:
-            raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
-        self._verified[file] = [sha256, stamp]
-        self._remember()
-
-    @cached_property
-    def _verified(self) -> dict[str, list[Any]]:
-        """File -> [hash, stamp] of what was hashed before; empty when nothing can be read."""
-        try:
-            raw = json.loads((self.path / VERIFIED).read_text())
-        except (OSError, ValueError):
-            return {}
-        return raw if isinstance(raw, dict) else {}
-
-    def _remember(self) -> None:
-        """Keep what was verified. A bundle in a read-only place is hashed again each time instead."""
-        temporary = self.path / f"{VERIFIED}.{os.getpid()}"
-        try:
-            temporary.write_text(json.dumps(self._verified))
-            temporary.replace(self.path / VERIFIED)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        if HASHED.read(key) is None:
+            if hash_file(path) != sha256:
+                raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
+            HASHED.write(key, sha256.encode())
+        self._verified.add(key)
 
 
-def take_stamp(path: Path) -> list[int]:
-    """What changes when a file is written or replaced: size, modification time, inode."""
+def take_stamp(path: Path) -> tuple[int, ...]:
+    """Size, times of modification and of change, device, inode: they change when a file is written or replaced."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def hash_file(path: Path) -> str:

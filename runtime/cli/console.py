@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
+
+from sc_runtime.errors import AudioWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,16 +31,18 @@ def show_windows(show: ShowProgress | None, windows: int) -> Callable[[int, int]
 class Console:
     """The user's two streams: results on stdout; notes, errors and progress on stderr.
 
-    With `as_json`, stdout holds only the document given to `finish`. Progress is shown in a `with` block, if stderr is
-    a terminal.
+    With `as_json`, stdout holds only the document given to `finish`. In a `with` block, an AudioWarning becomes a note,
+    and progress is shown if stderr is a terminal.
     """
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._bars: Progress | None = None
         self._files: Any = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Console:
+        self._open.enter_context(noting_warnings(self.note))
         if sys.stderr is not None and sys.stderr.isatty():
             self._bars = make_bars()
             self._bars.start()
@@ -48,6 +53,7 @@ class Console:
     ) -> None:
         if self._bars:
             self._bars.stop()
+        self._open.close()
 
     def note(self, text: str) -> None:
         """One line on stderr."""
@@ -93,6 +99,23 @@ class Console:
             yield show
         finally:
             bars.remove_task(task)
+
+
+@contextmanager
+def noting_warnings(note: Callable[[str], None]) -> Iterator[None]:
+    """In the block, an AudioWarning is printed by `note`."""
+    with warnings.catch_warnings():
+        show_other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, AudioWarning):
+                note(f"note: {message}")
+            else:
+                show_other(message, category, *place)
+
+        warnings.simplefilter("always", AudioWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def make_bars() -> Progress:

@@ -28,7 +28,7 @@ def decode(
             "--output",
             "-o",
             metavar="OUT",
-            help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default .wav beside each input.",
+            help="A .wav, .flac or .ogg file, a folder, or - for standard output; by default IN.decoded.wav.",
         ),
     ] = None,
     options: DecodeOptions,
@@ -48,13 +48,14 @@ def decode(
     cannot be decoded is reported, the others are done, and the exit code is 1.
     """
     from sc_runtime.audio import OUTPUT_FORMATS
+    from sc_runtime.audio.folders import DECODED
 
     from .describe import describe_tokens
     from .jobs import run_jobs
     from .loading import describe_codec, load_codec
-    from .planning import find_tokens, peek_config, plan_jobs
+    from .planning import peek_config, plan_jobs, scan_tokens
 
-    plan = plan_jobs(inputs, output, find_tokens, OUTPUT_FORMATS)
+    plan = plan_jobs(inputs, output, scan_tokens, OUTPUT_FORMATS, DECODED)
     with Console(as_json) as console:
         config = None if bundle else peek_config(plan.jobs)
         codec = load_codec(console, bundle, backend, threads, precision, config)

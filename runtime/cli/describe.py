@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from sc_runtime.audio import Audio, measure
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from sc_runtime.audio import Audio, count_resampled
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import TokensError
 from sc_runtime.registry import MODELS
-from sc_runtime.token_files import count_bytes
+from sc_runtime.token_files import MAGIC, count_bytes
 from sc_runtime.tokens import Tokens, read_array
 
 from .planning import TOKEN_SUFFIXES
@@ -19,19 +23,29 @@ from .planning import TOKEN_SUFFIXES
 Description = dict[str, Any]
 
 
-def describe(name: str) -> Description:
+def describe(name: str, allow_truncated: bool = False) -> Description:
     """Describe the token file, audio file or bundle `name`. Raises CodecError.
 
-    "kind" is "tokens" (an .sct file), "array" (an .npy file), "audio" or "bundle".
+    "kind" is "tokens" (an .sct file), "array" (an .npy file), "audio" or "bundle". `allow_truncated`: see `Audio`.
     """
     path = Path(name)
     if path.is_dir() or not (path.exists() or path.suffix):
         return describe_bundle(Bundle.load(locate_bundle(name)))
     if path.suffix.lower() == ".npy":
-        return describe_array(path)
+        return describe_array(read_array(path), name)
     if path.suffix.lower() in TOKEN_SUFFIXES:
         return {"kind": "tokens", "path": name, **describe_tokens(Tokens.load(path))}
-    return describe_audio(path)
+    return describe_audio(path, name, allow_truncated)
+
+
+def describe_stream(stream: BufferedReader, allow_truncated: bool = False) -> Description:
+    """Describe the token file or audio file that `stream` holds, by its first bytes. Raises CodecError."""
+    name, start = "standard input", stream.peek(len(MAGIC))
+    if start.startswith(MAGIC):
+        return {"kind": "tokens", "path": name, **describe_tokens(Tokens.read(stream))}
+    if start.startswith(npy.MAGIC_PREFIX):
+        return describe_array(read_array(stream), name)
+    return describe_audio(stream, name, allow_truncated)
 
 
 def describe_tokens(tokens: Tokens) -> Description:
@@ -58,17 +72,16 @@ def describe_config(config: CodecConfig) -> Description:
     }
 
 
-def describe_array(path: Path) -> Description:
-    """Describe an .npy file. It holds codes alone, so "seconds" has a value for each codec and rate that fits."""
-    codes = read_array(path)
+def describe_array(codes: NDArray[Any], name: str) -> Description:
+    """Describe the codes [T, C] of an .npy file. It holds nothing else, so "seconds" has a value for each that fits."""
     published = list_published()
     fits = [config for config in published if len(config.codebook_sizes) == codes.shape[1]]
     if not fits:
         shapes = dict.fromkeys(f"[T, {len(config.codebook_sizes)}] of {config.codec}" for config in published)
-        raise TokensError(f"{path}: an array of shape {list(codes.shape)}", " or ".join(shapes))
+        raise TokensError(f"{name}: an array of shape {list(codes.shape)}", " or ".join(shapes))
     return {
         "kind": "array",
-        "path": str(path),
+        "path": name,
         "shape": list(codes.shape),
         "positions": len(codes),
         "tokens": codes.size,
@@ -77,16 +90,16 @@ def describe_array(path: Path) -> Description:
     }
 
 
-def describe_audio(path: Path) -> Description:
+def describe_audio(source: Path | BufferedReader, name: str, allow_truncated: bool = False) -> Description:
     """Describe an audio file. "tokens" has a row for each codec, rate and vocabulary that may encode it."""
     configs = list_published()
-    lengths = {}
-    for rate in dict.fromkeys(config.sample_rate for config in configs):
-        with Audio(path, rate=rate) as audio:
-            given, (lengths[rate], _) = audio.sample_rate, measure(audio)
+    with Audio(source, rate=configs[0].sample_rate, allow_truncated=allow_truncated) as audio:
+        given, samples = audio.sample_rate, audio.count()
+    rates = dict.fromkeys(config.sample_rate for config in configs)
+    lengths = {rate: count_resampled(samples, given, rate) for rate in rates}
     return {
         "kind": "audio",
-        "path": str(path),
+        "path": name,
         "sample_rate": given,
         "samples": {str(rate): samples for rate, samples in lengths.items()},
         "seconds": max(samples / rate for rate, samples in lengths.items()),

@@ -10,7 +10,17 @@ from sc_runtime.errors import AudioError
 from sc_runtime.spec import EncodeOptions
 
 from .console import Console, ShowProgress
-from .options import BackendName, BundleName, Force, Json, Precision, Threads, Vocabulary, spread_options
+from .options import (
+    AllowTruncated,
+    BackendName,
+    BundleName,
+    Force,
+    Json,
+    Precision,
+    Threads,
+    Vocabulary,
+    spread_options,
+)
 from .program import muted_libraries
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ def encode(
     backend: BackendName = "auto",
     threads: Threads = None,
     precision: Precision = "auto",
+    allow_truncated: AllowTruncated = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -49,20 +60,20 @@ def encode(
     Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
     cannot be encoded is reported, the others are done, and the exit code is 1.
     """
-    from sc_runtime.audio import find_audio
+    from sc_runtime.audio.folders import scan_audio
 
     from .jobs import run_jobs
     from .loading import describe_codec, load_codec, note_rounding
     from .planning import TOKEN_SUFFIXES, plan_jobs
 
-    plan = plan_jobs(inputs, output, find_audio, TOKEN_SUFFIXES)
+    plan = plan_jobs(inputs, output, scan_audio, TOKEN_SUFFIXES)
     with Console(as_json) as console:
         codec = load_codec(console, bundle, backend, threads, precision)
         codec.bundle.choose_config(vocab)  # an unknown vocabulary ends the command here
         note_rounding(console, codec, precision)
 
         def start(jobs: list[Job]) -> EncodingWork:
-            return EncodingWork(codec, jobs, vocab, options)
+            return EncodingWork(codec, jobs, vocab, options, allow_truncated)
 
         run_jobs(console, plan, start, force, describe_codec(codec))
 
@@ -70,12 +81,19 @@ def encode(
 class EncodingWork:
     """Encodes `jobs` in their order, windows of several together."""
 
-    def __init__(self, codec: Codec, jobs: list[Job], vocab: int | None, options: EncodeOptions) -> None:
+    def __init__(
+        self, codec: Codec, jobs: list[Job], vocab: int | None, options: EncodeOptions, allow_truncated: bool
+    ) -> None:
         from .jobs import open_input
 
         self.displays: list[ShowProgress | None] = []  #: of each job that was begun
-        sources = (job.source or open_input() for job in jobs)
-        self.results = codec.encode_many(sources, vocab=vocab, domain=options.domain, progress=self.show_progress)
+        self.results = codec.encode_many(
+            (job.source or open_input() for job in jobs),
+            vocab=vocab,
+            domain=options.domain,
+            allow_truncated=allow_truncated,
+            progress=self.show_progress,
+        )
 
     def __call__(self, job: Job, progress: ShowProgress | None) -> Facts:
         """Write the tokens of the next job, which must be `job`. Returns what they are."""

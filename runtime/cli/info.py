@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import Console
-from .options import Json
+from .options import AllowTruncated, Json
 from .program import muted_libraries
 from .tables import (
     format_bitrate,
@@ -25,15 +25,22 @@ if TYPE_CHECKING:
 
 
 def info(
-    name: Annotated[str, typer.Argument(metavar="FILE|BUNDLE", help="A token file, an audio file, or a bundle.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="FILE|BUNDLE", help="A token file, an audio file, a bundle, or - for standard input."),
+    ],
+    allow_truncated: AllowTruncated = False,
     as_json: Json = False,
 ) -> None:
     """Say what a file or a bundle holds."""
-    from .describe import describe
+    from .describe import describe, describe_stream
+    from .jobs import open_input
+    from .planning import STANDARD
 
-    with muted_libraries():
-        description = describe(name)
-    Console(as_json).finish(description)
+    with Console(as_json) as console, muted_libraries():
+        is_stream = name == STANDARD
+        description = describe_stream(open_input(), allow_truncated) if is_stream else describe(name, allow_truncated)
+        console.finish(description)
     if not as_json:
         PRINTERS[description["kind"]](description)
 

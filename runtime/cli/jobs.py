@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,34 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a command, and the inputs of which no job can be made."""
+    """The jobs of a command.
+
+    problems: what is wrong with inputs of which no job can be made.
+    notes: what the user should know of the others.
+    """
 
     jobs: list[Job]
-    problems: list[CodecError]
+    problems: list[CodecError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def find_inputs(self) -> dict[FileIdentity, str]:
+        """The names of the inputs, by what is the same for every name and link of a file."""
+        found = ((identify(job.source), job.name) for job in self.jobs)
+        return {identity: name for identity, name in found if identity}
 
 
+FileIdentity = tuple[int, int]  #: device and number of a file
 Facts = dict[str, Any]  #: what there is to print of one job, by name
 Work = Callable[[Job, ShowProgress | None], Facts]  #: does one job
+
+
+def identify(path: Path | None) -> FileIdentity | None:
+    """What identifies the file at `path` (None: standard input), whatever its name. None if there is no file."""
+    try:
+        status = os.fstat(open_input().fileno()) if path is None else path.stat()
+    except (OSError, ValueError, SettingsError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 def open_input() -> BufferedReader:
@@ -121,10 +142,12 @@ def run_jobs(
     """
     if console.as_json and any(job.target is None for job in plan.jobs):
         raise SettingsError("--json with the output on standard output", "one of them", "name a file with -o")
+    for text in plan.notes:
+        console.note(text)
     records = [fail(console, error) for error in plan.problems]
-    todo = []
+    inputs, todo = plan.find_inputs(), []
     for job in plan.jobs:
-        record = begin_record(console, job, force)
+        record = begin_record(console, job, inputs, force)
         records.append(record)
         if "status" not in record:
             todo.append((job, record))
@@ -149,9 +172,16 @@ def run_jobs(
     return records
 
 
-def begin_record(console: Console, job: Job, force: bool) -> Facts:
-    """The first facts of `job`. They have a "status" if there is nothing to do: the output exists, or cannot."""
+def begin_record(console: Console, job: Job, inputs: dict[FileIdentity, str], force: bool) -> Facts:
+    """The first facts of `job`. They have a "status" if nothing is to be done: the output exists, or cannot.
+
+    inputs: those of all jobs. None of them is an output.
+    """
     record: Facts = {"input": str(job.source or "-"), "output": str(job.target or "-")}
+    identity = identify(job.target) if job.target else None
+    if replaced := identity and inputs.get(identity):
+        error = OutputError(f"{job.target}: the input {replaced}", "an output that is no input", "name another with -o")
+        return record | fail(console, error, job.name)
     if job.is_done() and not force:
         console.note(f"kept {job.target}: it exists already (-o names another, --force replaces it)")
         return record | {"status": "kept"}

@@ -31,6 +31,9 @@ Precision = Annotated[
 ]
 Vocabulary = Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist, which are kept otherwise.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Accept files that were cut short, and read what is left of them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 Result = TypeVar("Result")

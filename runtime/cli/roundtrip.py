@@ -10,7 +10,17 @@ import typer
 from sc_runtime.spec import DecodeOptions, EncodeOptions
 
 from .console import Console, ShowProgress, show_windows
-from .options import BackendName, BundleName, Force, Json, Precision, Threads, Vocabulary, spread_options
+from .options import (
+    AllowTruncated,
+    BackendName,
+    BundleName,
+    Force,
+    Json,
+    Precision,
+    Threads,
+    Vocabulary,
+    spread_options,
+)
 from .program import muted_libraries
 
 if TYPE_CHECKING:
@@ -37,6 +47,7 @@ def roundtrip(
     backend: BackendName = "auto",
     threads: Threads = None,
     precision: Precision = "auto",
+    allow_truncated: AllowTruncated = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -45,13 +56,14 @@ def roundtrip(
     To hear what the codec keeps, and to see how long it takes.
     """
     from sc_runtime.audio import OUTPUT_FORMATS
+    from sc_runtime.audio.folders import ROUNDTRIP
 
     from .describe import describe_tokens
     from .jobs import open_input, run_jobs
     from .loading import describe_codec, load_codec, note_rounding
-    from .planning import find_nothing, plan_jobs
+    from .planning import plan_jobs, refuse_folder
 
-    plan = plan_jobs([source], output, find_nothing, OUTPUT_FORMATS, ".roundtrip.wav")
+    plan = plan_jobs([source], output, refuse_folder, OUTPUT_FORMATS, ROUNDTRIP)
     with Console(as_json) as console:
         codec = load_codec(console, bundle, backend, threads, precision)
         note_rounding(console, codec, precision)
@@ -60,7 +72,9 @@ def roundtrip(
             started = time.perf_counter()
             with muted_libraries():
                 sound = job.source or open_input()
-                tokens = codec.encode(sound, vocab=vocab, domain=encoding.domain, progress=progress)
+                tokens = codec.encode(
+                    sound, vocab=vocab, domain=encoding.domain, allow_truncated=allow_truncated, progress=progress
+                )
             encoded = time.perf_counter()
             shown = show_windows(progress, codec.count_windows(tokens))
             job.write_audio(codec.decode_stream(tokens, decoding, progress=shown), codec.sample_rate)

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 
 from sc_runtime.audio import Audio
-from sc_runtime.audio.blocks import BLOCK_VALUES
-from sc_runtime.audio.files import native_path, open_file
+from sc_runtime.audio.blocks import BLOCK_VALUES, Samples, mix
+from sc_runtime.audio.files import AudioFile, inspect_file, native_path
 from sc_runtime.errors import AudioError
 from sc_runtime.spec import Mono
 
@@ -18,6 +18,8 @@ from .containers import ParquetAudio
 from .files import copy_file, copy_range, explaining, is_remote
 from .items import Item
 
+#: Formats of libsndfile in which a seek is exact. A decoder of another needs what stands before the place.
+SEEKABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")
 READABLE = "a recording that can be read"
 
 
@@ -53,10 +55,10 @@ class Fetcher:
                 names.append(str(path))
                 with explaining(item.source, AudioError, READABLE):
                     path = self.fetch(item, path)
-                if item.start is not None or item.duration is not None:
                     names.append(str(path))
-                    path = cut(path, Path(folder, "part.wav"), item.start or 0.0, item.duration)
-                    names.append(str(path))
+                    if item.start is not None or item.duration is not None:
+                        path = cut(path, Path(folder, "part.wav"), item.start or 0.0, item.duration, self.mono)
+                        names.append(str(path))
                 yield path
         except AudioError as error:
             raise AudioError(drop_name(error.given, names), error.expected, error.remedy) from error
@@ -83,30 +85,47 @@ class Fetcher:
         return Path(item.uri)
 
 
-def cut(source: Path, target: Path, start: float, duration: float | None) -> Path:
-    """Write a part of `source` to `target`: from `start` on, `duration` seconds or less, at the same rate, as floats.
+def cut(source: Path, target: Path, start: float, duration: float | None, mono: Mono) -> Path:
+    """Write a part of `source` to `target`: from `start` on, `duration` seconds or less, at its rate, as mono floats.
 
-    Raises AudioError if it begins after the end.
+    Raises AudioError for a part without a sample.
     """
     import soundfile
 
-    Audio(source, rate=16000).close()  # raises AudioError for a file that was cut short
-    with open_file(source, str(source)) as file:
-        first = round(start * file.samplerate)
-        if first >= file.frames:
-            given = f"a part that begins at {start} s of {file.frames / file.samplerate:.3f} s"
-            raise AudioError(given, "a part within the recording")
-        stop = file.frames if duration is None else min(file.frames, round((start + duration) * file.samplerate))
-        left = stop - first
-        if left < 1:
-            raise AudioError(f"a part of {duration} s", "a sample or more")
-        file.seek(first)
-        frames = max(1, BLOCK_VALUES // file.channels)
-        with soundfile.SoundFile(native_path(target), "w", file.samplerate, file.channels, "FLOAT") as part:
-            while left > 0 and len(block := file.read(min(frames, left), dtype="float32", always_2d=True)):
-                part.write(block)
-                left -= len(block)
+    file = inspect_file(source, str(source))
+    first = round(start * file.sample_rate)
+    left = None if duration is None else round((start + duration) * file.sample_rate) - first
+    with soundfile.SoundFile(native_path(target), "w", file.sample_rate, 1, "FLOAT", format="WAV") as part:
+        for block in read_from(file, first, mono):
+            part.write(block[:left])
+            left = None if left is None else left - len(block)
+            if left is not None and left <= 0:
+                break
+        if part.frames == 0:
+            given = f"a part of {duration} s from {start} s on" if duration else f"a part from {start} s on"
+            raise AudioError(f"{given} that holds no sample", "a part within the recording")
     return target
+
+
+def read_from(file: AudioFile, first: int, mono: Mono) -> Iterator[Samples]:
+    """Mono blocks float32 [n] of `file`, at its rate, from sample `first` on. Raises AudioError."""
+    import soundfile
+
+    if file.parts == (None,):
+        try:
+            with soundfile.SoundFile(native_path(file.path)) as sound:
+                if sound.format in SEEKABLE:
+                    sound.seek(min(first, sound.frames))
+                    frames = max(1, BLOCK_VALUES // sound.channels)
+                    while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+                        yield mix(block, mono)
+                    return
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{file.name}: {error.error_string.strip('. ')}", READABLE) from error
+    for block in file.read(mono, BLOCK_VALUES):
+        if first < len(block):
+            yield block[max(first, 0) :]
+        first -= len(block)
 
 
 def drop_name(text: str, names: list[str]) -> str:

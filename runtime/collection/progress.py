@@ -87,7 +87,8 @@ class Progress:
             seconds_left: float | None = max(0.0, self.seconds - self.seconds_done)
         else:
             seconds_left = self.seconds_done / self.done * left if self.done else None
-        speed, rate = self.new_seconds / self.elapsed, self.new / self.elapsed
+        elapsed = self.elapsed
+        speed, rate = self.new_seconds / elapsed, self.new / elapsed
         eta = seconds_left / speed if speed and seconds_left is not None else left / rate if rate else None
         return Snapshot(
             self.files,

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from sc_runtime.audio import AUDIO_SUFFIXES
+from sc_runtime.audio import AUDIO_SUFFIXES, find_audio
 from sc_runtime.errors import AudioError, SettingsError
 
 from . import lists
 from .containers import read_parquet, read_tar
-from .files import explaining, join_uri, split_uri
+from .files import explaining, is_object_store, join_uri, split_uri
 from .items import Item
 from .lists import drop_suffix, read_list
 
@@ -76,26 +76,29 @@ def read_source(uri: str, name: str) -> list[Item]:
 
 
 def scan_folder(filesystem: AbstractFileSystem, folder: str) -> list[Item]:
-    """The audio files in `folder` and the folders in it, by suffix. Hidden files are left out."""
-    root = folder.rstrip("/") + "/"
-    found = []
-    for path in filesystem.find(folder):
-        name = path.removeprefix(root)
-        if is_audio(path):
-            found.append(Item(drop_suffix(name), join_uri(filesystem, path)))
-    if not found:
-        expected = f"files in {' '.join(sorted(AUDIO_SUFFIXES))}"
-        uri = join_uri(filesystem, folder)
-        remedy = f"name tars, Parquet files and lists themselves, by a pattern: '{uri.rstrip('/')}/*.tar'"
-        raise AudioError(f"{uri}: no audio in this folder", expected, remedy)
-    return found
+    """The audio files in `folder` and the folders in it, by suffix. Hidden files and folders are left out."""
+    root, uri = folder.rstrip("/") + "/", join_uri(filesystem, folder).rstrip("/")
+    remedy = f"name tars, Parquet files and lists themselves, by a pattern: '{uri}/*.tar'"
+    if not is_object_store(filesystem):
+        try:
+            paths = list(map(str, find_audio(folder)))
+        except AudioError as error:
+            raise AudioError(error.given, error.expected, error.remedy or remedy) from error
+    else:
+        paths = [path for path in filesystem.find(folder) if is_audio(path.removeprefix(root))]
+        if not paths:
+            expected = f"files in {' '.join(sorted(AUDIO_SUFFIXES))}"
+            raise AudioError(f"{uri}: no audio in this folder", expected, remedy)
+    return [Item(drop_suffix(path.removeprefix(root)), join_uri(filesystem, path)) for path in paths]
 
 
 def scan_pattern(filesystem: AbstractFileSystem, pattern: str, source: str) -> list[Item]:
     """The files that match; if there are none, those in the folders that match."""
     root = pattern[: min(pattern.index(letter) for letter in "*?[" if letter in pattern)].rpartition("/")[0] + "/"
     matches = filesystem.glob(pattern, detail=True)
-    files = [path for path, facts in matches.items() if facts["type"] == "file" and not is_hidden(path)]
+    files = [
+        path for path, facts in matches.items() if facts["type"] == "file" and not is_hidden(path.removeprefix(root))
+    ]
     if files:
         return [item for path in files for item in read_source(join_uri(filesystem, path), path.removeprefix(root))]
     folders = [path for path, facts in matches.items() if facts["type"] == "directory"]
@@ -113,4 +116,4 @@ def is_audio(path: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    return PurePosixPath(path).name.startswith(".")
+    return any(part.startswith(".") for part in PurePosixPath(path).parts)

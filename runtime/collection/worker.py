@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import numpy as np
 
 from sc_runtime.codec import Codec, check_batch
 from sc_runtime.encoding import encode_recordings
-from sc_runtime.errors import AudioError, BundleError, OutputError
+from sc_runtime.errors import AudioError, AudioWarning, BundleError, OutputError
 from sc_runtime.model import WindowPlan
 from sc_runtime.spec import EncodeOptions
 
@@ -132,7 +133,8 @@ class Worker:
                 yield from shard.todo
 
         ahead = ReadAhead(self.open_plan, READ_THREADS, 2 * max(self.batch, READ_THREADS), max(self.batch, 2))
-        with ahead:
+        with ahead, warnings.catch_warnings():
+            warnings.simplefilter("ignore", AudioWarning)  # a row has no place for them
             openings = ahead.openings(list_items())
             found = encode_recordings(self.codec.model, openings, self.config, self.options, self.batch)
             for result in found:

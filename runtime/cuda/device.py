@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from sc_runtime.errors import BackendError, MissingExtraError, first_line
 
 from .source import Macro, check, find_source, import_core, load_cubin
 
+NO_GPU = "no NVIDIA GPU with a driver of CUDA 13 or newer is found"
 Argument = int | np.int32 | np.uint64 | float  #: of a kernel: an address, an int, a 64-bit word, a double
 
 
@@ -45,7 +47,10 @@ class Replay:
 
 
 class Device:
-    """One GPU. Its copies and kernels go through one stream, in order; only `upload`, `read` and `sync` wait for it.
+    """One GPU. Its copies and kernels go through one stream, in order; `upload`, `read` and `sync` wait for it.
+
+    Any thread may call it. Several calls that belong together, from the first `write` to the last `read`, are made
+    while `lock` is held: another thread's work then cannot come between them, nor be recorded in a CUDA graph.
 
     Raises MissingExtraError without cuda-core, BackendError without a GPU or a driver that works.
     """
@@ -55,6 +60,8 @@ class Device:
         from cuda.bindings import driver
 
         self._driver = driver
+        self.lock = threading.RLock()
+        self._loaded: dict[tuple[str, Macro | None], Any] = {}
         try:
             self._device = self._core.Device(ordinal)
             self._device.set_current()
@@ -63,7 +70,7 @@ class Device:
             self.processors = int(self._device.properties.multiprocessor_count)
             self._stream = self._device.create_stream()
         except Exception as error:  # what is missing decides whose error it is: Python's, the loader's or CUDA's
-            given = f"no CUDA device {ordinal} ({first_line(error)})"
+            given = f"{NO_GPU} (device {ordinal}: {first_line(error)})"
             raise BackendError(given, "an NVIDIA GPU and its driver", "use --backend onnxruntime") from error
         self.stream = int(self._stream.handle)  #: the address of a cudaStream_t
 
@@ -72,47 +79,57 @@ class Device:
     ) -> dict[str, Kernel]:
         """Compile kernels/`source` for this GPU and load the kernels named in `shared_bytes`.
 
-        `shared_bytes`: name -> bytes of dynamic shared memory that a block asks for. Raises BackendError.
+        `threads`: of a block. `shared_bytes`: name -> bytes of dynamic shared memory that a block asks for. A source
+        that was loaded before, with the same macro, is not loaded again. Raises BackendError.
         """
-        cubin = load_cubin(find_source(source), self.arch, macro)
-        try:
-            loaded = self._core.ObjectCode.from_cubin(cubin)
-            kernels = {name: Kernel(loaded.get_kernel(name), threads, size) for name, size in shared_bytes.items()}
-            for kernel in kernels.values():
-                if kernel.shared_bytes:
-                    self._allow_shared(kernel)
-        except Exception as error:
-            given = f"kernels/{source} for {self.arch} cannot be loaded ({first_line(error)})"
-            raise BackendError(given, "a driver of CUDA 13 or newer", "update the NVIDIA driver") from error
+        with self.lock:
+            key = (source, macro)
+            cubin = b"" if key in self._loaded else load_cubin(find_source(source), self.arch, macro)
+            self._device.set_current()
+            try:
+                if key not in self._loaded:
+                    self._loaded[key] = self._core.ObjectCode.from_cubin(cubin)
+                loaded = self._loaded[key]
+                kernels = {name: Kernel(loaded.get_kernel(name), threads, size) for name, size in shared_bytes.items()}
+                for kernel in kernels.values():
+                    if kernel.shared_bytes:
+                        self._allow_shared(kernel)
+            except Exception as error:
+                given = f"kernels/{source} for {self.arch} cannot be loaded ({first_line(error)})"
+                raise BackendError(given, "a driver of CUDA 13 or newer", "update the NVIDIA driver") from error
         return kernels
 
     def allocate(self, size: int) -> Memory:
-        """`size` bytes that any stream may use. Raises BackendError when there are not so many."""
-        self._device.set_current()
-        try:
-            buffer = self._device.allocate(max(size, 1), stream=self._device.default_stream)
-        except Exception as error:
-            given = f"{size} bytes on the GPU ({first_line(error)})"
-            raise BackendError(given, "enough free memory there", "end other programs on it") from error
-        self.sync_all()
+        """`size` bytes that any stream may use. Raises BackendError when there are not so many.
+
+        It waits for the whole GPU: work that still uses memory freed before is then over.
+        """
+        with self.lock:
+            self._device.set_current()
+            try:
+                buffer = self._device.allocate(max(size, 1), stream=self._device.default_stream)
+            except Exception as error:
+                given = f"{size} bytes on the GPU ({first_line(error)})"
+                raise BackendError(given, "enough free memory there", "end other programs on it") from error
+            self.sync_all()
         return Memory(int(buffer.handle), size, buffer)
 
     def upload(self, array: npt.NDArray[Any]) -> Memory:
         """A copy of `array` in memory of its own, which any stream may read."""
-        memory = self.allocate(array.nbytes)
-        self.write(memory.address, array)
-        self.sync()
+        with self.lock:
+            memory = self.allocate(array.nbytes)
+            self.write(memory.address, array)
+            self.sync()
         return memory
 
     def write(self, address: int, array: npt.NDArray[Any]) -> None:
         """Copy `array` to `address`, in the stream's order. `array` may be changed when this returns."""
-        self._device.set_current()  # another thread's first step is always to write
         array = np.ascontiguousarray(array)
-        check(self._driver.cuMemcpyHtoDAsync(address, array.ctypes.data, array.nbytes, self.stream))
+        self._call(self._driver.cuMemcpyHtoDAsync, address, array.ctypes.data, array.nbytes, self.stream)
 
     def read(self, address: int, array: npt.NDArray[Any]) -> None:
         """Fill the contiguous `array` from `address`, after everything that is in the stream."""
-        check(self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+        self._call(self._driver.cuMemcpyDtoHAsync, array.ctypes.data, address, array.nbytes, self.stream)
         self.sync()
 
     def copy_rows(self, source: int, target: int, rows: int, pitch: int, width: int) -> None:
@@ -122,12 +139,15 @@ class Device:
         copy.srcDevice, copy.srcPitch = self._driver.CUdeviceptr(source), pitch
         copy.dstDevice, copy.dstPitch = self._driver.CUdeviceptr(target), width
         copy.WidthInBytes, copy.Height = width, rows
-        check(self._driver.cuMemcpy2DAsync(copy, self.stream))
+        self._call(self._driver.cuMemcpy2DAsync, copy, self.stream)
 
     def launch(
         self, kernel: Kernel, grid: int | tuple[int, int], arguments: Sequence[Argument], stream: int | None = None
     ) -> None:
-        """Enqueue `kernel` with `grid` blocks on `stream`, the address of a cudaStream_t; None is this one's own."""
+        """Enqueue `kernel` with `grid` blocks on `stream`, the address of a cudaStream_t.
+
+        None is the device's own stream, 0 CUDA's default stream.
+        """
         self._device.set_current()
         on = self._stream
         if stream is not None:
@@ -140,43 +160,49 @@ class Device:
 
         `work` only enqueues, and has been done before.
         """
-        self.sync()
-        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        check(self._driver.cuStreamBeginCapture(self.stream, mode))
-        refusal = None
-        try:
-            work()
-        except Exception as error:  # whatever the library raises, it may still run without a graph
-            refusal = first_line(error)
-        status, graph = self._driver.cuStreamEndCapture(self.stream)
-        if refusal is None and int(status):
-            refusal = status.name
-        if refusal is not None:
-            with suppress(Exception):  # the library may yet report what went wrong in the capture
+        with self.lock:
+            self.sync()
+            mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+            self._call(self._driver.cuStreamBeginCapture, self.stream, mode)
+            refusal = None
+            try:
                 work()
-            return Replay(work, refusal)
-        (ready,) = check(self._driver.cuGraphInstantiate(graph, 0))
-        check(self._driver.cuGraphDestroy(graph))
+            except Exception as error:  # whatever the library raises, it may still run without a graph
+                refusal = first_line(error)
+            status, graph = self._driver.cuStreamEndCapture(self.stream)
+            if refusal is None and int(status):
+                refusal = status.name
+            if refusal is not None:
+                with suppress(Exception):  # the library may yet report what went wrong in the capture
+                    work()
+                return Replay(work, refusal)
+            (ready,) = self._call(self._driver.cuGraphInstantiate, graph, 0)
+            self._call(self._driver.cuGraphDestroy, graph)
 
         def launch() -> None:
-            check(self._driver.cuGraphLaunch(ready, self.stream))
+            self._call(self._driver.cuGraphLaunch, ready, self.stream)
 
         weakref.finalize(launch, self._driver.cuGraphExecDestroy, ready)
         return Replay(launch)
 
     def sync(self) -> None:
         """Wait until the stream has nothing left to do."""
-        check(self._driver.cuStreamSynchronize(self.stream))
+        self._call(self._driver.cuStreamSynchronize, self.stream)
 
     def sync_all(self) -> None:
         """Wait until no stream of the GPU has anything left to do."""
-        check(self._driver.cuCtxSynchronize())
+        self._call(self._driver.cuCtxSynchronize)
+
+    def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
+        """`function` of the driver, on this GPU: CUDA's current context is another one in every new thread."""
+        self._device.set_current()
+        return check(function(*arguments))
 
     def _allow_shared(self, kernel: Kernel) -> None:
         """A kernel gets more than 48 KiB of shared memory only after this call."""
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         device = self._device.device_id
-        check(self._driver.cuKernelSetAttribute(attribute, kernel.shared_bytes, kernel.handle.handle, device))
+        self._call(self._driver.cuKernelSetAttribute, attribute, kernel.shared_bytes, kernel.handle.handle, device)
 
 
 def find_capability() -> tuple[int, int] | None:
@@ -196,4 +222,4 @@ def explain_absence() -> str | None:
         import_core()
     except MissingExtraError as error:
         return f"{error.given}: {error.remedy}"
-    return None if find_capability() else "no NVIDIA GPU with a driver of CUDA 13 or newer is found"
+    return None if find_capability() else NO_GPU

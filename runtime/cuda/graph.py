@@ -32,7 +32,11 @@ Prepare = Callable[[Shapes, Addresses], Call]  #: one graph, for shapes and addr
 
 
 class DeviceGraph:
-    """One graph on a GPU: `run` takes and gives arrays of the host, `bind` works on addresses and copies nothing."""
+    """One graph on a GPU.
+
+    `run` takes and returns arrays of the host; several threads may call it. `bind` works on addresses and copies
+    nothing; its caller holds the device's lock.
+    """
 
     def __init__(
         self,
@@ -67,14 +71,15 @@ class DeviceGraph:
             for axis, size in zip(spec.shape, feeds[name].shape, strict=True)
             if isinstance(axis, str)
         }
-        memories, call = keep_recent(self._calls, tuple(axes.items()), lambda: self._open(**axes))
-        for name, spec in self.inputs.items():
-            self.device.write(memories[name].address, feeds[name].astype(spec.dtype, copy=False))
-        call.enqueue()
         shapes = self.resolve(**axes)
         results = {name: np.empty(shapes[name], spec.dtype) for name, spec in self.outputs.items()}
-        for name, array in results.items():
-            self.device.read(memories[name].address, array)
+        with self.device.lock:
+            memories, call = keep_recent(self._calls, tuple(axes.items()), lambda: self._open(**axes))
+            for name, spec in self.inputs.items():
+                self.device.write(memories[name].address, feeds[name].astype(spec.dtype, copy=False))
+            call.enqueue()
+            for name, array in results.items():
+                self.device.read(memories[name].address, array)
         return results
 
     def _open(self, **axes: int) -> tuple[dict[str, Memory], Call]:

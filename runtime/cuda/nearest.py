@@ -31,8 +31,9 @@ class CudaNearestCentroid:
     float64 decides; of equals, the lowest index. The two classes add their float64 squares in different orders, so
     they may differ where two distances agree to some 13 digits and are not equal.
 
-    On the GPU: the codebook as float32 and as float16, and what a block of up to `QUERY_BLOCK` queries needs. One
-    search at a time: searches on several streams share that.
+    On the GPU lie the codebook, as float32 and as float16, and the memory for a block of up to `QUERY_BLOCK` queries.
+    Searches share that memory. Several threads may call `search`; the searches run one after the other. Callers of
+    `search_on_device` see to it themselves that only one search is under way.
     """
 
     def __init__(self, codebook: npt.NDArray[np.float32], device: Device | None = None) -> None:
@@ -66,22 +67,25 @@ class CudaNearestCentroid:
         if not len(queries):
             return nearest
         rows = min(len(queries), QUERY_BLOCK)
-        given, found = self._device.allocate(4 * rows * width), self._device.allocate(4 * rows)
-        for start in range(0, len(queries), rows):
-            block = queries[start : start + rows]
-            self._device.write(given.address, block)
-            self.search_on_device(given.address, len(block), found.address)
-            self._device.read(found.address, nearest[start : start + rows])
+        with self._device.lock:
+            given, found = self._device.allocate(4 * rows * width), self._device.allocate(4 * rows)
+            for start in range(0, len(queries), rows):
+                block = queries[start : start + rows]
+                self._device.write(given.address, block)
+                self.search_on_device(given.address, len(block), found.address)
+                self._device.read(found.address, nearest[start : start + rows])
         if nearest.min() < 0:
             self._refuse(queries[nearest.argmin()])
         return nearest
 
     def search_on_device(self, queries: int, count: int, nearest: int, stream: int | None = None) -> None:
-        """Put a search of `count` queries on `stream` and return; nothing is copied to or from the host.
+        """Enqueue a search of `count` queries on `stream` and return. Nothing is copied to or from the host.
 
-        `queries` is the address of float32 [count, D] on the GPU, `nearest` that of int32 [count], where a query that
-        is not finite (or longer than 10¹⁸ about the codebook's mean) gets −1. `stream` is the address of a
-        cudaStream_t, None for the device's own stream. Under stream capture call `reserve` first.
+        Arguments:
+            queries: address of float32 [count, D] on the GPU.
+            nearest: address of int32 [count] on the GPU. A query that is not finite, or is longer than 10¹⁸ about the
+                codebook's mean, gets −1.
+            stream: as of `Device.launch`. Call `reserve` before a stream is captured.
         """
         self.reserve(count)
         width = self.codebook.shape[1]
@@ -90,7 +94,7 @@ class CudaNearestCentroid:
             self._search_block(queries + 4 * start * width, block, nearest + 4 * start, stream)
 
     def reserve(self, count: int) -> None:
-        """Have the memory on the GPU that a search of `count` queries needs."""
+        """Allocate the memory on the GPU that a search of `count` queries needs, unless there is enough already."""
         rows = fill_up(min(max(count, 1), QUERY_BLOCK), TILE_QUERIES)
         if self._scratch is None or self._scratch.rows < rows:
             self._device.sync_all()  # searches under way may use what is freed
@@ -124,7 +128,7 @@ class CudaNearestCentroid:
 
 @dataclass(frozen=True)
 class Scratch:
-    """What the kernels hand on to each other for up to `rows` queries: ŷ, r, P + π and π, and the groups' scores."""
+    """What the kernels pass on to each other for up to `rows` queries: ŷ, r, P + π and π, and the groups' scores."""
 
     rows: int
     parts: tuple[Memory, Memory, Memory, Memory]
@@ -140,7 +144,7 @@ def choose_stages(arch: str) -> int:
     """Slots in the shared memory of a block on `arch`. Raises BackendError below sm_80."""
     number = re.fullmatch(r"sm_(\d+)[af]?", arch)
     if number is None or int(number[1]) < 80:
-        raise BackendError(f"GPU architecture {arch}", "sm_80 (Ampere) or newer", "use the CPU's search")
+        raise BackendError(f"GPU architecture {arch}", "sm_80 (Ampere) or newer", "use --backend onnxruntime")
     return min(SHARED_KIB.get(number[1], 99) * 1024 // SLOT_BYTES, MOST_STAGES)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from sc_runtime.caches import Cache
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
-from sc_runtime.files import write_atomically
 
+CUBINS = Cache("kernels", ".cubin")
 Macro = tuple[str, str]  #: name and value
 
 
@@ -23,21 +21,16 @@ def find_source(name: str) -> Path:
 
 
 def load_cubin(source: Path, arch: str, macro: Macro | None = None) -> bytes:
-    """The cubin of `source` for `arch` ("sm_90"): from the user's cache folder, else compiled and kept there.
+    """The cubin of `source` for `arch` ("sm_90"), from the user's cache folder, else compiled and kept there.
 
-    Its name carries a hash of the source and the macro; a folder that cannot be written is no error. Raises as
-    `compile_source` does.
+    The key holds a hash of the source and the macro. Raises as `compile_source` does.
     """
     digest = hashlib.sha256(source.read_bytes() + "=".join(macro or ()).encode()).hexdigest()[:16]
-    path = Path(platformdirs.user_cache_dir("sc-runtime")) / "kernels" / f"{source.stem}-{arch}-{digest}.cubin"
-    with suppress(OSError):
-        kept = path.read_bytes()
-        if kept.startswith(b"\x7fELF"):
-            return kept
+    key = f"{source.stem}-{arch}-{digest}"
+    if (kept := CUBINS.read(key)) is not None:
+        return kept.tobytes()
     cubin = compile_source(source, arch, macro)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, cubin)
+    CUBINS.write(key, cubin)
     return cubin
 
 
@@ -67,7 +60,10 @@ def import_core() -> Any:
 
 
 def check(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda.bindings.driver returned behind its status. Raises BackendError unless that is success."""
+    """The results of a call of cuda.bindings.driver, without its status. Raises BackendError for a failure."""
     if int(result[0]):
-        raise BackendError(f"the GPU failed: {result[0].name}", "a GPU in working order", "restart the program")
+        name = result[0].name
+        if "OUT_OF_MEMORY" in name:
+            raise BackendError(f"the GPU failed: {name}", "enough free memory there", "end other programs on it")
+        raise BackendError(f"the GPU failed: {name}", "a GPU in working order", "restart the program")
     return result[1:]

@@ -1,4 +1,4 @@
-"""What the acoustic encoder reads: features beside their centroids, padding overwritten."""
+"""The input of the acoustic encoder: features beside their centroids, with padding overwritten."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from .config import SEGMENT_FRAMES
 
-PADDING = -1.0  #: of every position past the last frame that is not empty
+PADDING = -1.0  #: the value of every position after the last frame that is not empty
 
 
 def join_features(features: np.ndarray, centroids: np.ndarray, frames: Sequence[int]) -> np.ndarray:
     """[Y, Es] of eq. 2, float32 [B, L, 2D], from features and centroids [B, L, D].
 
-    `frames` counts, for each window, the frames up to the last that is not empty (0 to 1024); positions from
-    ceil(L * frames / 1024) on are overwritten with -1, as the published weights expect.
+    `frames`: for each window, the number of frames up to the last one that is not empty, 0 to 1024. Positions from
+    ceil(L * frames / 1024) on are overwritten with -1, as the published weights need it.
     """
     joined = np.concatenate([features, centroids], axis=2)
     for window, count in zip(joined, frames, strict=True):

@@ -1,4 +1,4 @@
-"""Window tokens to the features that the T-UNet attends to."""
+"""Tokens of a window to the features that the T-UNet attends to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .config import SemantiCodecConfig
 
-FILL = -1.0  #: of every position that a short window lacks
+FILL = -1.0  #: the value of every position that a short window lacks
 
 
 class Codebooks:
@@ -20,9 +20,9 @@ class Codebooks:
         return np.concatenate([self.semantic[codes[:, 0]], self.acoustic[codes[:, 1]]], axis=1)
 
     def condition(self, codes: np.ndarray, config: SemantiCodecConfig) -> np.ndarray:
-        """codes [T <= L, 2] -> the conditioning of one window, float32 [L, 2D], acoustic first, filled with -1.
+        """codes [T <= L, 2] -> the conditioning of one window, float32 [L, 2D]: acoustic first, missing positions -1.
 
-        The published weights take the two halves in this order, the reverse of eq. 5.
+        The published weights need the two halves in this order, which is the reverse of eq. 5.
         """
         features = np.full((config.positions, 2 * config.feature_width), FILL, np.float32)
         features[: len(codes), : config.feature_width] = self.acoustic[codes[:, 1]]

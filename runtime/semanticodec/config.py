@@ -1,4 +1,4 @@
-"""What a codec's rate and vocabulary imply: every other number is derived from them, exactly.
+"""SemantiCodec's settings: every other number is derived from its rate and vocabulary, exactly.
 
 Symbols follow the paper: K the stack factor, L the positions of one window, D the feature width.
 One position carries two tokens (semantic, acoustic).
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sc_runtime.config import CodecConfig
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import SettingsError, check_finite, check_whole
 
-SAMPLE_RATE = 16_000  #: Hz, of everything the networks see or make
+SAMPLE_RATE = 16_000  #: Hz of the audio that the networks read and write
 TOKEN_RATES = (25, 50, 100)  #: tokens per second
 MEL_BINS = 128  #: of the encoder's filterbank
 FRAME_SHIFT = 160  #: samples between two filterbank frames (10 ms)
@@ -25,11 +25,12 @@ PATCH = 16  #: side of a square AudioMAE patch, in frames and in bins
 PATCH_SECONDS = PATCH * FRAME_SHIFT / SAMPLE_RATE  #: 0.16 s
 PATCH_ROWS = SEGMENT_FRAMES // PATCH  #: 64 patches in time
 PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
+ACOUSTIC_CODEBOOK = "acoustic"  #: its name in a bundle
 LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
-OVERLAP = 0.0625  #: share of a window that two decoding windows have in common
+OVERLAP = 0.0625  #: share of a window that two decoding windows share
 OVERLAP_SAMPLES = 10_240  #: the same in samples
-#: Of the vocoder's output for 1024 frames: 32 more than they stand for. The published decoder joins windows at these
-#: lengths, 153 632 samples apart and not 153 600, and the golden waveforms show it.
+#: Samples that the vocoder makes of 1024 frames: 32 more than the frames stand for. The published decoder joins windows
+#: of this length, 153 632 samples apart and not 153 600, and so do the golden waveforms.
 WINDOW_SAMPLES = 163_872
 WINDOW_STRIDE = WINDOW_SAMPLES - OVERLAP_SAMPLES  #: samples between the starts of two decoded windows
 
@@ -41,6 +42,13 @@ class Schedule:
     steps: int = 1000
     beta_start: float = 0.0015
     beta_end: float = 0.0195
+
+    def __post_init__(self) -> None:
+        if check_whole("schedule of steps", self.steps, "a whole number, at least 1") < 1:
+            raise SettingsError(f"schedule of {self.steps} steps", "a whole number, at least 1")
+        betas = [check_finite("beta", beta, "a number between 0 and 1") for beta in (self.beta_start, self.beta_end)]
+        if not 0 < betas[0] <= betas[1] < 1:
+            raise SettingsError(f"betas from {betas[0]} to {betas[1]}", "rising numbers between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,11 @@ class SemantiCodecConfig(CodecConfig):
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        if self.tps not in TOKEN_RATES:
-            raise SettingsError(f"tps {self.tps}", "25, 50 or 100 tokens per second")
+        rates = "25, 50 or 100 tokens per second"
+        if check_whole("tps", self.tps, rates) not in TOKEN_RATES:
+            raise SettingsError(f"tps {self.tps}", rates)
         for name in ("vocab", "acoustic_vocab", "width"):
-            if getattr(self, name) < 1:
+            if check_whole(name, getattr(self, name), "a positive number") < 1:
                 raise SettingsError(f"{name} {getattr(self, name)}", "a positive number")
 
     @classmethod
@@ -84,6 +93,16 @@ class SemantiCodecConfig(CodecConfig):
     @property
     def codebook_sizes(self) -> dict[str, int]:
         return {"semantic": self.vocab, "acoustic": self.acoustic_vocab}
+
+    @property
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        semantic, acoustic = (self.vocab, self.feature_width), (self.acoustic_vocab, self.feature_width)
+        return {self.semantic_codebook: semantic, ACOUSTIC_CODEBOOK: acoustic}
+
+    @property
+    def semantic_codebook(self) -> str:
+        """The name of the semantic codebook in a bundle, which may hold several."""
+        return f"semantic-{self.vocab}"
 
     @property
     def stack(self) -> int:

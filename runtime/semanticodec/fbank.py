@@ -1,7 +1,7 @@
 """Waveform → log-mel segments of 1024 frames, as AudioMAE was trained on (Liu et al. 2024, section III-A).
 
-Frame f of Kaldi's filterbank sees samples [160·f, 160·f + 400) only, so segment i of the padded waveform
-needs samples [163 840·i, 163 840·(i + 1) + 240) and nothing else: segments are made one at a time, exactly.
+Frame f of Kaldi's filterbank depends on samples [160·f, 160·f + 400) only. So segment i of the padded waveform depends
+on samples [163 840·i, 163 840·(i + 1) + 240) only, and segments are made one at a time, exactly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from sc_runtime.errors import AudioError
 
 from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES, count_segments
 
-LOOKAHEAD = 240  #: samples that the last frame of a segment (25 ms long, 10 ms apart) takes from the next
-MEL_MEAN = 4.2677393  #: added to the log-mel energies before they are divided by
-MEL_SCALE = 2 * 4.5689974  #: twice their standard deviation (both of AudioMAE's training set)
-EMPTY_DEVIATION = 1e-7  #: a frame whose standard deviation over the bins is no more than this is empty
+LOOKAHEAD = 240  #: samples of the next segment that the last frame depends on (frames are 25 ms long, 10 ms apart)
+MEL_MEAN = 4.2677393  #: added to the log-mel energies; minus their mean over AudioMAE's training set
+MEL_SCALE = 2 * 4.5689974  #: the sum is divided by it: twice their standard deviation there
+EMPTY_DEVIATION = 1e-7  #: a frame is empty if its standard deviation over the bins is at most this
 
 
 def fbank_segments(
@@ -27,10 +27,10 @@ def fbank_segments(
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Normalised log-mel segments [1024, 128] float32 of a whole recording, one at a time.
 
-    `blocks` float32 [any length] mono, 16 kHz, `samples` in all and adding up to `total` (`measure` finds
-    both): the mean of the zero-padded waveform is subtracted before the filterbank. The two frames that the
-    padded end leaves without samples are zero before normalisation. Holds one segment. Raises `AudioError` if
-    the blocks do not hold `samples` samples.
+    blocks: float32 [any length], mono, 16 kHz. samples: their number of samples. total: the sum of their values
+    (`measure` computes both). The mean of the zero-padded waveform is subtracted before the filterbank. The last two
+    frames of the padded waveform have no samples; they are zero before normalisation. One segment is held at a time.
+    Raises `AudioError` if the blocks do not have `samples` samples.
     """
     padded = count_segments(samples) * SEGMENT_SAMPLES
     mean = np.float32(total / padded)
@@ -93,9 +93,9 @@ def compute_fbank(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def count_frames(fbank: npt.NDArray[np.float32]) -> int:
-    """Frames of `fbank` [1024, 128] up to and with the last that is not empty: 0 (all are empty) to 1024.
+    """Number of frames of `fbank` [1024, 128] up to the last one that is not empty: 0 if all are empty, to 1024.
 
-    The deviation is taken in float64: in float32 a row of equal values need not come out as 0.
+    The deviation is computed in float64: in float32 that of equal values need not be 0.
     """
     (filled,) = np.nonzero(fbank.std(axis=1, dtype=np.float64) > EMPTY_DEVIATION)
     return int(filled[-1]) + 1 if len(filled) else 0

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -19,12 +19,20 @@ from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import SettingsError
 from sc_runtime.model import WindowPlan
 from sc_runtime.networks import Arrays, Graph, Networks
+from sc_runtime.once import OnceEach
 from sc_runtime.overlap_add import overlap_add
 from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Noise, Progress
 
 from .acoustic import join_features
 from .conditioning import Codebooks
-from .config import LATENT_SHAPE, OVERLAP_SAMPLES, WINDOW_STRIDE, Schedule, SemantiCodecConfig
+from .config import (
+    ACOUSTIC_CODEBOOK,
+    LATENT_SHAPE,
+    OVERLAP_SAMPLES,
+    WINDOW_STRIDE,
+    Schedule,
+    SemantiCodecConfig,
+)
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
 from .noise import SeededNoise
@@ -46,12 +54,14 @@ class SemantiCodecModel:
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
+        self._empty: OnceEach[str, Arrays] = OnceEach()
+        self._decoders: OnceEach[str, ResidentDecoder] = OnceEach()
 
     def check_encode_options(self, options: EncodeOptions, config: SemantiCodecConfig) -> None:
         pass  # it has none
 
     def plan_windows(self, recording: Audio, config: SemantiCodecConfig) -> WindowPlan:
-        """Recording -> windows fbank [1024, 128]. Reads it twice, as its mean comes first."""
+        """Recording -> windows fbank [1024, 128]. It is read twice: its mean is needed first."""
         samples, total = measure(recording)
         positions = config.count_positions(samples)
         windows = -(-positions // config.positions)  # a further, wholly padded segment holds no tokens
@@ -64,7 +74,7 @@ class SemantiCodecModel:
         """fbanks [1024, 128] -> codes [L, 2] of each: semantic tokens, then acoustic tokens beside them."""
         fbank = np.stack(windows)
         shape = (len(fbank), config.positions)
-        semantic_book, acoustic_book = f"semantic-{config.vocab}", "acoustic"
+        semantic_book, acoustic_book = config.semantic_codebook, ACOUSTIC_CODEBOOK
         features = self.networks.run("audiomae", fbank=fbank)["features"]
         semantic = self.networks.open_search(semantic_book).search(features.reshape(-1, config.feature_width))
         semantic = semantic.reshape(shape)
@@ -92,9 +102,9 @@ class SemantiCodecModel:
         batch: int | None,
         progress: Progress | None,
     ) -> Iterator[np.ndarray]:
-        """codes [T, 2] -> pieces float32 [n]: half a window, where windows run one by one, or a whole.
+        """codes [T, 2] -> pieces float32 [n]: halves of windows that run one by one, whole windows of a batch.
 
-        Draw 0 of a window's noise is x_T, draw 1 + i the noise of step i.
+        Draw 0 of a window's noise is x_T, draw 1 + i is the noise of step i.
         """
         sampling = resolve_sampling(options)
         chosen = SOLVERS[sampling.solver]
@@ -145,7 +155,7 @@ class SemantiCodecModel:
         return overlap_add(synthesise(), samples, OVERLAP_SAMPLES)
 
     def load_vocoder(self, batch: int, samples: int) -> tuple[Graph, Graph]:
-        """VAE decoder and HiFi-GAN, ready for so many windows of so many samples."""
+        """The VAE decoder and HiFi-GAN, ready for `batch` windows of `samples` samples."""
         span, _ = plan_runs(batch, samples)[0]
         return (
             self.networks.prepare_graph("vae_decoder", batch=batch),
@@ -153,7 +163,7 @@ class SemantiCodecModel:
         )
 
     def embed_windows(self, windows: list[np.ndarray], config: SemantiCodecConfig) -> np.ndarray:
-        """codes [<= L, 2] of B windows -> what the T-UNet is conditioned on, float32 [B, L, 2D]."""
+        """codes [<= L, 2] of B windows -> the conditioning of the T-UNet, float32 [B, L, 2D]."""
         codebooks = self.open_codebooks(config)
         return np.stack([codebooks.condition(codes, config) for codes in windows])
 
@@ -162,23 +172,27 @@ class SemantiCodecModel:
         return self.open_codebooks(config).embed(codes)
 
     def open_codebooks(self, config: SemantiCodecConfig) -> Codebooks:
-        return Codebooks(*map(self.networks.load_codebook, (f"semantic-{config.vocab}", "acoustic")))
+        return Codebooks(*map(self.networks.load_codebook, (config.semantic_codebook, ACOUSTIC_CODEBOOK)))
 
-    @cached_property
+    @property
     def unconditional(self) -> Arrays:
         """Keys and values of the empty conditioning: zeros in place of E."""
-        shape = self.networks.describe_inputs("conditioning")["features"].resolve(batch=1)
-        return self.networks.run("conditioning", features=np.zeros(shape, np.float32))
 
-    @cached_property
+        def compute() -> Arrays:
+            shape = self.networks.describe_inputs("conditioning")["features"].resolve(batch=1)
+            return self.networks.run("conditioning", features=np.zeros(shape, np.float32))
+
+        return self._empty.get("conditioning", compute)
+
+    @property
     def decoder(self) -> ResidentDecoder | None:
-        """What decodes on a GPU, which keeps what passes between the stages; None on the host."""
+        """The decoder on a GPU, which keeps what passes between the stages there; None on the host."""
         device = self.networks.device
-        return None if device is None else ResidentDecoder(device, self.networks)
+        return None if device is None else self._decoders.get("gpu", lambda: ResidentDecoder(device, self.networks))
 
 
 def report_calls(predict: Predict, progress: Callable[[int, int], None], done: Iterator[int], units: int) -> Predict:
-    """`predict`, telling `progress` the next of `done` after each call."""
+    """`predict`, which then calls `progress` with the next of `done` after each call."""
 
     def reporting(latent: np.ndarray, step: int) -> np.ndarray:
         v = predict(latent, step)
@@ -194,12 +208,12 @@ def draw_windows(noise: Noise, windows: range, draw: int) -> np.ndarray:
 
 
 def check_draws(noise: Noise) -> Noise:
-    """`noise`, each of whose draws is checked."""
+    """`noise`, with a check of every draw."""
     return lambda window, draw: check_noise(noise(window, draw))
 
 
 def check_noise(noise: Any) -> np.ndarray:
-    """Injected noise must be what the arithmetic expects: float32 [8, 256, 16]."""
+    """Raises SettingsError unless `noise` is float32 [8, 256, 16]."""
     array = np.asarray(noise)
     if array.shape != LATENT_SHAPE or array.dtype != np.float32:
         raise SettingsError(f"noise {array.dtype} {list(array.shape)}", f"float32 {list(LATENT_SHAPE)}")

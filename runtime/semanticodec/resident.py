@@ -41,16 +41,17 @@ class ResidentDecoder:
         """features float32 [B, L, 2D] of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
 
         `noise` is called for these windows. The result is that of the stages one by one, within the arithmetic's
-        tolerance.
+        tolerance. Several threads may call this; their windows run one group after the other.
         """
-        group = self.prepare(len(features), sampling, schedule)
-        group.condition(features)
-        group.denoise(noise, windows)
-        group.decode_latent()
-        return group.vocode(samples)
+        with self.device.lock:
+            group = self.prepare(len(features), sampling, schedule)
+            group.condition(features)
+            group.denoise(noise, windows)
+            group.decode_latent()
+            return group.vocode(samples)
 
     def prepare(self, batch: int, sampling: Sampling, schedule: Schedule) -> Group:
-        """The group that decodes `batch` windows with `sampling`, made and captured if there is none yet."""
+        """The group that decodes `batch` windows with `sampling`; it is made and captured if there is none yet."""
         make = partial(Group, self.device, self._solver, self._graphs, batch, sampling, schedule)
         return keep_recent(self._groups, (batch, sampling, schedule), make)
 
@@ -107,10 +108,10 @@ class Group:
             False: graphs["tunet_step"].bind(inner | given, batch=batch) if False in guided else None,
         }
         self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch=batch)
-        if branches == 2:  # what stands for no conditioning, once and for all
+        if branches == 2:  # keys and values of the empty conditioning, computed once
             nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch=batch)
             self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
-            device.sync()  # before `nothing` goes
+            device.sync()  # before `nothing` is freed
         self._vocoders: dict[int, tuple[Call, int, int]] = {}
         self._mel = allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
         self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch=batch)
@@ -122,7 +123,7 @@ class Group:
         (call or self._condition).enqueue()
 
     def denoise(self, noise: Noise, windows: range) -> None:
-        """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU, any other copied there first."""
+        """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU; any other noise is copied there."""
         sources = np.zeros((len(windows), 3), np.uint64)
         if isinstance(noise, SeededNoise):
             sources[:, 0], sources[:, 1] = noise.seed, windows
@@ -131,7 +132,7 @@ class Group:
             nothing = np.zeros(LATENT_SHAPE, np.float32)
             draws = [[noise(window, k) if wanted[k] else nothing for k in range(len(wanted))] for window in windows]
             drawn = np.array(draws, np.float32)
-            self._drawn = self._device.allocate(drawn.nbytes)  # until the next time: the loop reads it
+            self._drawn = self._device.allocate(drawn.nbytes)  # kept until the next call: the loop reads it
             self._device.write(self._drawn.address, drawn)
             sources[:, 2] = self._drawn.address + np.arange(len(windows)) * len(wanted) * LATENT_BYTES
         self._device.write(self._sources, sources)
@@ -142,7 +143,7 @@ class Group:
         self._vae.enqueue()
 
     def vocode(self, samples: int) -> np.ndarray:
-        """log-mel -> waveforms float32 [B, n], on the host; see `vocode.vocode`."""
+        """log-mel -> waveforms float32 [B, n] on the host, as `vocode.vocode` makes them."""
         frames = choose_frames(samples)
         if frames not in self._vocoders:
             self._vocoders[frames] = self._open_vocoder(frames)

@@ -1,4 +1,4 @@
-"""Latent to log-mel to waveform."""
+"""Latent to log-mel to waveform: the VAE decoder and HiFi-GAN."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from sc_runtime.networks import Graph
 from .config import FRAME_SHIFT, SEGMENT_FRAMES
 from .spec import FRAME_STEP
 
-REACH = 24  #: frames on either side that a sample depends on, at most (kernels, dilations and strides added up)
-HALVED = 512  #: frames from which on a window is made in halves: of fewer, those that both need would be too many
+REACH = 24  #: a sample depends on at most so many frames on either side (kernels, dilations and strides added up)
+HALVED = (
+    512  #: a window of at least so many frames is made in two halves; the frames that both need cost too much below
+)
 
 
 def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int) -> Iterator[np.ndarray]:
-    """latent [B, 8, 256, 16] -> log-mel [B, 64, 1024] -> pieces [B, n] of waveforms; the first `samples` count.
+    """latent [B, 8, 256, 16] -> log-mel [B, 64, 1024] -> pieces [B, n] of waveforms, of which `samples` are needed.
 
-    The vocoder is convolutional: what a window's end needs is all that is made of it, and the first half can be heard
-    before the second is made. The pieces of a whole window have 163 872 samples together.
+    The vocoder is convolutional, so it runs on the frames that the first `samples` samples depend on. The first half
+    of a window is ready before the second is made. The pieces of a whole window have 163 872 samples in all.
     """
     mel = vae_decoder.run({"latent": latent})["mel"]
     for span, kept in plan_runs(len(latent), samples):
@@ -27,20 +29,20 @@ def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int)
 
 
 def choose_frames(samples: int) -> int:
-    """Frames of a window that its first `samples` samples depend on, few different counts of them.
+    """Number of frames that the first `samples` samples of a window depend on, as a multiple of `FRAME_STEP`.
 
-    At least `FRAME_STEP`: windows lie a little further apart than what their tokens stand for, so that after an hour of
-    them the last may begin behind the last sample.
+    It is at least `FRAME_STEP`, also for `samples` below 1. Windows lie 32 samples further apart than their tokens
+    stand for, so that after an hour the last window may begin behind the last sample.
     """
     frames = -(-samples // FRAME_SHIFT) + REACH
     return min(max(-(-frames // FRAME_STEP), 1) * FRAME_STEP, SEGMENT_FRAMES)
 
 
 def plan_runs(batch: int, samples: int) -> list[tuple[slice, slice]]:
-    """The vocoder's runs for the first `samples` samples of `batch` windows: frames to run, samples to keep of them.
+    """The vocoder's runs for the first `samples` samples of `batch` windows: (frames to run, samples to keep).
 
-    One window in two halves, each with `REACH` frames of the other; several, of which none is heard first, or a short
-    one in one run. All runs have as many frames.
+    A single window runs in two halves, each with `REACH` frames of the other. Several windows, and a short one, run as
+    a whole. All runs have the same number of frames.
     """
     frames = choose_frames(samples)
     half = frames // 2

@@ -1,4 +1,4 @@
-"""Tokens to overlapping windows of L positions, as the published decoder cuts them."""
+"""Tokens to overlapping windows of L positions, as in the published decoder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from .config import SemantiCodecConfig
 
 
 def split_windows(positions: int, config: SemantiCodecConfig) -> list[slice]:
-    """The windows of `positions` token positions: L long, 15/16 L apart, the last one holding what remains.
+    """The windows of `positions` positions: L long and 15/16 L apart. The last one holds what remains.
 
-    A further window starts only while the one before does not reach past the end: T = L is one window; T = L + 1 two.
+    Another window starts only if the one before ends before the last position: T = L is one window, T = L + 1 is two.
     """
     starts = [0]
     while starts[-1] + config.positions < positions:

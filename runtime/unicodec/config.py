@@ -1,4 +1,4 @@
-"""UniCodec's settings and what they imply."""
+"""UniCodec's settings, and what follows from them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sc_runtime.config import CodecConfig
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import SettingsError, check_whole
 
 SAMPLE_RATE = 24_000  #: Hz
-HOP = 320  #: samples a position
+HOP = 320  #: samples of a position
 TPS = SAMPLE_RATE // HOP  #: 75 tokens per second
 VOCABULARY = 16_384  #: as published
+CODEBOOK = "unified"  #: its name in a bundle
 
-#: The quarters of the codebook that are searched where the domain is known (paper, section 3.2).
+#: Domain -> the quarters of the codebook that are searched (paper, section 3.2).
 DOMAINS = {"speech": slice(0, 1), "music": slice(1, 2), "sound": slice(2, 4)}
 
 
@@ -30,9 +31,9 @@ class UniCodecConfig(CodecConfig):
     tps: int = field(default=TPS, init=False)
 
     def __post_init__(self) -> None:
-        if self.vocab < 4 or self.vocab % 4:
+        if check_whole("vocab", self.vocab, "a multiple of 4") < 4 or self.vocab % 4:
             raise SettingsError(f"vocab {self.vocab}", "a multiple of 4")
-        if self.width < 1:
+        if check_whole("width", self.width, "a positive number") < 1:
             raise SettingsError(f"width {self.width}", "a positive number")
 
     @classmethod
@@ -51,10 +52,14 @@ class UniCodecConfig(CodecConfig):
 
     @property
     def codebook_sizes(self) -> dict[str, int]:
-        return {"unified": self.vocab}
+        return {CODEBOOK: self.vocab}
+
+    @property
+    def codebook_shapes(self) -> dict[str, tuple[int, int]]:
+        return {CODEBOOK: (self.vocab, self.width)}
 
     def find_entries(self, domain: str | None) -> slice:
-        """The part of the codebook that is searched for sound of `domain`. Raises SettingsError."""
+        """The entries of the codebook that are searched for sound of `domain`, all for None. Raises SettingsError."""
         if domain is None:
             return slice(0, self.vocab)
         if domain not in DOMAINS:
@@ -63,9 +68,9 @@ class UniCodecConfig(CodecConfig):
         return slice(quarters.start * quarter, quarters.stop * quarter)
 
     def count_positions(self, samples: int) -> int:
-        """T: positions that stand for `samples` samples at 24 kHz."""
+        """T, the number of positions of `samples` samples at 24 kHz: ceil(samples / 320)."""
         return -(-samples // HOP)
 
     def count_samples(self, positions: int) -> int:
-        """Samples at 24 kHz that `positions` positions decode to."""
+        """Number of samples at 24 kHz that `positions` positions decode to."""
         return HOP * positions

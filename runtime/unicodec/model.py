@@ -14,11 +14,9 @@ from sc_runtime.networks import Networks
 from sc_runtime.overlap_add import overlap_add
 from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Progress
 
-from .config import HOP, UniCodecConfig
+from .config import CODEBOOK, HOP, UniCodecConfig
 from .spec import SPEC
 from .windows import OVERLAP, cut_samples, join_codes, split_positions
-
-CODEBOOK = "unified"
 
 
 class UniCodecModel:
@@ -40,7 +38,7 @@ class UniCodecModel:
         config.find_entries(options.domain)
 
     def plan_windows(self, recording: Audio, config: UniCodecConfig) -> WindowPlan:
-        """Recording -> windows float32 [n] of its waveform. Reads it twice, as its length comes first."""
+        """Recording -> windows float32 [n] of its waveform. It is read twice: its length is needed first."""
         samples, _ = measure(recording)
         windows = split_positions(config.count_positions(samples))
 
@@ -57,7 +55,7 @@ class UniCodecModel:
     def encode_windows(
         self, windows: list[np.ndarray], config: UniCodecConfig, options: EncodeOptions
     ) -> list[np.ndarray]:
-        """Waveforms float32 [n] -> codes [T, 1] of each, T = ceil(n / 320); one by one, as their lengths differ.
+        """Waveforms float32 [n] -> codes [T, 1] of each, T = ceil(n / 320). Each runs alone, as their lengths differ.
 
         `options.domain` confines the search to its part of the codebook.
         """
@@ -100,5 +98,5 @@ class UniCodecModel:
         return overlap_add(synthesise(), samples, HOP * OVERLAP)
 
     def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
-        """The codebook's vectors, float32 [T, D], D = 512 as published: what the decoder takes."""
+        """The codebook's vectors, float32 [T, D], the input of the decoder. The published D is 512."""
         return self.networks.load_codebook(CODEBOOK)[codes[:, 0]]

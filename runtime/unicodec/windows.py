@@ -1,8 +1,8 @@
-"""A recording whole, up to 30 s, and longer ones in windows: the published code runs any length at once.
+"""Windows of UniCodec: a recording of up to 30 s is one window, a longer one is several.
 
-Every position attends to every other, so that memory would grow with the square of the length, and ten seconds are what
-the network was trained on. Windows are as few as can be, at most 30 s long, all of the same length, and share 2 s with
-the next: each gives the codes of the half that lies deeper in it, and their sounds cross-fade.
+The published code runs any length at once. Every position attends to every other, so that memory grows with the square
+of the length, and the network was trained on ten seconds. So there are as few windows as possible, of at most 30 s and
+of equal length. Two neighbours share 2 s: their codes meet in the middle of them, and their sounds cross-fade.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from .config import HOP, TPS
 
-LENGTH = 30 * TPS  #: positions of a window at most
+LENGTH = 30 * TPS  #: the largest number of positions of a window
 OVERLAP = 2 * TPS  #: positions that two windows share
 
 
 def split_positions(positions: int) -> list[slice]:
-    """The windows of `positions` positions; their lengths differ by one at most."""
+    """The windows of `positions` positions; their lengths differ by at most one."""
     if positions <= LENGTH:
         return [slice(0, positions)]
     count = -(-(positions - OVERLAP) // (LENGTH - OVERLAP))
@@ -28,7 +28,10 @@ def split_positions(positions: int) -> list[slice]:
 
 
 def cut_samples(blocks: Iterable[np.ndarray], windows: list[slice]) -> Iterator[np.ndarray]:
-    """Blocks float32 [any length] of a recording -> the samples of each of its `windows`; holds one and a block."""
+    """Blocks float32 [any length] of a recording -> the samples of each of its `windows`.
+
+    One window and one block are held at a time.
+    """
     held, first = np.empty(0, np.float32), 0  # samples from position `first` on
     stream = iter(blocks)
     for window in windows:
@@ -39,7 +42,7 @@ def cut_samples(blocks: Iterable[np.ndarray], windows: list[slice]) -> Iterator[
 
 
 def join_codes(windows: list[slice], codes: list[np.ndarray]) -> np.ndarray:
-    """Codes of each window -> codes [T]: each up to the middle of what it shares."""
+    """Codes of each window -> codes [T]. Two windows meet in the middle of the positions that they share."""
     cuts = [window.start + OVERLAP // 2 for window in windows[1:]]
     pieces = zip(windows, codes, [0, *cuts], [*cuts, windows[-1].stop], strict=True)
     return np.concatenate([found[cut - window.start : end - window.start] for window, found, cut, end in pieces])

@@ -1,4 +1,4 @@
-"""Trained networks → a checkpoint in the published layout, so that the embedded model is built as any other."""
+"""Writes the trained networks as a checkpoint in the published layout, which `export.build` reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sc_runtime.export.semanticodec.checkpoint import ACOUSTIC_CODEBOOK, DECODER, ENCODER, name_codebook
 from sc_runtime.export.semanticodec.graphs import NETWORKS
-from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
+from sc_runtime.export.spec import list_shapes
 from sc_runtime.files import replacing
 
 from .loop import load_average
@@ -20,10 +21,10 @@ from .preparation import CENTROIDS, SCALE_FACTOR
 CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it
 
 
-def assemble(folder: Path) -> Path:
-    """Write `folder`/embedded from the averaged weights of every stage in `folder`, as float16. Returns it.
+def assemble(folder: Path, sizes: NetworkSizes) -> Path:
+    """Write `folder`/embedded from the averaged weights of every stage in `folder`, as float16; returns that folder.
 
-    Weights are rounded here and nowhere else: what is built, verified and shipped are the same numbers.
+    Weights are rounded here and nowhere else, so the numbers that are built, verified and shipped are the same.
     """
     states = {
         "audiomae": load_audiomae(folder),
@@ -37,12 +38,12 @@ def assemble(folder: Path) -> Path:
     files: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     for name, state in states.items():
         network = NETWORKS[name]
-        for key in network.list_shapes(EMBEDDED):
+        for key in list_shapes(network, sizes):
             files[network.file][key] = state[key.removeprefix(network.prefix)].half()
     codebook = load_average(folder, "diffusion", "quantizer")["embed"]
     files["encoder"][ACOUSTIC_CODEBOOK] = codebook[None].half()
     checkpoint = folder / CHECKPOINT
-    config = EMBEDDED.config
+    config = sizes.config
     centroids = checkpoint / name_codebook(config.tps, config.vocab)
     centroids.parent.mkdir(parents=True, exist_ok=True)
     for name, path in (("encoder", checkpoint / ENCODER), ("decoder", checkpoint / DECODER)):
@@ -54,7 +55,7 @@ def assemble(folder: Path) -> Path:
 
 
 def load_audiomae(folder: Path) -> dict[str, Tensor]:
-    """The encoder half of the trained autoencoder."""
+    """The averaged weights of the trained autoencoder's encoder, under AudioMAE's names."""
     prefix = "encoder."
     state = load_average(folder, "audiomae", "autoencoder")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,13 +1,15 @@
-"""`python -m export.embedded.train`: the five networks of the embedded model, stage by stage, in pieces.
+"""`python -m export.embedded.training`: the networks of the embedded model, stage by stage, in pieces.
 
-Stages, each on what came before: audiomae, mel_vae, vocoder (after mel_vae), diffusion (after audiomae and mel_vae).
-`restore` begins with the weights of a built bundle instead of random ones, and vae_encoder makes what it does not hold.
-Then `assemble` writes a checkpoint in the published layout, `ceilings` what `bench/quality.py` compares with, and
-`curves` a picture of the training.
+The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), diffusion (audiomae,
+mel_vae). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE encoder:
+vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
+`bench/quality.py` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +33,7 @@ from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
 from .preparation import cached, compute_fbanks, load_clips, load_weights, prepare_latents
 from .restoring import restore_bundle
+from .sizes import TRAINED
 from .vocoder import VocoderStage
 
 RESULTS = ("restore", "assemble", "ceilings", "curves")
@@ -42,14 +45,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     stage: Annotated[str, typer.Argument(help=f"One of {', '.join((*BUDGETS, *RESULTS))}.")],
-    folder: Annotated[Path, typer.Argument(help="Where training keeps its state, curves and what it has computed.")],
-    corpus: Annotated[Path, typer.Option(help="The folder of `python -m export.embedded.corpus`.")],
-    minutes: Annotated[float, typer.Option(help="How long this piece is.")] = 9.0,
-    budget: Annotated[float | None, typer.Option(help="Minutes of the whole stage.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.")] = None,
-    bundle: Annotated[str, typer.Option(help="A folder or a name, for `restore`.")] = EMBEDDED_BUNDLE.name,
+    folder: Annotated[Path, typer.Argument(help="The state of the training, its curves and cached features.")],
+    corpus: Annotated[Path, typer.Option(help="The folder that `python -m export.embedded.corpus` wrote.")],
+    minutes: Annotated[float, typer.Option(help="Length of this piece, in minutes of CPU time.")] = 9.0,
+    budget: Annotated[float | None, typer.Option(help="Length of the whole stage, in minutes.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of CPU threads.")] = None,
+    bundle: Annotated[str, typer.Option(help="Folder or name of a bundle, for `restore`.")] = EMBEDDED_BUNDLE.name,
 ) -> None:
-    """Train one STAGE of the embedded model for a piece of its budget; run it again to go on."""
+    """Train one STAGE of the embedded model for a piece of its budget. Run it again to continue.
+
+    SIGTERM ends the piece after the current update, with its state saved; the exit code is then 143.
+    """
     console = Console(stderr=True, highlight=False)
     if stage not in (*BUDGETS, *RESULTS):
         raise SettingsError(f"stage {stage!r}", f"one of {', '.join((*BUDGETS, *RESULTS))}")
@@ -60,20 +66,26 @@ def main(
     if stage in RESULTS:
         finish(stage, folder, corpus, bundle, console)
         return
-    device = choose_device()
-    complete = fit(open_stage(stage, folder, corpus, device), folder, minutes, budget or BUDGETS[stage], console.print)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    opened = open_stage(stage, folder, corpus, choose_device())
+    complete = fit(opened, folder, minutes, budget or BUDGETS[stage], console.print, stopped=stopping.is_set)
     console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
+    if stopping.is_set():
+        raise typer.Exit(128 + signal.SIGTERM)
 
 
 def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console) -> None:
-    """Make the result `name` of what is trained, or a beginning of what is to be."""
+    """Run `restore`, `assemble`, `ceilings` or `curves`, and print what it wrote."""
     if name == "restore":
         made = folder
-        restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, folder)
+        kept = restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, TRAINED, folder)
+        console.print(f"restored: {', '.join(kept)}")
     elif name == "assemble":
-        made = assemble(folder)
+        made = assemble(folder, TRAINED)
     elif name == "ceilings":
-        write_ceilings(folder, corpus)
+        errors = write_ceilings(folder, corpus, TRAINED)
+        console.print("L1 of the VAE: " + ", ".join(f"{name} {error:.3f}" for name, error in errors.items()))
         made = corpus
     else:
         made = folder / "curves.png"
@@ -82,27 +94,23 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
 
 
 def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> Stage:
-    """The stage `name`, with what it stands on."""
+    """The stage `name`, with its data and the trained networks that it needs."""
     clips = load_clips(corpus)
     if name == "audiomae":
         fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
-        return MaskedAutoencoderStage(EMBEDDED, fbanks, device)
+        return MaskedAutoencoderStage(TRAINED, fbanks, device)
     if name == "mel_vae":
-        return MelVaeStage(EMBEDDED, clips, device)
+        return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
-        return VaeEncoderStage(EMBEDDED, clips, load_average(folder, "mel_vae", "decoder"), device)
+        return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
     encoder = load_encoder(folder)
     if name == "vocoder":
-        return VocoderStage(EMBEDDED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
-    audiomae = load_weights(AudioMAE(EMBEDDED), load_audiomae(folder), device)
-    vae = load_weights(VaeEncoder(EMBEDDED), encoder, device)
-    data = prepare_latents(folder, clips, audiomae, vae, EMBEDDED.config)
-    return DiffusionStage(EMBEDDED, data, device)
+        return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
+    audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
+    vae = load_weights(VaeEncoder(TRAINED), encoder, device)
+    data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config)
+    return DiffusionStage(TRAINED, data, device)
 
 
 def run() -> None:
     run_app(app)
-
-
-if __name__ == "__main__":
-    run()

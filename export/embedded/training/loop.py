@@ -1,4 +1,8 @@
-"""The loop that every stage of training runs in: resumable pieces, a budget of minutes, averaged weights, a log."""
+"""The loop that every stage of training runs in: resumable pieces, a budget of minutes, averaged weights, a log.
+
+Time is CPU time, divided by the number of threads. A piece that shares its cores, or that is paused (`kill -STOP`),
+loses nothing of its budget, and the learning rate falls with the work that was done.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter as read_clock
+from time import process_time
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +26,7 @@ WARM_UP = 0.02  #: share of a stage over which the learning rate rises
 
 
 class Stage(Protocol):
-    """One stage of training. `networks` are what is trained and saved, `averaged` those that are kept as an average."""
+    """One stage of training: `networks` are trained and saved, and a moving average of each of `averaged` is kept."""
 
     @property
     def name(self) -> str: ...
@@ -41,14 +45,28 @@ class Stage(Protocol):
         ...
 
 
+def read_clock() -> float:
+    """Seconds of work of this process: its CPU time over the number of its threads."""
+    return process_time() / torch.get_num_threads()
+
+
 def fit(
-    stage: Stage, folder: Path, minutes: float, budget: float, report: Callable[[str], None] = lambda line: None
+    stage: Stage,
+    folder: Path,
+    minutes: float,
+    budget: float,
+    report: Callable[[str], None] = lambda line: None,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = read_clock,
+    log_seconds: float = LOG_SECONDS,
 ) -> bool:
     """Train `stage` for `minutes`, of `budget` in all; returns whether the budget is used up.
 
-    The stage's state lies in `folder`/NAME.pt, written whole every minute, and a piece goes on where the last one
-    stopped. Its curves lie in `folder`/NAME.jsonl, a line every 20 s of training. The learning rate follows the share
-    of the budget that is used: it rises, then falls as a cosine.
+    `folder`/NAME.pt holds the stage's state. It is written whole every minute and at the end of a piece, and the
+    next piece starts from it. `folder`/NAME.jsonl holds the curves, a line every `log_seconds` of training. The
+    learning rate follows the share of the budget that is used: it rises, then falls as a cosine. The piece ends
+    after the update during which `stopped` becomes true. Raises FloatingPointError for a loss that is not finite.
     """
     path = folder / f"{stage.name}.pt"
     averages = {name: Average(stage.networks[name]) for name in stage.averaged}
@@ -56,36 +74,32 @@ def fit(
     if path.exists():
         steps, spent = restore(path, stage, averages)
     generator = torch.Generator().manual_seed(steps)
-    started = read_clock()
+    started = clock()
     begun, logged, saved = spent, spent, spent
     rates = {name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in stage.optimizers.items()}
-    sums: dict[str, float] = {}
-    counted = 0
+    sums: dict[str, list[float]] = {}
     for network in stage.networks.values():
         network.train()
-    while spent < budget * 60 and spent - begun < minutes * 60:
+    while spent < budget * 60 and spent - begun < minutes * 60 and not stopped():
         progress = spent / (budget * 60)
         for name, optimizer in stage.optimizers.items():
             for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
                 group["lr"] = rate * schedule_rate(progress)
         for name, loss in stage.step(progress, generator).items():
-            sums[name] = sums.get(name, 0.0) + loss
-        steps, counted = steps + 1, counted + 1
+            sums.setdefault(name, []).append(loss)
+        steps += 1
         for average in averages.values():
             average.update(steps)
-        spent = begun + read_clock() - started
-        if spent - logged > LOG_SECONDS:
-            line = {
-                "step": steps,
-                "seconds": round(spent, 1),
-                **{n: float(f"{s / counted:.5g}") for n, s in sums.items()},
-            }
+        spent = begun + clock() - started
+        if spent - logged > log_seconds:
+            means = {name: float(f"{sum(losses) / len(losses):.5g}") for name, losses in sums.items()}
+            line = {"step": steps, "seconds": round(spent, 1), **means}
             with (folder / f"{stage.name}.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             report(f"{stage.name}: " + ", ".join(f"{key} {value:g}" for key, value in line.items()))
             if not all(map(math.isfinite, line.values())):
                 raise FloatingPointError(f"{stage.name}: a loss is not finite at step {steps}")
-            sums, counted, logged = {}, 0, spent
+            sums, logged = {}, spent
         if spent - saved > SAVE_SECONDS:
             save(path, stage, averages, rates, steps, spent)
             saved = spent
@@ -101,7 +115,7 @@ def schedule_rate(progress: float) -> float:
 
 
 class Average:
-    """A moving average of a network's weights; early steps, which are soon forgotten, count less."""
+    """A moving average of a network's weights. Its window is short at first and grows with the number of steps."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -140,9 +154,9 @@ def save(
 
 
 def restore(path: Path, stage: Stage, averages: Mapping[str, Average]) -> tuple[int, float]:
-    """Put the state in `path` into `stage`; returns the steps and seconds it has had.
+    """Load the state in `path` into `stage`; returns the steps and the seconds that it was trained for.
 
-    What begins with a bundle's weights (`restoring.py`) has some of its networks there and no optimiser.
+    A state that was made from a bundle (`restoring.py`) holds some of the networks and no optimiser.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     for name, weights in state["networks"].items():
@@ -161,11 +175,12 @@ def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
 
 
 def load_encoder(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the VAE's encoder: the one fitted to a restored decoder, where there is one."""
+    """The averaged weights of the VAE's encoder: of stage `vae_encoder` if that was trained, else of `mel_vae`."""
     return load_average(folder, "vae_encoder" if (folder / "vae_encoder.pt").exists() else "mel_vae", "encoder")
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
+    """The lines of `folder`/STAGE.jsonl; none if the stage was not trained there."""
     path = folder / f"{stage}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

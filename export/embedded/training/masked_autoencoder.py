@@ -1,8 +1,8 @@
-"""AudioMAE: masked-autoencoder pre-training (Huang et al. 2022), with the features the codec reads as the code.
+"""AudioMAE: masked-autoencoder pre-training (Huang et al. 2022), changed in two places for a codec.
 
-Two things are made for a codec. The decoder reads what the codec reads, the mean of the last three blocks, and the
-share of masked patches varies from 0.1 to 0.8, with the visible ones counted in the loss too: inference masks nothing,
-and a feature must keep what is needed to draw its patch again.
+The decoder's input is the codec's feature: the mean of the last three blocks. The share of masked patches varies
+from 0.1 to 0.8, and the loss counts visible patches too, because the codec masks nothing and its features must
+describe every patch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sc_runtime.export.semanticodec.networks.audiomae import FEATURE_BLOCKS, AudioMAE, Block
+from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE, Block
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.semanticodec.config import PATCH, PATCH_COLUMNS, PATCH_ROWS
 
@@ -22,12 +22,12 @@ from .loop import half_precision, pick
 BATCH = 8
 LEARNING_RATE = 1e-3
 MASKED = (0.1, 0.8)  #: shares of the patches, drawn anew for each batch
-VISIBLE_WEIGHT = 0.5  #: of a visible patch's loss, beside 1 of a masked one's
+VISIBLE_WEIGHT = 0.5  #: of the visible patches' loss; that of the masked ones has weight 1
 DECODER_DEPTH = 2
 
 
 class MaskedAutoencoder(nn.Module):
-    """fbank [B, 1024, 128] and a mask -> the patches drawn again, [B, 512, 256]."""
+    """fbank [B, 1024, 128] and a mask -> the reconstructed patches [B, 512, 256]."""
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
@@ -46,21 +46,12 @@ class MaskedAutoencoder(nn.Module):
         self.draw = nn.Linear(width, PATCH * PATCH)
 
     def forward(self, fbank: Tensor, order: Tensor, visible: int) -> Tensor:
-        """`order` [B, 512] puts positions in a random order, of which the first `visible` are seen."""
+        """`order`, int64 [B, 512], is a permutation of the positions; the first `visible` of it are not masked."""
         seen = order[:, :visible]
-        encoder = self.encoder
-        width = encoder.pos_embed.shape[2]
-        x = encoder.patch_embed(fbank) + encoder.pos_embed[:, 1:]
-        x = x.gather(1, seen[:, :, None].expand(-1, -1, width))
-        x = torch.cat([(encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
-        features = torch.zeros_like(x)
-        for i, block in enumerate(encoder.blocks):
-            x = block(x)
-            if i >= len(encoder.blocks) - FEATURE_BLOCKS:
-                features = features + encoder.norm(x) / FEATURE_BLOCKS
+        features = self.encoder.embed(fbank, seen)
         embedded = self.embed(features[:, 1:])
-        y = self.mask_token.expand(len(x), order.shape[1], -1).to(embedded.dtype)
-        y = y.scatter(1, seen[:, :, None].expand(-1, -1, width), embedded)
+        y = self.mask_token.expand(*order.shape, -1).to(embedded.dtype)
+        y = y.scatter(1, seen[:, :, None].expand_as(embedded), embedded)
         return self.draw(self.norm(self.decoder(y + self.positions)))
 
 
@@ -82,7 +73,7 @@ def cut_patches(fbank: Tensor) -> Tensor:
 
 
 class MaskedAutoencoderStage:
-    """`fbanks`: float16 [N, 1024, 128]."""
+    """Trains the masked autoencoder on `fbanks`, float16 [N, 1024, 128]."""
 
     name = "audiomae"
     averaged = ("autoencoder",)

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram between VAE and vocoder, in torch so that losses can go through it."""
+"""The log-mel spectrogram between VAE and vocoder, in torch and differentiable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FLOOR = 1e-5  #: of a mel magnitude, before its logarithm
 class LogMel(nn.Module):
     """waveform [B, 160 frames] at 16 kHz -> log-mel [B, bins, frames]: natural logarithm of mel magnitudes.
 
-    AudioLDM's spectrogram: Hann window and FFT of 1024, hop 160, 64 bins of Slaney's scale and norm from 0 to 8 kHz.
-    Other sizes serve as losses at other resolutions.
+    AudioLDM's spectrogram: Hann window and FFT of 1024, hop 160, 64 bins of Slaney's scale and norm from 0 to 8
+    kHz. Other sizes serve as losses at other resolutions.
     """
 
     def __init__(self, fft_size: int = FFT_SIZE, hop: int = FRAME_SHIFT, bins: int = MEL_BINS) -> None:

@@ -1,4 +1,4 @@
-"""The mel-spectrogram VAE: reconstruction, a little KL divergence, and a patch discriminator towards the end."""
+"""The mel-spectrogram VAE: reconstruction loss, a small KL divergence, and from 60 % on a patch discriminator."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE
 from .loop import half_precision, pick
 from .mel import LogMel
 
-BATCH = 4
+BATCH = 2  #: on a CPU, more updates are worth more than larger batches
 FRAMES = 256  #: of a training crop
 LEARNING_RATE = 1e-3
 KL_WEIGHT = 1e-4
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT = 0.02
-CENTRE, SPREAD = -6.0, 3.0  #: of the log-mel, so that the networks see numbers near one
+CENTRE, SPREAD = -6.0, 3.0  #: of the log-mel; the networks' inputs are normalised with them
 
 
 class VaeEncoder(nn.Module):
@@ -63,7 +63,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class MelVaeStage:
-    """`clips`: int16 [N, 163840]."""
+    """Trains encoder and decoder on `clips`, int16 [N, 163840]."""
 
     name = "mel_vae"
     averaged = ("encoder", "decoder")
@@ -87,7 +87,7 @@ class MelVaeStage:
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
-        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        drawn, kl = reconstruct(self.encoder, self.decoder, mel, generator)
         loss, l1 = compare(drawn, mel)
         loss = loss + KL_WEIGHT * kl
         losses = {"l1": l1, "kl": float(kl.detach())}
@@ -104,7 +104,7 @@ class MelVaeStage:
         return losses
 
     def train_discriminator(self, mel: Tensor, drawn: Tensor) -> float:
-        """One update by the hinge loss."""
+        """One update by the hinge loss; returns the loss."""
         with half_precision(self.device):
             real, fake = self.discriminator(mel), self.discriminator(drawn)
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
@@ -116,7 +116,7 @@ class MelVaeStage:
 
 
 class VaeEncoderStage:
-    """Fits an encoder to a trained `decoder` that stays as it is, for one that was restored from a bundle."""
+    """Trains an encoder for a fixed `decoder`, which was restored from a bundle, on `clips`, int16 [N, 163840]."""
 
     name = "vae_encoder"
     averaged = ("encoder",)
@@ -137,7 +137,7 @@ class VaeEncoderStage:
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
-        drawn, kl = draw_again(self.encoder, self.decoder, mel, generator)
+        drawn, kl = reconstruct(self.encoder, self.decoder, mel, generator)
         loss, l1 = compare(drawn, mel)
         optimizer = self.optimizers["encoder"]
         optimizer.zero_grad(set_to_none=True)
@@ -147,10 +147,13 @@ class VaeEncoderStage:
         return {"l1": l1, "kl": float(kl.detach())}
 
 
-def draw_again(
+def reconstruct(
     encoder: nn.Module, decoder: nn.Module, mel: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`mel` through the autoencoder, a latent drawn from what the encoder says of it, and the KL divergence."""
+    """Reconstruct `mel` from a latent that is sampled from the encoder's distribution.
+
+    Returns the reconstruction and the KL divergence, a mean over the elements of the latent.
+    """
     with half_precision(mel.device):
         mean, log_variance = encoder(mel)
         noise = torch.randn(mean.shape, generator=generator).to(mel.device)

@@ -1,140 +1,113 @@
-"""Training goes on from a built bundle: its graphs' weights, back in the networks they were traced from.
+"""Starts a training from a built bundle, through the table of weights in its manifest.
 
-A checkpoint or the state of a former training is not needed, and neither is in the repository. What a bundle does not
-hold begins anew: the VAE's encoder (`train.py vae_encoder` fits one to the decoder), discriminators, optimisers.
+No checkpoint or state of a former training is needed, and neither is in the repository. A bundle does not hold the
+VAE's encoder (stage `vae_encoder` trains one for the decoder), the discriminators and the optimisers: they start
+anew.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import BundleError
-from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
-from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
+from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder, restore_lstm
 from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.tunet import TUNet
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
-from sc_runtime.export.trace import trace
+from sc_runtime.export.weights import read_weights
 from sc_runtime.files import replacing, write_atomically
 
 from .diffusion import VectorQuantizer
 from .masked_autoencoder import MaskedAutoencoder
 from .preparation import CENTROIDS, SCALE_FACTOR
 
-FIRST, LAST = 1024, 2**24  #: numbers of elements: past what a graph computes with itself, and exact in float32
 
+def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, folder: Path) -> tuple[str, ...]:
+    """Start a training of networks of `sizes` in `folder` with the weights and codebooks of `bundle`.
 
-def restore_bundle(bundle: Bundle, sizes: NetworkSizes, folder: Path) -> None:
-    """Begin the training in `folder` with the weights and codebooks of `bundle`, instead of with random ones.
-
-    Raises BundleError where its networks are not of `sizes`, and where `folder` holds a training already.
+    `stored` are the sizes of the bundle's networks. A stage whose networks have other sizes starts with random
+    weights. Returns the names of the other stages. Raises BundleError if the bundle is not of `stored` or not
+    float32, and if `folder` holds a training already.
     """
-    if bundle.choose_config() != sizes.config or bundle.manifest.precision != "float32":
-        raise BundleError(f"{bundle.path}: {bundle.choose_config()}", f"a float32 bundle of {sizes.config}")
-    networks: dict[str, dict[str, nn.Module]] = {
+    if bundle.choose_config() != stored.config or bundle.manifest.precision != "float32":
+        raise BundleError(f"{bundle.path}: {bundle.choose_config()}", f"a float32 bundle of {stored.config}")
+    restored = build_networks(stored)
+    wanted = build_networks(sizes)
+    kept = tuple(stage for stage in restored if list_shapes(restored[stage]) == list_shapes(wanted[stage]))
+    for stage in kept:
+        if (folder / f"{stage}.pt").exists():
+            raise BundleError(f"{folder} holds a training already ({stage}.pt)", "a folder without one")
+    for name, weights in read_networks(bundle).items():
+        for networks in restored.values():
+            if name in networks:
+                networks[name].load_state_dict(weights, strict=name != "autoencoder")
+    scale = float(read_weights(bundle, "vae_decoder")["scale_factor"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CENTROIDS) as temporary:
+        np.save(temporary, bundle.load_codebook(f"semantic-{sizes.config.vocab}"))
+    if "mel_vae" in kept:
+        write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
+    for stage in kept:
+        write_start(folder / f"{stage}.pt", restored[stage])
+    return kept
+
+
+def build_networks(sizes: NetworkSizes) -> dict[str, dict[str, nn.Module]]:
+    """By stage and name, the networks that a bundle holds, with random weights."""
+    config = sizes.config
+    return {
         "audiomae": {"autoencoder": MaskedAutoencoder(sizes)},
         "mel_vae": {"decoder": VaeDecoder(sizes)},
         "vocoder": {"hifigan": HifiGan(sizes)},
         "diffusion": {
             "tunet": TUNet(sizes),
             "acoustic_encoder": AcousticEncoder(sizes),
-            "quantizer": VectorQuantizer(sizes.config.acoustic_vocab, sizes.config.feature_width),
+            "quantizer": VectorQuantizer(config.acoustic_vocab, config.feature_width),
         },
     }
-    for stage in networks:
-        if (folder / f"{stage}.pt").exists():
-            raise BundleError(f"{folder} holds a training already ({stage}.pt)", "a folder to begin in")
-    decoder = networks["mel_vae"]["decoder"]
-    load = partial(read_network, bundle, sizes)
-    networks["audiomae"]["autoencoder"].encoder.load_state_dict(load("audiomae"))  # type: ignore[union-attr]
-    decoder.load_state_dict(load("vae_decoder"))
-    networks["vocoder"]["hifigan"].load_state_dict(load("hifigan"))
-    networks["diffusion"]["tunet"].load_state_dict(load("tunet"))
-    networks["diffusion"]["acoustic_encoder"].load_state_dict(load("acoustic_encoder"))
-    networks["diffusion"]["quantizer"].begin_with(torch.from_numpy(bundle.load_codebook("acoustic")))  # type: ignore
-    scale = float(decoder.scale_factor.detach())  # type: ignore[operator]
-    with torch.no_grad():
-        decoder.scale_factor.fill_(1.0)  # type: ignore[operator]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
-    with replacing(folder / CENTROIDS) as temporary:
-        np.save(temporary, bundle.load_codebook(f"semantic-{sizes.config.vocab}"))
-    for stage, modules in networks.items():
-        write_start(folder / f"{stage}.pt", modules)
+
+
+def list_shapes(networks: Mapping[str, nn.Module]) -> dict[str, torch.Size]:
+    return {f"{name}.{key}": tensor.shape for name in networks for key, tensor in networks[name].state_dict().items()}
+
+
+def read_networks(bundle: Bundle) -> dict[str, dict[str, Tensor]]:
+    """The weights of `bundle` for each network of `build_networks`, by the names of its module.
+
+    The autoencoder's decoder is in no bundle. The VAE's scale factor is 1 in training.
+    """
+    audiomae = read_weights(bundle, "audiomae")
+    entries = torch.from_numpy(bundle.load_codebook("acoustic"))
+    quantizer = VectorQuantizer(*entries.shape)
+    quantizer.begin_with(entries)
+    return {
+        "autoencoder": {f"encoder.{name}": tensor for name, tensor in audiomae.items()},
+        "decoder": read_weights(bundle, "vae_decoder") | {"scale_factor": torch.ones(())},
+        "hifigan": read_weights(bundle, "hifigan"),
+        "tunet": read_tunet(bundle),
+        "acoustic_encoder": restore_lstm(read_weights(bundle, "acoustic_encoder")),
+        "quantizer": quantizer.state_dict(),
+    }
+
+
+def read_tunet(bundle: Bundle) -> dict[str, Tensor]:
+    """The weights of the T-UNet, by the names of its module: two graphs share them."""
+    conditioning = read_weights(bundle, "conditioning")
+    return read_weights(bundle, "tunet_step") | {
+        name.removeprefix("tunet."): tensor for name, tensor in conditioning.items() if name != "positions"
+    }
 
 
 def write_start(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """A stage's state before its first step, with the weights of `modules`; the rest of it is left to the stage."""
+    """Write a stage's state before its first step, with the weights of `modules`. The stage initialises the rest."""
     states = {name: module.state_dict() for name, module in modules.items()}
     with replacing(path) as temporary:
         torch.save({"steps": 0, "seconds": 0.0, "networks": states, "averages": states, "optimizers": {}}, temporary)
-
-
-def read_network(bundle: Bundle, sizes: NetworkSizes, name: str) -> dict[str, Tensor]:
-    """The weights of the network `name`, by the names of its module, from the graphs that are made of it.
-
-    A graph holds them transposed, stacked or reordered, some under no name of theirs. So it is traced again with
-    numbers in place of the weights: where a number comes to stand, there the bundle's graph has its weight.
-    """
-    network = NETWORKS[name]
-    shapes = network.list_shapes(sizes)
-    numbers = number_elements(shapes)
-    weights = np.full(sum(tensor.numel() for tensor in numbers.values()), np.nan, np.float32)
-    for graph_name, graph in GRAPHS.items():
-        if graph.network != name:
-            continue
-        find = partial(graph.find, network, numbers, sizes)
-        model = trace(partial(graph.trace, sizes), graph.inputs(sizes), graph.outputs(sizes), find)
-        path = bundle.find_graph(graph_name)
-        numbered, stored = list_weights(model), list_weights(ir.load(path))
-        if len(numbered) != len(stored):
-            raise BundleError(f"{path}: another graph than is traced now", "a bundle of this version", bundle.remedy)
-        for numbers_of_it, weight in zip(numbered, stored, strict=True):
-            places = np.zeros(0) if numbers_of_it is None else numbers_of_it.numpy()
-            if places.dtype != np.float32 or not places.size or places.max() > -FIRST:
-                continue  # the graph's own: a shape, a constant
-            if weight is None or tuple(weight.shape.numpy()) != places.shape:
-                raise BundleError(
-                    f"{path}: no weight of {list(places.shape)}", "a bundle of this version", bundle.remedy
-                )
-            weights[-FIRST - places.astype(np.int64)] = weight.numpy()
-    if np.isnan(weights).any():
-        raise BundleError(f"{bundle.path}: {int(np.isnan(weights).sum())} weights of {name} are lost", "all of them")
-    parts = torch.from_numpy(weights).split([tensor.numel() for tensor in numbers.values()])
-    published = dict(zip(numbers, parts, strict=True))
-    with torch.device("meta"):
-        state = network.module(sizes).state_dict()
-    return {key: published[network.publish_name(key)].reshape(tensor.shape).clone() for key, tensor in state.items()}
-
-
-def list_weights(model: ir.Model) -> list[ir.TensorProtocol | None]:
-    """What every node of the graph reads, in order: a weight, or None. Names say less: equal weights share one."""
-    halves = {
-        node.outputs[0]: node.inputs[0]
-        for node in model.graph
-        if node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].is_initializer()
-    }
-    nodes = (node for node in model.graph if node.outputs[0] not in halves)
-    read = (halves.get(value, value) for node in nodes for value in node.inputs if value is not None)
-    return [value.const_value if value.is_initializer() else None for value in read]
-
-
-def number_elements(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors of `shapes` whose elements are counted down from -FIRST, through all of them."""
-    numbers, next_number = {}, FIRST
-    for name, shape in shapes.items():
-        count = int(np.prod(shape, dtype=np.int64))
-        numbers[name] = -torch.arange(next_number, next_number + count, dtype=torch.float32).reshape(shape)
-        next_number += count
-    assert next_number <= LAST, f"{next_number} weights"
-    return numbers

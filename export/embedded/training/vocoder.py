@@ -1,6 +1,7 @@
-"""HiFi-GAN: multi-resolution spectral losses, then an adversary that looks at the waveform by its periods.
+"""HiFi-GAN: multi-resolution spectral losses, then period discriminators (Kong et al. 2020).
 
-Half of each batch is vocoded from what the VAE makes of the spectrogram: that is what decoding will bring.
+Half of each batch is vocoded from the VAE's reconstruction of the log-mel, because that is the vocoder's input in
+decoding.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sc_runtime.export.semanticodec.networks import hifigan as hifigan_network
 from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
@@ -22,6 +22,7 @@ from sc_runtime.semanticodec.config import FRAME_SHIFT
 from .loop import half_precision
 from .mel import LogMel
 from .mel_vae import VaeEncoder, crop_clips
+from .rows import use_rows
 
 BATCH = 4
 FRAMES = 48  #: of a training crop
@@ -31,11 +32,11 @@ PERIODS = (2, 3, 5, 7, 11)
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
 SLOPE = 0.1
-SILENCE = 0.1  #: added to the norm of a batch's magnitudes, which spectral convergence divides by
+SILENCE = 0.1  #: added to the denominator of the spectral convergence, for silent batches
 
 
 class PeriodDiscriminator(nn.Module):
-    """waveform [B, n], folded to rows of one period (Kong et al. 2020) -> scores, and the maps before them."""
+    """waveform [B, n], folded to rows of one period (Kong et al. 2020) -> the maps of all layers, scores last."""
 
     def __init__(self, period: int) -> None:
         super().__init__()
@@ -56,35 +57,8 @@ class PeriodDiscriminator(nn.Module):
         return [*maps, self.score(x).float()]
 
 
-def vocode(hifigan: HifiGan, mel: Tensor) -> Tensor:
-    """What `hifigan(mel)` is, with its convolutions run over images one row high, channels last.
-
-    With so few channels a CPU does those in two thirds of the time.
-    """
-
-    def convolve(layer: Any, x: Tensor) -> Tensor:
-        run = functional.conv_transpose2d if isinstance(layer, nn.ConvTranspose1d) else functional.conv2d
-        places: dict[str, Any] = {"stride": (1, *layer.stride), "padding": (0, *layer.padding)}
-        places |= {"dilation": (1, *layer.dilation)}
-        weight = layer.weight[:, :, None].contiguous(memory_format=torch.channels_last)
-        return run(x, weight, layer.bias, **places)
-
-    def run_block(block: Any, x: Tensor) -> Tensor:
-        for first, second in zip(block.convs1, block.convs2, strict=True):
-            h = convolve(first, functional.leaky_relu(x, hifigan_network.SLOPE))
-            x = x + convolve(second, functional.leaky_relu(h, hifigan_network.SLOPE))
-        return x
-
-    x = convolve(hifigan.conv_pre, mel[:, :, None].contiguous(memory_format=torch.channels_last))
-    count = len(hifigan_network.RESIDUAL_KERNELS)
-    for i, up in enumerate(hifigan.ups):
-        x = convolve(up, functional.leaky_relu(x, hifigan_network.SLOPE))
-        x = torch.stack([run_block(block, x) for block in hifigan.resblocks[count * i : count * (i + 1)]]).mean(dim=0)
-    return convolve(hifigan.conv_post, functional.leaky_relu(x, hifigan_network.LAST_SLOPE)).tanh()[:, 0, 0]
-
-
 class VocoderStage:
-    """`clips`: int16 [N, 163840]; `encoder` and `decoder` weights of the trained VAE."""
+    """Trains HiFi-GAN on `clips`, int16 [N, 163840]; `encoder` and `decoder` are the weights of the trained VAE."""
 
     name = "vocoder"
     averaged = ("hifigan",)
@@ -104,6 +78,7 @@ class VocoderStage:
         self.encoder.load_state_dict(encoder)
         self.decoder.load_state_dict(decoder)
         self.hifigan = HifiGan(sizes).to(device)
+        use_rows(self.hifigan)
         self.discriminators = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS).to(device)
         self.networks = {"hifigan": self.hifigan, "discriminators": self.discriminators}
         self.optimizers: dict[str, Any] = {
@@ -118,7 +93,7 @@ class VocoderStage:
         with torch.no_grad(), half_precision(self.device):
             mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
         with half_precision(self.device):
-            made = vocode(self.hifigan, mel)[:, : real.shape[1]].float()
+            made = self.hifigan(mel)[:, : real.shape[1]].float()
         losses: dict[str, float] = {}
         if adversarial:
             losses["discriminator"] = self.train_discriminators(real, made.detach())
@@ -126,7 +101,7 @@ class VocoderStage:
         losses["spectral"] = float(spectral.detach())
         loss = spectral
         if adversarial:
-            adversary, features = self.ask_discriminators(real, made)
+            adversary, features = self.judge(real, made)
             loss = loss + ADVERSARIAL_WEIGHT * adversary + FEATURE_WEIGHT * features
             losses["adversary"] = float(adversary.detach())
         optimizer = self.optimizers["hifigan"]
@@ -137,10 +112,11 @@ class VocoderStage:
         return losses
 
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
-        """Mean absolute difference of log-mels and log-magnitudes, and spectral convergence, over all resolutions.
+        """The mean of two losses over all resolutions, added.
 
-        The convergence (Arik et al. 2018), the error's share of a batch's energy, is of the loudest partials, which
-        logarithms alone leave to noise of the right colour.
+        The first is the mean absolute difference of log-mels and of log-magnitudes. The second is spectral
+        convergence (Arik et al. 2018): the norm of the difference over the norm of the real magnitudes. It is
+        dominated by the loudest partials; the logarithms alone are satisfied by noise of the right colour.
         """
         losses, convergences = [], []
         for resolution in self.resolutions:
@@ -153,27 +129,27 @@ class VocoderStage:
         return torch.stack(losses).mean() + torch.stack(convergences).mean()
 
     def train_discriminators(self, real: Tensor, made: Tensor) -> float:
-        """One update by the least-squares loss."""
+        """One update by the least-squares loss; returns the loss."""
         loss = torch.zeros((), device=self.device)
         with half_precision(self.device):
             for discriminator in self.discriminators:
-                yes, no = discriminator(real)[-1], discriminator(made)[-1]
-                loss = loss + (yes - 1).square().mean() + no.square().mean()
+                real_score, made_score = discriminator(real)[-1], discriminator(made)[-1]
+                loss = loss + (real_score - 1).square().mean() + made_score.square().mean()
         optimizer = self.optimizers["discriminators"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    def ask_discriminators(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-        """Least-squares adversarial loss of what was made, and the distance of the discriminators' maps."""
+    def judge(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+        """The least-squares adversarial loss of `made`, and the feature-matching loss: the L1 distance of the maps."""
         adversary = features = torch.zeros((), device=self.device)
         with half_precision(self.device):
             for discriminator in self.discriminators:
                 with torch.no_grad():
-                    wanted = discriminator(real)
-                given = discriminator(made)
-                adversary = adversary + (given[-1] - 1).square().mean()
-                for a, b in zip(given[:-1], wanted[:-1], strict=True):
+                    real_maps = discriminator(real)
+                maps = discriminator(made)
+                adversary = adversary + (maps[-1] - 1).square().mean()
+                for a, b in zip(maps[:-1], real_maps[:-1], strict=True):
                     features = features + (a - b).abs().mean().float()
         return adversary, features

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .sizes import NetworkSizes
+
+#: A tensor of ONNX's LSTM -> what PyTorch calls its parts, which lie one behind the other.
+STEMS = {"w": ("weight_ih",), "r": ("weight_hh",), "b": ("bias_ih", "bias_hh")}
+SUFFIXES = ("", "_reverse")  #: of PyTorch's names of the two directions, in ONNX's order
 
 
 class AcousticEncoder(nn.Module):
@@ -62,15 +67,41 @@ class OnnxAcousticEncoder(nn.Module):
         return self.encoder_output_linear(x.transpose(0, 1))
 
 
-def convert_lstm(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """The tensor `name` ("w0", "r2", "b1", ...) of `OnnxAcousticEncoder`, from the published `encoder.*` tensors."""
-    kind, layer = name[0], int(name[1:])
-    stems = {"w": ("weight_ih",), "r": ("weight_hh",), "b": ("bias_ih", "bias_hh")}[kind]
-    directions = []
-    for suffix in ("", "_reverse"):
-        parts = [reorder_gates(state[f"encoder.{stem}_l{layer}{suffix}"]) for stem in stems]
-        directions.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-    return torch.stack(directions)
+def list_lstm_parts(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors of PyTorch's LSTM that `convert_lstm` makes the tensor `name` of, of `shape`.
+
+    Empty unless `name` is "w0", "r2", "b1", ... of `OnnxAcousticEncoder`.
+    """
+    if not re.fullmatch(r"[wrb]\d+", name):
+        return {}
+    stems = STEMS[name[0]]
+    rows = shape[1] // len(stems)
+    return {f"encoder.{stem}_l{name[1:]}{suffix}": (rows, *shape[2:]) for suffix in SUFFIXES for stem in stems}
+
+
+def convert_lstm(*parts: Tensor) -> Tensor:
+    """A tensor of ONNX's LSTM from those that `list_lstm_parts` names."""
+    half = len(parts) // len(SUFFIXES)
+    return torch.stack([torch.cat([reorder_gates(part) for part in side]) for side in (parts[:half], parts[half:])])
+
+
+def restore_lstm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `AcousticEncoder` from those of `OnnxAcousticEncoder`: the inverse of `convert_lstm`."""
+    state = {}
+    for name, tensor in weights.items():
+        parts = list_lstm_parts(name, tuple(tensor.shape))
+        if not parts:
+            state[name] = tensor
+            continue
+        rows = tensor.flatten(0, 1).chunk(len(parts))
+        state |= {part: restore_gates(chunk) for part, chunk in zip(parts, rows, strict=True)}
+    return state
+
+
+def restore_gates(weight: Tensor) -> Tensor:
+    """ONNX's gate order (i, o, f, c) along the first axis -> PyTorch's (i, f, g, o)."""
+    i, o, f, g = weight.chunk(4)
+    return torch.cat([i, f, g, o])
 
 
 def reorder_gates(weight: Tensor) -> Tensor:

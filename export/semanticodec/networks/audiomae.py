@@ -29,9 +29,14 @@ class AudioMAE(nn.Module):
     def forward(self, fbank: Tensor) -> Tensor:
         return stack_positions(self.embed(fbank)[:, 1:], self.stack)
 
-    def embed(self, fbank: Tensor) -> Tensor:
-        """fbank [B, 1024, 128] -> class token and 512 positions [B, 513, width], before stacking."""
+    def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:
+        """fbank [B, 1024, 128] -> class token and 512 positions [B, 513, width], before stacking.
+
+        `visible`, int64 [B, n]: only these positions are kept, in this order; [B, 1 + n, width]. Training masks others.
+        """
         x = self.patch_embed(fbank) + self.pos_embed[:, 1:]
+        if visible is not None:
+            x = x.gather(1, visible[:, :, None].expand(-1, -1, x.shape[2]))
         first = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         x = torch.cat([first, x], dim=1)
         total = torch.zeros_like(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .sizes import UniCodecSizes
+from .sizes import OVERLAP, UniCodecSizes
 
 MAX_MAGNITUDE = 100.0
 EPS = 1e-6  #: of every normalisation
@@ -153,3 +153,13 @@ def make_basis(window: Tensor) -> Tensor:
     sines = angles.sin()
     sines[0] = sines[-1] = 0
     return (torch.cat([weights * angles.cos(), -weights * sines]) * window.double()).float()
+
+
+def make_power(window: Tensor) -> Tensor:
+    """The square of `window` [n_fft], hop by hop: [n_fft / hop, hop]."""
+    return window.square().reshape(OVERLAP, -1)
+
+
+def take_first_condition(rows: Tensor) -> Tensor:
+    """The row [C] of an adaptive LayerNorm's table [conditions, C] that inference uses."""
+    return rows[0]

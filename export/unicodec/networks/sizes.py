@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sc_runtime.errors import SettingsError
 from sc_runtime.unicodec.config import TPS, UniCodecConfig
 
+OVERLAP = 4  #: hops in a frame of the inverse STFT
+
 
 @dataclass(frozen=True)
 class UniCodecSizes:
@@ -44,7 +46,7 @@ class UniCodecSizes:
     @property
     def n_fft(self) -> int:
         """Samples of the inverse STFT's frames: 1280."""
-        return 4 * self.hop
+        return OVERLAP * self.hop
 
 
 TINY = UniCodecSizes(

@@ -1,28 +1,30 @@
-"""OpenVINO on the CPU: static shapes where they are few, compiled graphs cached on disk, bfloat16 where it is had."""
+"""OpenVINO on the CPU: which settings each graph runs with."""
 
 from __future__ import annotations
 
 import importlib.util
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.bundle.weights import MappedWeights
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.errors import BackendError, MissingExtraError, first_line
-from sc_runtime.initializers import Initializers
+from sc_runtime.errors import BackendError, MissingExtraError
+from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Graph
 
-from .graphs import HEAD, TAIL, JoinedGraph, OpenVinoGraph, cut_model
+from .graphs import HEAD, TAIL, JoinedGraph, OpenVinoGraph, cut_model, find_reason
 from .recurrence import RecurrentGraph, is_recurrent
 
 #: For graphs with free axes, which are compiled once for all lengths. OpenVINO 2026.4 fuses attention for the length
 #: that comes first: after a run of 1 position, runs of 16 and more are wrong, without an error
 #: (tests/test_unicodec.py). Without its fusing they are right, and as fast.
-FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
+#: It keeps primitives for every length that it has met, up to 5000: 80 lengths of the tiny stand-in took 1.5 GB, and
+#: went on growing. With 10 they take 0.56 GB, which is what the longest takes, in the same processor time
+#: (tests/test_memory.py).
+FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE", "CPU_RUNTIME_CACHE_CAPACITY": "10"}
 TYPES = {"ConvTranspose": "ConvolutionBackpropData"}  #: ONNX operator type -> OpenVINO's name of it
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights
 
@@ -51,8 +53,7 @@ class OpenVinoBackend:
             raise MissingExtraError(
                 "openvino is not installed", "the extra `openvino`", "pip install 'sc-runtime[openvino]'"
             )
-        import openvino
-
+        openvino = import_openvino()
         self.core = openvino.Core()
         has_bfloat16 = "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
@@ -60,7 +61,11 @@ class OpenVinoBackend:
         self.threads, self.precision = threads, precision
         self.decodes_bfloat16 = precision != "float32" and has_bfloat16
         self.device = "CPU, bfloat16" if self.decodes_bfloat16 else "CPU"
-        self.cache = Path(platformdirs.user_cache_dir("sc-runtime")) / "openvino"
+        #: What a compiled graph depends on besides its file, its shapes and its settings.
+        self.platform = (openvino.get_version(), self.core.get_property("CPU", "FULL_DEVICE_NAME"), has_bfloat16)
+
+    def __reduce__(self) -> tuple[type[OpenVinoBackend], tuple[int | None, str]]:
+        return type(self), (self.threads, self.precision)
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         path = bundle.find_graph(graph)
@@ -73,26 +78,33 @@ class OpenVinoBackend:
         if self.threads:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         try:
-            if spec.is_lstm:
-                weights = Initializers(path)
-                if is_recurrent(weights):
-                    return RecurrentGraph(self.core, weights, settings)
-            if bundle.count_bytes(graph) < CACHED_BYTES:
-                settings["CACHE_DIR"] = str(self.cache)
+            table = bundle.manifest.graphs[graph].weights
+            if spec.is_lstm and is_recurrent(table):
+                weights = MappedWeights(bundle.path, table)
+                return RecurrentGraph(self.core, weights.arrays, settings, weights.release)
             free = bool(spec.free_axes)
             settings |= FREE_SETTINGS if free else {}
+            identity = None
+            if bundle.count_bytes(graph) < CACHED_BYTES:
+                identity = (self.platform, bundle.list_hashes(graph), lower, self.threads, free)
             read = partial(self.core.read_model, path)
             if lower and spec.float32_tail:
-                head, tail = (partial(cut_model, read, TYPES[spec.float32_tail], half) for half in (HEAD, TAIL))
-                exact_settings = settings | {"INFERENCE_PRECISION_HINT": "f32"}
-                return JoinedGraph(
-                    OpenVinoGraph(self.core, head, settings, free=free),
-                    OpenVinoGraph(self.core, tail, exact_settings, free=free),
+                exact = settings | {"INFERENCE_PRECISION_HINT": "f32"}
+                head, tail = (
+                    OpenVinoGraph(
+                        self.core,
+                        partial(cut_model, read, TYPES[spec.float32_tail], half),
+                        chosen,
+                        identity and (*identity, half),
+                        free=free,
+                    )
+                    for half, chosen in ((HEAD, settings), (TAIL, exact))
                 )
-            return OpenVinoGraph(self.core, read, settings, one_by_one=not spec.gains_from_batch, free=free)
+                return JoinedGraph(head, tail)
+            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free)
         except RuntimeError as error:
             raise BackendError(
-                f"{path}: OpenVINO refuses it ({first_line(error)})", "a graph it can load", bundle.remedy
+                f"{path}: OpenVINO refuses it ({find_reason(error)})", "a graph it can load", bundle.remedy
             ) from error
 
     def open_search(self, codebook: np.ndarray) -> NearestCentroid:

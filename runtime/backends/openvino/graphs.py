@@ -1,8 +1,8 @@
-"""Graphs in OpenVINO: compiled per shape, or cut in two halves of different precision."""
+"""Graphs in OpenVINO: compiled per shape, or cut into two halves of different precision."""
 
 from __future__ import annotations
 
-import locale
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,42 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from sc_runtime.errors import BackendError, first_line
+from sc_runtime.backends.failures import describe_failure
+from sc_runtime.caches import make_key
 from sc_runtime.networks import Arrays, Shapes
+from sc_runtime.once import OnceEach
+
+from .compiled import LOCALE, CompiledModel, compile_kept
 
 HEAD, TAIL = "head", "tail"
-
-
-class KeptLocale:
-    """While OpenVINO reads or writes a graph, the process has the locale C. It puts back what it found.
-
-    Two threads at once may so put back C, and Python would read and write text as ASCII from then on. The last one to
-    leave this context puts back what the first one found.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.found = threading.Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                self.found = locale.setlocale(locale.LC_ALL)
-            self.inside += 1
-
-    def __exit__(self, *raised: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                locale.setlocale(locale.LC_ALL, self.found)
-
-
-LOCALE = KeptLocale()
+#: Sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder meets up to 16;
+#: what was dropped is read from the disk again, which takes a third of the time of compiling it.
+KEPT_SHAPES = 4
 
 
 class OpenVinoGraph:
     """One graph, compiled for each set of shapes when that is first run, or once for all if `free`.
 
-    `read` gives its model, anew each time; `one_by_one` runs a batch as batches of 1.
+    read: makes its model, anew each time.
+    identity: what the compiled graph depends on besides the shapes; it is kept on disk under this. None keeps nothing.
+    one_by_one: runs a batch as batches of 1.
+
+    Several threads may use it.
     """
 
     def __init__(
@@ -53,40 +38,55 @@ class OpenVinoGraph:
         core: Any,
         read: Callable[[], Any],
         settings: dict[str, Any],
+        identity: tuple[object, ...] | None = None,
         one_by_one: bool = False,
         free: bool = False,
     ) -> None:
-        self.core, self.read, self.settings, self.one_by_one, self.free = core, read, settings, one_by_one, free
+        self.core, self.read, self.settings, self.identity = core, read, settings, identity
+        self.one_by_one, self.free = one_by_one, free
+        self.compiled: OnceEach[tuple[tuple[int, ...], ...], CompiledModel] = OnceEach(KEPT_SHAPES)
         with LOCALE:
-            self.model = read()
-        self.outputs = [output.any_name for output in self.model.outputs]
-        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+            self._model = read()  # of the first compilation
+        self._lock = threading.Lock()
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         batch = len(next(iter(feeds.values())))
         if self.one_by_one and batch > 1:
             each = [self.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(batch)]
-            return {name: np.concatenate([result[name] for result in each]) for name in self.outputs}
+            return {name: np.concatenate([result[name] for result in each]) for name in each[0]}
         shapes = {name: array.shape for name, array in feeds.items()}
-        with told_failures(shapes):
-            results = self.find_request(shapes).infer(dict(feeds))
-        return {name: np.array(results[name]) for name in self.outputs}
+        with explained_failures(shapes):
+            return self._find(shapes).infer(feeds)
 
     def prepare(self, shapes: Shapes) -> None:
-        with told_failures(shapes):
-            self.find_request(shapes)
+        self.compile(shapes)
 
-    def find_request(self, shapes: Shapes) -> Any:
-        """An inference request for exactly these shapes, or for all."""
+    def compile(self, shapes: Shapes) -> CompiledModel:
+        """The model for exactly these shapes, or for all. Raises BackendError."""
+        with explained_failures(shapes):
+            return self._find(shapes)
+
+    def _find(self, shapes: Shapes) -> CompiledModel:
         key = () if self.free else tuple(shapes[name] for name in sorted(shapes))
-        if key not in self.compiled:
-            model = self.read() if self.model is None else self.model
-            self.model = None  # only the compiled weights stay in memory
-            if not self.free:
-                model.reshape({name: list(shape) for name, shape in shapes.items()})
-            with LOCALE:
-                self.compiled[key] = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
-        return self.compiled[key]
+        return self.compiled.get(key, lambda: self._compile(shapes))
+
+    def _compile(self, shapes: Shapes) -> CompiledModel:
+        fixed = {} if self.free else {name: list(shape) for name, shape in shapes.items()}
+        key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()))
+
+        def make() -> Any:
+            model = self._take_model()
+            if fixed:
+                model.reshape(fixed)
+            return model
+
+        return compile_kept(self.core, make, self.settings, key)
+
+    def _take_model(self) -> Any:
+        """The model, to be changed. It is not kept: only the compiled weights stay in memory."""
+        with self._lock:
+            model, self._model = self._model, None
+        return self.read() if model is None else model
 
 
 class JoinedGraph:
@@ -99,25 +99,33 @@ class JoinedGraph:
         return self.tail.run({TAIL: self.head.run(feeds)[HEAD]})
 
     def prepare(self, shapes: Shapes) -> None:
-        self.head.prepare(shapes)
-        self.tail.prepare({TAIL: tuple(self.head.find_request(shapes).get_output_tensor().shape)})
+        (between,) = self.head.compile(shapes).compiled.outputs
+        self.tail.prepare({TAIL: () if between.partial_shape.is_dynamic else tuple(between.shape)})
 
 
 @contextmanager
-def told_failures(shapes: Shapes) -> Iterator[None]:
+def explained_failures(shapes: Shapes) -> Iterator[None]:
     """Raises BackendError for what OpenVINO raises on inputs of these shapes."""
     try:
         yield
-    except RuntimeError as error:
-        raise BackendError(
-            f"OpenVINO failed on shapes {next(iter(shapes.values()))} ({first_line(error)})",
-            "inputs that fit in memory",
-            "use a smaller batch",
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        what = f"OpenVINO failed on shapes {next(iter(shapes.values()))}"
+        raise describe_failure(what, error, find_reason(error)) from error
+
+
+def find_reason(error: BaseException) -> str:
+    """The reason in an error of OpenVINO, whose first lines name places in its source.
+
+    >>> find_reason(RuntimeError("Exception from src/a.cpp:1:\\nCheck 'x' failed at src/b.cpp:2:\\nit is too small\\n"))
+    'it is too small'
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not re.match(r"(Exception from|Check .* failed at) .*:$", line)]
+    return telling[0] if telling else next(iter(filter(None, lines)), type(error).__name__)
 
 
 def cut_model(read: Callable[[], Any], kind: str, half: str) -> Any:
-    """One half of a model: what comes before the last operator of type `kind`, or that and all behind it.
+    """One half of a model: the part before the last operator of type `kind`, or that operator and all that follow.
 
     The first half's output is called HEAD, the second's input TAIL; they are the same tensor.
     """

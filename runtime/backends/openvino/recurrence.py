@@ -1,39 +1,52 @@
-"""The acoustic encoder in OpenVINO, its bidirectional LSTM taken apart for speed and memory.
+"""A bidirectional LSTM and a linear map in OpenVINO, taken apart for speed and memory.
 
-An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product; only R h, and what
-follows it, has to go position by position, and does so in a loop inside OpenVINO: one direction at a time, all windows
-at once, so that R is read from memory as few times as can be. Measured (bench/recurrence.py) against OpenVINO's own
-LSTMSequence, which gains nothing from a batch and holds 3.5 times the weights, and ONNX Runtime's LSTM, of whose
-threads each reads all of R for its part of the batch.
+An LSTM's gates are W x + b + R h. W x + b of many positions and windows is one matrix product. Only R h and the gates
+run position by position, in a loop inside OpenVINO. The loop takes one direction at a time and all windows at once, so
+that R is read from memory as rarely as possible. bench/kernels/recurrence.py compares it with OpenVINO's LSTMSequence,
+which gains nothing from a batch and holds 3.5 times the weights, and with ONNX Runtime's LSTM, in which each thread
+reads all of R for its part of the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
 
-from sc_runtime.errors import BackendError, first_line
-from sc_runtime.initializers import Initializers
+from sc_runtime.backends.failures import describe_failure
+from sc_runtime.bundle.manifest import WeightEntry
 from sc_runtime.networks import Arrays
 
+from .graphs import find_reason
+
 STRIDES = (1, -1)  #: of the two directions, in ONNX's order
-OUTPUT = "encoder_output_linear.weight.transposed"
+OUTPUT = "encoder_output_linear.weight"  #: [D, 2H]
 ROWS = 384  #: positions times windows at a time: enough for a fast product, few enough for a small result
 
 
 class RecurrentGraph:
     """[feature, centroid] [B, L, 2D] -> acoustic features [B, L, D] (paper, eq. 2), for any B and L.
 
-    `settings` are OpenVINO's for the CPU. In bfloat16 the factors and the result of a matrix product are rounded;
-    gates and state are float32. Each weight is compiled by itself: what OpenVINO has packed need not be in memory
-    twice while it packs the next. Raises RuntimeError for what OpenVINO refuses.
+    weights: by the names of the exported module, float32; for each layer n the weights "w{n}" [2, 4H, I] and "r{n}"
+        [2, 4H, H] and the biases "b{n}" [2, 8H] of ONNX's LSTM, and OUTPUT [D, 2H].
+    settings: OpenVINO's for the CPU. In bfloat16 the factors and the result of a matrix product are rounded; gates and
+        state are float32.
+    release: gives back the memory of the weights that were read. It is called after each weight is compiled, so that
+        what OpenVINO has packed is not in memory twice while it packs the next.
+
+    Raises RuntimeError for what OpenVINO refuses.
     """
 
-    def __init__(self, core: Any, weights: Initializers, settings: dict[str, Any]) -> None:
-        self.weights = weights  # the compiled pieces refer to its memory
+    def __init__(
+        self,
+        core: Any,
+        weights: Mapping[str, np.ndarray],
+        settings: dict[str, Any],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.weights = weights  # the compiled pieces refer to their memory
 
         def pack(model: Any) -> Any:
             compiled = core.compile_model(model, "CPU", settings)
@@ -41,38 +54,34 @@ class RecurrentGraph:
                 [1 if axis.is_dynamic else axis.get_length() for axis in port.partial_shape] for port in model.inputs
             )
             infer(compiled, *(np.zeros(shape, np.float32) for shape in shapes))  # in bfloat16 only this packs
-            weights.release()
+            release()
             return compiled
 
-        arrays = weights.arrays
         self.layers = [
             [
                 Direction(pack, w, r, b, stride)
-                for w, r, b, stride in zip(*(arrays[f"{kind}{layer}"] for kind in "wrb"), STRIDES, strict=True)
+                for w, r, b, stride in zip(*(weights[f"{kind}{layer}"] for kind in "wrb"), STRIDES, strict=True)
             ]
-            for layer in takewhile(lambda layer: f"w{layer}" in arrays, count())
+            for layer in takewhile(lambda layer: f"w{layer}" in weights, count())
         ]
-        self.output = pack(build_output(arrays[OUTPUT]))
+        self.output = pack(build_output(weights[OUTPUT]))
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """`feeds` hold "features"; the answer holds "acoustic"."""
+        """`feeds` has "features"; the result has "acoustic"."""
         x = np.ascontiguousarray(feeds["features"].transpose(1, 0, 2))
         try:
             for layer in self.layers:
                 x = np.concatenate([direction.run(x) for direction in layer], axis=2)
             (acoustic,) = infer(self.output, x)
-        except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO failed on features {list(feeds['features'].shape)} ({first_line(error)})",
-                "inputs that fit in memory",
-                "use a smaller batch",
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            what = f"OpenVINO failed on features {list(feeds['features'].shape)}"
+            raise describe_failure(what, error, find_reason(error)) from error
         return {"acoustic": np.ascontiguousarray(acoustic.transpose(1, 0, 2))}
 
 
-def is_recurrent(weights: Initializers) -> bool:
-    """Whether these are the weights of an acoustic encoder as this program exports it, in float32."""
-    return {"w0", "r0", "b0", OUTPUT} <= weights.arrays.keys()
+def is_recurrent(table: Mapping[str, WeightEntry]) -> bool:
+    """Whether the table of weights is that of an acoustic encoder as this program exports it, in float32."""
+    return {"w0", "r0", "b0", OUTPUT} <= {name for name, entry in table.items() if entry.dtype == "float32"}
 
 
 class Direction:
@@ -141,15 +150,16 @@ def build_recurrence(weight: np.ndarray, stride: int) -> Any:
 
 
 def build_output(weight: np.ndarray) -> Any:
-    """x [L, B, 2H] -> x W [L, B, D]."""
+    """x [L, B, 2H] -> x W^T [L, B, D], for W [D, 2H], which may lie in memory with its axes in either order."""
     from openvino import Model, opset13
 
-    x = opset13.parameter([-1, -1, weight.shape[0]], np.float32)
-    return Model([opset13.matmul(x, share(weight), False, False)], [x])
+    x = opset13.parameter([-1, -1, weight.shape[1]], np.float32)
+    rows = weight.flags.c_contiguous
+    return Model([opset13.matmul(x, share(weight if rows else weight.T), False, rows)], [x])
 
 
 def share(array: np.ndarray) -> Any:
-    """A constant that refers to the memory of `array`, float32."""
+    """A constant that refers to the memory of `array`, float32 and row-major."""
     from openvino import Shape, Tensor, Type
     from openvino.op import Constant
 

@@ -7,27 +7,27 @@ run for some shapes, and keeps them in the user's cache folder.
 from __future__ import annotations
 
 import importlib.util
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from sc_runtime.backends.base import ENCODE_BATCH
+from sc_runtime.backends.failures import OTHER
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device, find_capability
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line
-from sc_runtime.files import write_atomically
+from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
 
 from .plans import FOLDER, MODULES, Target, find_plan, import_library, list_planned, locate_plan
 
 NOT_INSTALLED = "neither tensorrt nor tensorrt_rtx is installed"
+KERNELS = Cache("tensorrt", ".kernels")  #: that TensorRT-RTX compiles
 INSTALL = "pip install 'sc-runtime[tensorrt]', or 'sc-runtime[rtx]' for an RTX GPU"
 
 
@@ -39,12 +39,15 @@ def explain_absence() -> str | None:
 
 
 def list_libraries() -> list[str]:
-    """ "tensorrt" and "rtx", as far as they are installed."""
+    """The libraries that are installed, of "tensorrt" and "rtx"."""
     return [library for library, module in MODULES.items() if importlib.util.find_spec(module)]
 
 
 def choose_target(bundle: Bundle) -> Target:
-    """The library, of those installed one that `bundle` has plans of, and the GPU. Raises BackendError."""
+    """The GPU and an installed library; where several are installed, one that `bundle` has plans of.
+
+    Raises BackendError.
+    """
     installed = list_libraries()
     planned = [library for library in installed if any(bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))]
     library = (planned or installed)[0]
@@ -71,7 +74,10 @@ def has_plans(bundle: Bundle) -> bool:
 
 
 class TensorRtBackend:
-    """Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU."""
+    """`gpu` is the first GPU by default.
+
+    Raises MissingExtraError without TensorRT or cuda-core, BackendError without a GPU.
+    """
 
     name = "tensorrt"
     encode_batch = ENCODE_BATCH
@@ -83,24 +89,28 @@ class TensorRtBackend:
         self.device = self.gpu.name
         self._loaded: dict[str, Loaded] = {}
 
+    def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
+        """The first GPU of the other process, not this one's."""
+        return type(self), ()
+
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         target = choose_target(bundle)
         plan = find_plan(bundle, graph, target)
         if target.library not in self._loaded:
             self._loaded[target.library] = load(target.library)
         loaded = self._loaded[target.library]
-        loaded.said.clear()
-        engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())
-        if engine is None:
-            raise BackendError(
-                f"{plan}: {MODULES[target.library]} {target.version} refuses it ({loaded.reason})",
-                "a plan for this library and driver",
-                f"delete {plan} and build it again",
-            )
-        kernels = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt" / f"{target}-{graph}.kernels"
+        with self.gpu.lock:
+            loaded.messages.clear()
+            engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())
+            if engine is None:
+                raise BackendError(
+                    f"{plan}: {MODULES[target.library]} {target.version} refuses it ({loaded.reason})",
+                    "a plan for this library and driver",
+                    f"delete {plan} and build it again",
+                )
         profile = bundle.spec.graphs[graph].profile
         most = {axis: sizes[-1] for axis, sizes in profile.items()}
-        contexts = Contexts(loaded.module, engine, kernels, profile.keys() > {"batch"})
+        contexts = Contexts(loaded.module, engine, name_kernels(target, graph), profile.keys() > {"batch"})
         prepare = partial(TensorRtCall, self.gpu, plan, loaded, contexts, most)
         entry = bundle.manifest.graphs[graph]
         return DeviceGraph(self.gpu, bundle.spec.graphs[graph], entry.inputs, entry.outputs, prepare)
@@ -111,20 +121,20 @@ class TensorRtBackend:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A library at work. `said` is what it says is wrong, line by line, instead of printing it."""
+    """A library that is in use. `messages` are the errors that it reports, collected instead of printed."""
 
     module: Any
     runtime: Any
-    listener: Any  #: which the runtime needs as long as it lives
-    said: list[str]
+    listener: Any  #: the runtime needs it as long as it lives
+    messages: list[str]
 
     @property
     def reason(self) -> str:
-        return first_line(self.said[0]) if self.said else "it does not say why"
+        return first_line(self.messages[0]) if self.messages else "it reports no reason"
 
 
 def load(library: str) -> Loaded:
-    module, said = import_library(library), list[str]()
+    module, messages = import_library(library), list[str]()
     wrong = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
     class Listener(module.ILogger):  # type: ignore[name-defined]
@@ -133,32 +143,32 @@ def load(library: str) -> Loaded:
 
         def log(self, severity: Any, text: str) -> None:
             if severity in wrong:
-                said.append(text)
+                messages.append(text)
 
     listener = Listener()
-    return Loaded(module, module.Runtime(listener), listener, said)
+    return Loaded(module, module.Runtime(listener), listener, messages)
 
 
 class Contexts:
-    """Opens execution contexts of one engine, and keeps the kernels that TensorRT-RTX compiles for them in `kernels`.
+    """Opens execution contexts of one engine. `kernels` is the key under which TensorRT-RTX's kernels are kept.
 
-    The caller gives a context its memory: that is what CUDA graphs ask for, and as much as the shapes need. `lengths`
-    says that not only the batch varies.
+    The caller allocates a context's memory: CUDA graphs require that, and the size follows the shapes. `lengths`: other
+    axes than the batch are dynamic.
     """
 
-    def __init__(self, module: Any, engine: Any, kernels: Path, lengths: bool) -> None:
+    def __init__(self, module: Any, engine: Any, kernels: str, lengths: bool) -> None:
         self.engine, self._kernels, self._cache = engine, kernels, None
         self._given = module.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._given)
-            # Kernels for the very shapes, before they run: a captured loop would repeat a stopgap for ever. Lengths are
-            # too many to wait for: a stopgap runs until they are compiled.
+            # Kernels for the exact shapes are compiled before they run: a captured loop would repeat a generic kernel
+            # for ever. There are too many lengths to wait for: a generic kernel runs until theirs are compiled.
             strategies = module.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
-            with suppress(OSError):
-                self._cache.deserialize(kernels.read_bytes())  # that of another driver or GPU it leaves alone
+            if (kept := KERNELS.read(kernels)) is not None:
+                self._cache.deserialize(kept.tobytes())  # it ignores the kernels of another driver or GPU
             config.set_runtime_cache(self._cache)
 
     def open(self) -> Any:
@@ -166,9 +176,12 @@ class Contexts:
 
     def keep(self) -> None:
         if self._cache is not None:
-            with suppress(OSError):
-                self._kernels.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._kernels, bytes(self._cache.serialize()))
+            KERNELS.write(self._kernels, bytes(self._cache.serialize()))
+
+
+def name_kernels(target: Target, graph: str) -> str:
+    """The key of the kernels of `graph` for `target`."""
+    return f"{str(target).replace('.', '_')}-{graph}"
 
 
 class TensorRtCall:
@@ -185,7 +198,7 @@ class TensorRtCall:
         addresses: Addresses,
     ) -> None:
         self._device, self._plan, self._loaded, self._contexts, self._most = device, plan, loaded, contexts, most
-        loaded.said.clear()
+        loaded.messages.clear()
         self._context = context = contexts.open()
         if context is None:
             raise self._refuse("cannot be prepared")
@@ -210,6 +223,7 @@ class TensorRtCall:
 
     def _refuse(self, what: str) -> BackendError:
         most = ", ".join(f"{axis} of at most {size}" for axis, size in self._most.items())
-        return BackendError(
-            f"{self._plan} {what} ({self._loaded.reason})", f"{most}, and memory for it", "use a smaller batch"
-        )
+        given = f"{self._plan} {what} ({self._loaded.reason})"
+        if ran_out_of_memory(self._loaded.reason):
+            return BackendError(given, "inputs that fit in the GPU's memory", "use a smaller batch")
+        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else OTHER)

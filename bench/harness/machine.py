@@ -1,4 +1,4 @@
-"""What a measurement was taken on: the machine, the versions, the state of the checkout, this process's memory."""
+"""What a measurement ran on: the machine, the versions, the state of the checkout; and the memory of this process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]  #: of the checkout
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch")
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  #: that networks run on
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  #: those that networks use
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, operating system, and how busy it is before anything is measured."""
+    """The processor, the usable cores, the memory in bytes, the operating system, and the load at this moment.
+
+    Call it before anything is measured: `load_before` is the load average of the last minute.
+    """
     cpuinfo = read_fields(Path("/proc/cpuinfo"))
     flags = cpuinfo.get("flags", "").split()
     return {
@@ -31,14 +34,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def count_cores() -> int:
-    """Logical cores this process may use."""
+    """Number of logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def measure_memory() -> int:
-    """Bytes of memory in the machine."""
+    """Size of the machine's memory in bytes."""
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     import psutil
@@ -47,9 +50,9 @@ def measure_memory() -> int:
 
 
 def measure_peak_memory() -> int:
-    """Bytes this process has held in memory at most since it started (resident set, mapped files included).
+    """The largest resident set of this process since its start, in bytes. Mapped files count.
 
-    On Linux VmHWM and not getrusage's ru_maxrss, which a child begins with its parent's.
+    On Linux it is VmHWM. The ru_maxrss of getrusage would not do: a child process inherits its parent's value.
     """
     if peak := read_fields(Path("/proc/self/status")).get("VmHWM"):
         return int(peak.split()[0]) * 1024
@@ -64,7 +67,7 @@ def measure_peak_memory() -> int:
 
 
 def list_versions(*more: str) -> dict[str, str]:
-    """Versions of Python and of the packages that do the arithmetic, and of `more`, those that are installed."""
+    """Versions of Python, of the packages that do the arithmetic, and of the packages `more`, where installed."""
     found = {"python": platform.python_version()}
     for package in (*PACKAGES, *more):
         try:
@@ -75,7 +78,7 @@ def list_versions(*more: str) -> dict[str, str]:
 
 
 def describe_commit() -> str | None:
-    """The commit checked out, "+ changes" when tracked files differ from it; None outside a git checkout."""
+    """The commit that is checked out, with "+ changes" if tracked files differ. None outside a git checkout."""
     try:
         head = run_git("rev-parse", "HEAD")
         changed = run_git("status", "--porcelain", "--untracked-files=no")
@@ -90,7 +93,7 @@ def run_git(*arguments: str) -> str:
 
 
 def read_fields(path: Path) -> dict[str, str]:
-    """The "name : value" lines of a file under /proc, the first of each name; empty where there is none."""
+    """The "name : value" lines of a file under /proc, the first of each name. Empty if the file is missing."""
     try:
         text = path.read_text()
     except OSError:

@@ -1,44 +1,40 @@
-"""What UniCodec's windows change, against the whole recording at once: `python bench/windows.py`.
+"""What UniCodec's windows change, against the whole recording at once.
 
-The published code runs a whole file at once. Beyond 30 s this runtime runs windows (sc_runtime/unicodec/windows.py).
-Both are done here on the same recording of real sound, and compared by how far they are from a seam: the share of codes
-that stay equal, and the relative error of the sound decoded from the same codes. On stand-in weights the shares say how
-far context reaches through the networks, not what a listener would hear.
+    python -m bench.quality.windows --bundle unicodec-seeded1
+
+The published code runs a whole file at once. This runtime runs recordings of more than 30 s in windows
+(runtime/unicodec/windows.py). Here both run on the same recording of real sound. The results are the share of codes
+that are equal, and the relative error of the sound decoded from the same codes, near a seam and elsewhere. On stand-in
+weights they show how far context reaches through the networks, not what a listener would hear.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks in bench/ only
-
-from bench.machine import ROOT, describe_commit, describe_machine, list_versions
-from bench.rtf import round_floats
+from bench.harness.machine import ROOT
+from bench.harness.printing import make_table, open_console
+from bench.harness.results import RESULTS, describe_run, write_results
 from sc_runtime import Codec
 from sc_runtime.audio import Audio
 from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
-from sc_runtime.files import write_atomically
+from sc_runtime.export.accuracy import relative_error
 from sc_runtime.spec import EncodeOptions
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, TPS
 from sc_runtime.unicodec.model import UniCodecModel
 from sc_runtime.unicodec.windows import OVERLAP, split_positions
 
-#: Real sound, one after the other.
+#: Recordings of real sound, which are joined.
 SOURCES = (
     *(ROOT / "tests" / "golden" / name for name in ("speech_12s.wav", "mixed_24k.wav")),
     *sorted((ROOT / "tests" / "held_out").glob("*.flac")),
 )
-SEAM = OVERLAP // 2  #: positions on either side of a seam that count as near it: all that two windows share
+SEAM = OVERLAP // 2  #: distance in positions up to which a position is near a seam: all that two windows share
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -47,9 +43,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     bundle: Annotated[str, typer.Option(help="A bundle of UniCodec.")] = "unicodec-seeded1",
     seconds: Annotated[int, typer.Option(help="Of sound; memory grows with the square.")] = 75,
-    out: Annotated[Path, typer.Option(help="The JSON.")] = ROOT / "bench" / "results" / "windows-unicodec.json",
+    out: Annotated[Path, typer.Option(help="The JSON.")] = RESULTS / "windows-unicodec.json",
 ) -> None:
-    """Encode and decode in windows and at once, and compare."""
+    """Encode and decode in windows and at once; print a table, write JSON."""
+    run = describe_run()
     codec = Codec.load(bundle, precision="float32")
     if not isinstance(codec.model, UniCodecModel):
         raise SettingsError(f"bundle {bundle} of {codec.config.codec}", "one of unicodec")
@@ -74,26 +71,23 @@ def main(
         }
         for where, chosen, samples in (("near a seam", near, near_samples), ("elsewhere", ~near, ~near_samples))
     ]
-    results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": describe_commit(),
+    results = run | {
         "bundle": {"name": codec.bundle.name, "weights": codec.bundle.manifest.weights},
-        "machine": describe_machine(),
-        "versions": list_versions(),
         "seconds": len(sound) / SAMPLE_RATE,
         "windows": len(windows),
         "rows": rows,
     }
-    write_atomically(out, (json.dumps(round_floats(results), indent=1) + "\n").encode())
-    table = Table("where", "seconds", "equal codes", "relative error of the sound", title=codec.bundle.name)
+    write_results(out, results)
+    columns = ("where", "seconds", "equal codes", "relative error of the sound")
+    table = make_table(codec.bundle.name, *columns, left=("where",))
     for row in rows:
         error = f"{row['relative_error']:.2e}"
         table.add_row(str(row["where"]), f"{row['seconds']:.1f}", f"{row['equal_codes']:.2%}", error)
-    Console(width=100).print(table)
+    open_console().print(table)
 
 
 def read_sound(seconds: int) -> np.ndarray:
-    """float32 [24000 seconds], from `SOURCES` over and over."""
+    """float32 [24000 · seconds]: `SOURCES`, joined and repeated."""
     pieces: list[np.ndarray] = []
     for source in SOURCES:
         with Audio(source, rate=SAMPLE_RATE, mono="mean") as recording:
@@ -102,13 +96,9 @@ def read_sound(seconds: int) -> np.ndarray:
 
 
 def find_seams(windows: list[slice]) -> np.ndarray:
-    """Whether each position is at most `SEAM` away from where one window's codes end and the next one's begin."""
+    """Whether each position is at most `SEAM` positions from one where the codes of the next window begin, bool [T]."""
     seams = np.array([window.start + OVERLAP // 2 for window in windows[1:]])
     return (np.abs(np.arange(windows[-1].stop)[:, np.newaxis] - seams) <= SEAM).any(axis=1)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.linalg.norm((found - truth).astype(np.float64)) / np.linalg.norm(truth.astype(np.float64)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What every measurement needs: the machine's record, files of results, tables, charts, child processes."""

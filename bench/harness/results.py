@@ -1,0 +1,59 @@
+"""Files of results: JSON with the machine's record, numbers of six digits, lists of numbers in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sc_runtime.files import write_atomically
+
+from .machine import ROOT, describe_commit, describe_machine, list_versions
+
+RESULTS = ROOT / "bench" / "results"
+NUMBERS = re.compile(r"\[[^][{}\"]*\]")  #: a JSON list without strings, lists or objects
+
+
+def describe_run(*packages: str) -> dict[str, Any]:
+    """`date`, `commit`, `machine` and `versions` of a run; `packages` are further packages to state the version of.
+
+    Call it before anything is measured: it records the load of the machine.
+    """
+    return {
+        "date": name_moment(),
+        "commit": describe_commit(),
+        "machine": describe_machine(),
+        "versions": list_versions(*packages),
+    }
+
+
+def name_moment() -> str:
+    """The time now, ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def describe_command(*program: str) -> str:
+    """The command line of this process, as a user would repeat it: "python", `program`, the arguments."""
+    return " ".join(["python", *program, *sys.argv[1:]])
+
+
+def write_results(path: Path, document: dict[str, Any]) -> None:
+    """Write `document` to `path`, in folders that are made where they are missing. Raises OutputError."""
+    text = json.dumps(round_floats(document), indent=1, ensure_ascii=False, default=np.generic.item)
+    text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (text + "\n").encode())
+
+
+def round_floats(value: Any) -> Any:
+    """`value`, a tree of dictionaries and lists, with every float rounded to six significant digits."""
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: round_floats(entry) for key, entry in value.items()}
+    return [round_floats(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,164 @@
+"""Times by stage: a clock, and a backend and a model that charge each stage's time to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property, partial
+
+import numpy as np
+
+from sc_runtime.audio import Audio
+from sc_runtime.backends.base import Backend
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.codec import Codec
+from sc_runtime.cuda.device import Device
+from sc_runtime.model import WindowPlan
+from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
+from sc_runtime.semanticodec.config import Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.model import SemantiCodecModel
+from sc_runtime.semanticodec.presets import Sampling
+from sc_runtime.semanticodec.resident import DECODER_GRAPHS, ResidentDecoder
+from sc_runtime.spec import Noise
+
+#: Graph -> its stage, where the names differ.
+GRAPH_STAGES = {"tunet_step": "tunet", "routed_encoder": "encoder"}
+
+
+class StageClock:
+    """Splits the time of a run into stages. Nothing is charged until `start` is called."""
+
+    def __init__(self) -> None:
+        self.is_running = False
+        self.stages: dict[str, float] = {}  #: seconds by stage since the start
+        self.latest = ""
+        self.mark = 0.0
+
+    def start(self) -> None:
+        self.is_running, self.stages, self.latest = True, {}, ""
+        self.mark = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Charge the time since the last lap to `stage`."""
+        if not self.is_running:
+            return
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self.mark
+        self.latest, self.mark = stage, now
+
+    def lap_host(self) -> None:
+        """Charge the time since the last lap to "rest", or after a T-UNet call to "tunet", as the solver's."""
+        self.lap("tunet" if self.latest == "tunet" else "rest")
+
+
+class TimedBackend:
+    """A backend that charges the runs of each graph to the graph's stage, and searches to "centroids"."""
+
+    def __init__(self, backend: Backend, clock: StageClock) -> None:
+        self.backend, self.clock = backend, clock
+        self.name, self.device, self.encode_batch = backend.name, backend.device, backend.encode_batch
+
+    @property
+    def gpu(self) -> Device | None:
+        return self.backend.gpu
+
+    def open(self, bundle: Bundle, graph: str) -> Graph:
+        opened = self.backend.open(bundle, graph)
+        if self.gpu is not None and graph in DECODER_GRAPHS:  # `TimedDecoder` times these together
+            return opened
+        return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
+
+    def open_search(self, codebook: np.ndarray) -> TimedSearch:
+        return TimedSearch(self.backend.open_search(codebook), self.clock)
+
+
+class TimedSearch:
+    """A search that charges its time to "centroids"."""
+
+    def __init__(self, search: Search, clock: StageClock) -> None:
+        self.inner, self.clock = search, clock
+
+    def search(self, queries: np.ndarray) -> np.ndarray:
+        self.clock.lap_host()
+        found = self.inner.search(queries)
+        self.clock.lap("centroids")
+        return found
+
+
+class TimedGraph:
+    """A graph that charges its time to `stage`."""
+
+    def __init__(self, graph: Graph, stage: str, clock: StageClock) -> None:
+        self.graph, self.stage, self.clock = graph, stage, clock
+
+    def prepare(self, shapes: Shapes) -> None:
+        if isinstance(self.graph, CompiledGraph):
+            self.graph.prepare(shapes)
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        self.clock.lap_host()
+        outputs = self.graph.run(feeds)
+        self.clock.lap(self.stage)
+        return outputs
+
+
+class TimedDecoder(ResidentDecoder):
+    """A decoder on a GPU that waits for it after each stage, which costs about ten microseconds a stage."""
+
+    def __init__(self, device: Device, networks: Networks, clock: StageClock) -> None:
+        super().__init__(device, networks)
+        self.clock = clock
+
+    def run(
+        self, features: np.ndarray, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range, samples: int
+    ) -> np.ndarray:
+        if not self.clock.is_running:
+            return super().run(features, sampling, schedule, noise, windows, samples)
+        with self.device.lock:
+            group = self.prepare(len(features), sampling, schedule)
+            stages: dict[str, Callable[[], None]] = {
+                "conditioning": partial(group.condition, features),
+                "tunet": partial(group.denoise, noise, windows),
+                "vae_decoder": group.decode_latent,
+            }
+            self.clock.lap("rest")
+            for stage, enqueue in stages.items():
+                enqueue()
+                self.device.sync()
+                self.clock.lap(stage)
+            sound = group.vocode(samples)
+            self.clock.lap("hifigan")
+        return sound
+
+
+class TimedSemantiCodec(SemantiCodecModel):
+    """SemantiCodec that charges the filterbank and, on a GPU, the stages of decoding."""
+
+    def __init__(self, networks: Networks, clock: StageClock) -> None:
+        super().__init__(networks)
+        self.clock = clock
+
+    def plan_windows(self, recording: Audio, config: SemantiCodecConfig) -> WindowPlan:
+        plan = super().plan_windows(recording, config)
+        return replace(plan, windows=self.time_windows(plan.windows))
+
+    def time_windows(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """`windows`. The filterbank computes each when it is asked for."""
+        self.clock.lap_host()
+        for window in windows:
+            self.clock.lap("fbank")
+            yield window
+            self.clock.lap_host()
+
+    @cached_property
+    def decoder(self) -> ResidentDecoder | None:
+        device = self.networks.device
+        return None if device is None else TimedDecoder(device, self.networks, self.clock)
+
+
+def open_timed_codec(bundle: Bundle, backend: Backend, clock: StageClock) -> Codec:
+    """The codec of `bundle` on `backend`, which charges its stages to `clock`."""
+    is_semanticodec = bundle.manifest.codec == SemantiCodecModel.spec.name
+    model = partial(TimedSemantiCodec, clock=clock) if is_semanticodec else None
+    return Codec(bundle, TimedBackend(backend, clock), model)

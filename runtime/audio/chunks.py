@@ -1,0 +1,224 @@
+"""Containers whose headers state the number of bytes of samples: WAV, RF64, W64, AIFF, CAF, AU and NIST."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .layout import Layout, LayoutError, Part
+from .view import Pieces, replace
+
+PIPED_SIZE = 0x7F00_0000  #: bytes: a program that writes to a pipe does not know the size, and declares this or more
+PIPED_SIZE_64 = 1 << 48  #: the same where sizes have 64 bits
+LARGEST_TAIL = 4096  #: bytes of no known kind after the samples; more than these may be samples themselves
+
+W64_CHUNK = bytes.fromhex("f3acd3118cd100c04f8edb8a")  #: how the names of the chunks of W64 end
+W64_FILE = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
+
+#: How files begin that may have been appended to another.
+FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"dns.", b"NIST_1A", b"fLaC", b"OggS", W64_FILE)
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  #: metadata that programs append to any file
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a container.
+
+    start: the offset of the first.
+    size: their bytes as declared. None if the header leaves them open.
+    patches: (offset, bytes) of a header by which the samples reach to the end of the file.
+    chunks: how the chunks that may follow are written. None if there are no chunks.
+    """
+
+    start: int
+    size: int | None
+    patches: tuple[tuple[int, bytes], ...] = ()
+    chunks: Chunks | None = None
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How the chunks of a container are written: a name, a size, the contents.
+
+    first: the offset of the first chunk.
+    name: the length of a name in bytes.
+    size: the struct format of a size.
+    counts_header: whether a size includes the name and the size.
+    align: chunks begin at multiples of this offset.
+    trusted: whether libsndfile stops where the samples end.
+    """
+
+    first: int
+    name: int
+    size: str
+    counts_header: bool = False
+    align: int = 2
+    trusted: bool = True
+
+    @property
+    def header(self) -> int:
+        """Bytes of a name and a size."""
+        return self.name + struct.calcsize(self.size)
+
+    def walk(self, data: memoryview, start: int) -> Iterator[tuple[bytes, int, int]]:
+        """(name, offset of the contents, bytes of the contents as declared) of the chunks from `start` on."""
+        while start + self.header <= len(data):
+            name = bytes(data[start : start + self.name])
+            (size,) = struct.unpack_from(self.size, data, start + self.name)
+            contents = start + self.header
+            size -= self.header if self.counts_header else 0
+            yield name, contents, size
+            if size < 0:
+                return
+            start = contents + size + -(contents + size) % self.align
+
+    def find(self, data: memoryview, name: bytes) -> tuple[int, int] | None:
+        """(offset, declared bytes) of the contents of the first chunk whose name begins with `name`."""
+        return next((found[1:] for found in self.walk(data, self.first) if found[0].startswith(name)), None)
+
+    def follow(self, data: memoryview, start: int) -> bool:
+        """Whether whole chunks, and nothing else, lie between `start` and the end."""
+        start += -start % self.align
+        end = start
+        for name, contents, size in self.walk(data, start):
+            is_named = name.endswith(W64_CHUNK) if self.name == 16 else all(32 <= letter < 127 for letter in name)
+            end = contents + size
+            if not is_named or size < 0 or end > len(data):
+                return False
+        return end > start or start >= len(data)
+
+
+RIFF, RIFX, AIFF = Chunks(12, 4, "<I"), Chunks(12, 4, ">I"), Chunks(12, 4, ">I")
+W64 = Chunks(40, 16, "<q", counts_header=True, align=8, trusted=False)
+CAF = Chunks(8, 4, ">q", align=1)
+
+
+def examine_chunks(data: memoryview) -> Layout | None:
+    """The layout of `data`. None if it is none of these containers, or has no samples.
+
+    Raises LayoutError if there are bytes after the samples that may be samples too.
+    """
+    samples = find_samples(data)
+    if samples is None or samples.start >= len(data):
+        return None
+    to_the_end, held = (patch(data, samples),), len(data) - samples.start
+    if samples.size is None:
+        return Layout(to_the_end)
+    if samples.size > held:
+        is_padding = samples.chunks and samples.size - held < samples.chunks.align and held % 2 == 0
+        return Layout(to_the_end, cut="" if is_padding else f"{held} bytes of {samples.size}")
+    end = samples.start + samples.size
+    rest = bytes(data[end : end + (1 << 20)])
+    if rest.lstrip(b"\0").startswith(FILES):
+        second = end + len(rest) - len(rest.lstrip(b"\0"))
+        raise LayoutError(f"another file is appended to it at byte {second}", "split it into its files")
+    is_explained = not rest or rest.startswith(TAGS) or (samples.chunks and samples.chunks.follow(data, end))
+    if samples.size == 0:
+        return None if is_explained else Layout(to_the_end)
+    if not is_explained and len(rest) > LARGEST_TAIL and rest.strip(b"\0"):
+        given = f"its header declares {samples.size} bytes of samples, but {len(data) - end} more follow"
+        raise LayoutError(given, "repair its header, or convert it with `sox --ignore-length IN OUT`")
+    if not rest or (is_explained and samples.chunks and samples.chunks.trusted):
+        return Layout()
+    return Layout((Part((range(end),)),))
+
+
+def patch(data: memoryview, samples: Samples) -> Part:
+    """The file with a header by which the samples reach to its end."""
+    pieces: Pieces = (range(len(data)),)
+    for offset, field in samples.patches:
+        pieces = replace(pieces, offset, field)
+    return Part(pieces)
+
+
+def find_samples(data: memoryview) -> Samples | None:
+    """The samples of `data`, by its first bytes. None if it is none of these containers, or has no samples."""
+    magic, kind = bytes(data[:4]), bytes(data[8:12])
+    if magic in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
+        return find_wav(data, RIFX if magic == b"RIFX" else RIFF)
+    if bytes(data[:16]) == W64_FILE:
+        return find_w64(data)
+    if magic == b"FORM" and kind in (b"AIFF", b"AIFC"):
+        return find_aiff(data)
+    if magic == b"caff":
+        return find_caf(data)
+    if magic in (b".snd", b"dns."):
+        return find_au(data)
+    return find_nist(data) if magic == b"NIST" else None
+
+
+def find_wav(data: memoryview, chunks: Chunks) -> Samples | None:
+    """WAV in either byte order, and RF64 (EBU Tech 3306), whose chunk `ds64` holds sizes of 64 bits."""
+    found = chunks.find(data, b"data")
+    if found is None:
+        return None
+    start, size = found
+    largest = 0xFFFF_FFFF  # libsndfile reads a WAV that declares it to the end
+    patches = tuple(
+        (at, struct.pack(chunks.size, min(len(data) - after, largest))) for at, after in ((4, 8), (start - 4, start))
+    )
+    is_open = size >= PIPED_SIZE
+    if bytes(data[:4]) == b"RF64":
+        patches = (0, b"RIFF"), *patches
+        wide = chunks.find(data, b"ds64")
+        if wide and size == 0xFFFF_FFFF:
+            patches = *patches, (wide[0] - 8, b"JUNK")
+            (size,) = struct.unpack_from("<q", data, wide[0] + 8)
+            is_open = size <= 0 or size >= PIPED_SIZE_64
+    return Samples(start, None if is_open else size, patches, chunks)
+
+
+def find_w64(data: memoryview) -> Samples | None:
+    found = W64.find(data, b"data")
+    if found is None:
+        return None
+    start, size = found
+    sizes = (16, struct.pack("<q", len(data))), (start - 8, struct.pack("<q", len(data) - start + W64.header))
+    return Samples(start, None if size >= PIPED_SIZE_64 else max(size, 0), sizes, W64)
+
+
+def find_aiff(data: memoryview) -> Samples | None:
+    """AIFF and AIFF-C. The contents of the chunk SSND begin with an offset and a block size, of 4 bytes each."""
+    found = AIFF.find(data, b"SSND")
+    if found is None or found[0] + 8 > len(data):
+        return None
+    contents, size = found
+    start = contents + 8 + struct.unpack_from(">I", data, contents)[0]
+    largest = 0x7FFF_FFFF
+    patches = (
+        (4, struct.pack(">I", min(len(data) - 8, largest))),
+        (contents - 4, struct.pack(">I", min(len(data) - contents, largest))),
+    )
+    return Samples(start, None if size >= PIPED_SIZE else max(size - (start - contents), 0), patches, AIFF)
+
+
+def find_caf(data: memoryview) -> Samples | None:
+    """The contents of the chunk `data` begin with an edit count of 4 bytes. A size of -1 is open."""
+    found = CAF.find(data, b"data")
+    if found is None:
+        return None
+    contents, size = found
+    patches = ((contents - 8, struct.pack(">q", len(data) - contents)),)
+    return Samples(contents + 4, None if size < 0 or size >= PIPED_SIZE_64 else max(size - 4, 0), patches, CAF)
+
+
+def find_au(data: memoryview) -> Samples | None:
+    """A size of 2³² - 1 is open."""
+    if len(data) < 24:
+        return None
+    order = ">" if bytes(data[:4]) == b".snd" else "<"
+    start, size = struct.unpack_from(f"{order}II", data, 4)
+    return Samples(start, None if size >= PIPED_SIZE else size, ((8, b"\xff\xff\xff\xff"),))
+
+
+def find_nist(data: memoryview) -> Samples | None:
+    """NIST SPHERE: a header of text states samples, channels and bytes of a sample."""
+    header = bytes(data[:1024]).decode("latin-1")
+    found = {name: int(number) for name, number in re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE)}
+    length = re.match(r"NIST_1A\s+(\d+)", header)
+    factors = [found.get(name, 0) for name in ("sample_count", "channel_count", "sample_n_bytes")]
+    if length is None or not all(factors):
+        return None
+    return Samples(int(length[1]), factors[0] * factors[1] * factors[2])

@@ -1,0 +1,92 @@
+"""Compiled models of OpenVINO: run by several threads, kept on disk, checked when they are read."""
+
+from __future__ import annotations
+
+import io
+import locale
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from sc_runtime.caches import Cache
+from sc_runtime.networks import Arrays
+
+BLOBS = Cache("openvino", ".blob")
+
+
+class KeptLocale:
+    """While OpenVINO reads or writes a graph, the process has the locale C. OpenVINO then restores what it found.
+
+    If two threads do so at once, the second may find C and restore it last; from then on Python would read and write
+    text as ASCII. The last thread to leave this context restores what the first one found.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.found = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.found = locale.setlocale(locale.LC_ALL)
+            self.inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                locale.setlocale(locale.LC_ALL, self.found)
+
+
+LOCALE = KeptLocale()
+
+
+class CompiledModel:
+    """A compiled model with the inference requests that are not in use. Several threads may call `infer`."""
+
+    def __init__(self, compiled: Any, held: object = None) -> None:
+        """`held` is kept as long as the model: memory that it refers to."""
+        self.compiled, self._held = compiled, held
+        self._idle: list[Any] = []
+
+    def infer(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Inputs by name -> outputs by name, which are copies. Raises RuntimeError for what OpenVINO refuses."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        results = request.infer(dict(feeds))
+        outputs = {output.any_name: np.array(results[output]) for output in self.compiled.outputs}
+        self._idle.append(request)  # not after an error: its state is unknown
+        return outputs
+
+
+def compile_kept(core: Any, make: Callable[[], Any], settings: dict[str, Any], key: str | None) -> CompiledModel:
+    """The model of `make` compiled with `settings`, or what was compiled before and kept on disk under `key`.
+
+    None keeps nothing. Raises RuntimeError for what OpenVINO refuses.
+    """
+    blob = None if key is None else BLOBS.read(key)
+    if blob is not None:
+        with suppress(RuntimeError), LOCALE:  # OpenVINO refuses a blob: it is compiled anew
+            return CompiledModel(import_blob(core, blob, settings), blob)
+    with LOCALE:
+        compiled = core.compile_model(make(), "CPU", settings)
+        if key is not None:
+            stream = io.BytesIO()
+            compiled.export_model(stream)
+    if key is not None:
+        BLOBS.write(key, stream.getbuffer())
+    return CompiledModel(compiled)
+
+
+def import_blob(core: Any, blob: np.ndarray, settings: dict[str, Any]) -> Any:
+    """The compiled model that was exported as `blob`, uint8 [n], whose memory it goes on to use."""
+    from openvino import Shape, Tensor, Type
+
+    try:
+        return core.import_model(Tensor(blob, Shape(blob.shape), Type.u8), "CPU", settings)
+    except TypeError:  # OpenVINO before 2025.2 takes a stream only
+        return core.import_model(io.BytesIO(blob.tobytes()), "CPU", settings)

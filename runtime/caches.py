@@ -1,0 +1,174 @@
+"""Files that save time when they are kept: compiled kernels and graphs, in the user's cache folder.
+
+Every cache is optional. Where there is no home folder, or the folder cannot be written, the work is done again each
+time, and one line of log (the logger "sc_runtime.caches") says so once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import OutputError, first_line
+from .files import write_atomically
+
+NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of the caches there are
+#: Bytes that all caches together may hold. The files that were used longest ago are deleted first.
+LIMIT_BYTES = 4_000_000_000
+DIGEST = 32  #: hexadecimal digits of the SHA-256 of the data in a file's name
+
+log = logging.getLogger(__name__)
+_reported: set[str] = set()
+_pruning = threading.Lock()
+
+
+def find_user_folder() -> Path | None:
+    """The program's folder in the user's cache folder, or None where there is neither a home nor $XDG_CACHE_HOME."""
+    import platformdirs
+
+    try:
+        return Path(platformdirs.user_cache_dir("sc-runtime"))
+    except (RuntimeError, KeyError, OSError) as error:
+        report(f"there is no cache folder ({first_line(error)}): set HOME or XDG_CACHE_HOME")
+        return None
+
+
+def report(text: str) -> None:
+    """Log `text`, unless it was logged before."""
+    if text not in _reported:
+        _reported.add(text)
+        log.warning("%s", text)
+
+
+class Cache:
+    """The cache `name`. A file's name holds a key and a hash of the data; data that do not match it are deleted.
+
+    Several threads and processes may use it at once.
+    """
+
+    def __init__(self, name: str, suffix: str, limit: int = LIMIT_BYTES) -> None:
+        self.name, self.suffix, self.limit = name, suffix, limit
+
+    @property
+    def folder(self) -> Path | None:
+        root = find_user_folder()
+        return None if root is None else root / self.name
+
+    def read(self, key: str) -> np.ndarray | None:
+        """The data of `key`, uint8 [n], mapped from the file; None if they are not there or not as they were written.
+
+        `key` is made of letters, digits, "-" and "_".
+        """
+        for path in self._find(key):
+            with suppress(OSError, ValueError):  # a ValueError for an empty file
+                data = np.memmap(path, np.uint8, "r")
+                if hash_data(data) == path.name.split(".")[1]:
+                    os.utime(path)
+                    return data
+            self._delete(path)
+        return None
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Keep `data` under `key`, in place of what was there. Where that fails, it is logged once."""
+        folder = self.folder
+        if folder is None:
+            return
+        path = folder / f"{key}.{hash_data(data)}{self.suffix}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+        except (OSError, OutputError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+            report(f"nothing is kept in {folder} ({reason})")
+            return
+        for other in self._find(key):
+            if other != path:
+                self._delete(other)
+        prune(self.limit)
+
+    def _find(self, key: str) -> list[Path]:
+        folder = self.folder
+        with suppress(OSError):
+            return sorted(folder.glob(f"{key}.*{self.suffix}")) if folder else []
+        return []
+
+    def _delete(self, path: Path) -> None:
+        with suppress(OSError):
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a cache holds."""
+
+    name: str
+    folder: Path
+    files: int
+    bytes: int
+
+
+def list_usage() -> list[Usage]:
+    """What each cache holds; empty where there is no cache folder."""
+    root = find_user_folder()
+    if root is None:
+        return []
+    found = {name: [size for _, size, path in list_files(root) if path.parent.name == name] for name in NAMES}
+    return [Usage(name, root / name, len(sizes), sum(sizes)) for name, sizes in found.items()]
+
+
+def empty() -> int:
+    """Delete every file of every cache, and return the number of bytes. Bundles and other files are left alone."""
+    root = find_user_folder()
+    freed = 0
+    for _, size, path in list_files(root) if root else ():
+        with suppress(OSError):
+            path.unlink()
+            freed += size
+    return freed
+
+
+def prune(limit: int = LIMIT_BYTES) -> None:
+    """Delete the files that were used longest ago, until all caches together hold at most `limit` bytes."""
+    root = find_user_folder()
+    if root is None:
+        return
+    with _pruning:
+        files = sorted(list_files(root))
+        excess = sum(size for _, size, _ in files) - limit
+        for _, size, path in files:
+            if excess <= 0:
+                break
+            with suppress(OSError):
+                path.unlink()
+            excess -= size
+
+
+def list_files(root: Path) -> list[tuple[float, int, Path]]:
+    """(time of the last use, bytes, path) of every file of the caches under `root`."""
+    found = []
+    for name in NAMES:
+        with suppress(OSError):
+            for path in (root / name).iterdir():
+                with suppress(OSError):
+                    status = path.lstat()
+                    if path.is_file() and not path.is_symlink():
+                        found.append((status.st_mtime, status.st_size, path))
+    return found
+
+
+def hash_data(data: Any) -> str:
+    """The start of the SHA-256 of `data`: bytes, or a contiguous array."""
+    return hashlib.sha256(data).hexdigest()[:DIGEST]
+
+
+def make_key(*parts: object) -> str:
+    """A key from what the data depend on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:DIGEST]

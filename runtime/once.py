@@ -1,0 +1,58 @@
+"""Values that are made when they are first needed, by whichever thread needs them first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class OnceEach(Generic[Key, Value]):
+    """A value for each key, made once. Several threads may call `get`.
+
+    A thread that asks for a value that another thread is making waits for it. Values of different keys are made side by
+    side. With `most`, only so many values are kept: the one that was used longest ago is dropped before a new one is
+    made. A dropped value lives on where it is still in use.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self._values: dict[Key, Value] = {}
+        self._making: dict[Key, threading.RLock] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def keys(self) -> list[Key]:
+        """The keys of what is kept, the latest used last."""
+        with self._lock:
+            return list(self._values)
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """The value of `key`, made by `make` if it is not kept. An error of `make` is raised, and nothing is kept."""
+        with self._lock:
+            if key in self._values:
+                return self._touch(key)
+            making = self._making.setdefault(key, threading.RLock())
+        with making:
+            with self._lock:
+                if key in self._values:
+                    return self._touch(key)
+                while self._most is not None and self._values and len(self._values) >= self._most:
+                    del self._values[next(iter(self._values))]
+            value = make()
+            with self._lock:
+                self._values[key] = value
+                self._making.pop(key, None)
+        return value
+
+    def _touch(self, key: Key) -> Value:
+        self._values[key] = value = self._values.pop(key)
+        return value
