@@ -13,7 +13,6 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -164,12 +163,8 @@ def list_files(root: Path) -> list[tuple[float, int, Path]]:
     return found
 
 
-<<<<<<< HEAD
-def hash_data(data: Any) -> str:
-    """The start of the SHA-256 of `data`: bytes, or a contiguous array."""
-=======
 def hash_data(data: bytes | memoryview) -> str:
->>>>>>> refs/heads/backends
+    """The start of the SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import json
-=======
 import os
 from collections.abc import Iterator
->>>>>>> refs/heads/backends
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
