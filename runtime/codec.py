@@ -11,34 +11,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from .audio import Audio
+from .audio import Audio, AudioSource
 from .backends.base import Backend
 from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole, first_line
+from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
 from .model import Model, WindowPlan
 from .networks import Networks
 from .registry import find_model
-from .spec import DecodeOptions, EncodeOptions, Mono, Progress, change_options, check_options
+from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
 
-
-@runtime_checkable
-class SupportsArray(Protocol):
-    """What NumPy makes an array of, such as a tensor of another library in the CPU's memory."""
-
-    def __array__(self) -> np.ndarray: ...
-
-
-AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
@@ -166,7 +157,7 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        opening = partial(open_audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
+        opening = partial(Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
         openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
@@ -260,19 +251,6 @@ class Codec:
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
         return tokens.require(self.config)  # raises, naming both
-
-
-def open_audio(
-    source: AudioSource, sample_rate: int | None, *, rate: int, mono: Mono, allow_truncated: bool = False
-) -> Audio:
-    """The recording `source`, which may be a tensor of another library. Raises AudioError."""
-    if not isinstance(source, np.ndarray) and isinstance(source, SupportsArray):
-        try:
-            source = np.asarray(source)
-        except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
-            given = f"audio of type {type(source).__name__} ({first_line(error)})"
-            raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
-    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated)
 
 
 def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
