@@ -375,7 +375,7 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+@pytest.mark.parametrize("name", ["tensorrt", pytest.param("onnxruntime-cuda", marks=pytest.mark.slow)])
 def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
     """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))

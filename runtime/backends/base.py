@@ -1,4 +1,4 @@
-"""What a backend must do. Its precision and its kind of device do not show above it."""
+"""What a backend must do. Its precision and its kind of device stay inside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ ENCODE_BATCH = 16  #: windows that a GPU encodes together; from here on one afte
 
 
 class Backend(Protocol):
-    """Opens the graphs of a bundle on one kind of device."""
+    """Opens the graphs of a bundle on one kind of device.
+
+    Several threads may use it, its graphs and its searches at once. It can be pickled: another process then makes a
+    backend with the same settings.
+    """
 
     name: str
     device: str  #: what the graphs run on, in words

@@ -11,7 +11,7 @@ from sc_runtime.networks import Graph
 from .onnxruntime import OnnxRuntimeBackend
 from .openvino.backend import OpenVinoBackend
 
-#: A BiLSTM below this opens at once in ONNX Runtime and has no loop that costs more than its arithmetic.
+#: A BiLSTM of fewer bytes opens at once in ONNX Runtime. In OpenVINO its loop would cost more than its arithmetic.
 SMALL_BYTES = 100e6
 
 

@@ -1,4 +1,4 @@
-"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is not imported until it is asked for.
+"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is imported when it is first needed.
 
 A plan is one graph compiled by one version of one library for one kind of GPU. It lies in
 `BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a record of what it was made from beside it (GRAPH.json).
@@ -87,7 +87,7 @@ def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
 
 
 def read_entry(plan: Path) -> PlanEntry | None:
-    """What stands beside `plan` of how it was made, or None."""
+    """The record beside `plan`, or None if it cannot be read."""
     try:
         return PlanEntry(**json.loads(plan.with_suffix(".json").read_text()))
     except (OSError, ValueError, TypeError):
