@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
-from .audio import Audio
+from .audio import Audio, check_seconds
 from .backends.base import Backend
 from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
@@ -107,6 +107,7 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens. Memory does not grow with the recording.
@@ -120,6 +121,8 @@ class Codec:
             batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
                 uses what suits the backend.
             allow_truncated: whether a file that was cut short is encoded as far as it goes, with an AudioWarning.
+            max_seconds: the longest recording that is encoded; a longer one is an AudioError. None is no limit. A file
+                of a few megabytes may hold hours of silence.
             progress: called with (windows done, windows in all).
 
         Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
@@ -136,6 +139,7 @@ class Codec:
             domain=domain,
             batch=batch,
             allow_truncated=allow_truncated,
+            max_seconds=max_seconds,
             progress=report,
         )
         tokens = next(found)
@@ -152,6 +156,7 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
         """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
@@ -161,12 +166,15 @@ class Codec:
         are done, all that it has). The other arguments are those of `encode`. Raises SettingsError.
         """
         check_batch(batch)
+        check_seconds(max_seconds)
         config = self.bundle.choose_config(vocab)
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        opening = partial(open_audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
-        openings = (partial(opening, audio, sample_rate) for audio in audios)
+        rate, mono = config.sample_rate, spec.mono
+        openings = (
+            partial(open_audio, audio, sample_rate, rate, mono, allow_truncated, max_seconds) for audio in audios
+        )
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
@@ -253,7 +261,7 @@ class Codec:
 
 
 def open_audio(
-    source: AudioSource, sample_rate: int | None, *, rate: int, mono: Mono, allow_truncated: bool = False
+    source: AudioSource, sample_rate: float | None, rate: int, mono: Mono, allow_truncated: bool, seconds: float | None
 ) -> Audio:
     """The recording `source`, which may be a tensor of another library. Raises AudioError."""
     if not isinstance(source, np.ndarray) and isinstance(source, SupportsArray):
@@ -262,7 +270,7 @@ def open_audio(
         except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
             given = f"audio of type {type(source).__name__} ({first_line(error)})"
             raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
-    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated)
+    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated, max_seconds=seconds)
 
 
 def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,18 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 BUNDLES = ROOT / "build" / "test-bundles"
+
+
+def pytest_configure() -> None:
+    """Give this run of the tests, and every process that it starts, caches of its own, which are cold.
+
+    A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
+    """
+    folder = tempfile.mkdtemp(prefix="sc-runtime-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
+        os.environ[variable] = str(Path(folder, variable.lower()))
+    os.environ["LOCALAPPDATA"] = folder  # Windows
 
 
 def build_test_bundle(

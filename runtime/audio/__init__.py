@@ -4,7 +4,7 @@
 `folders` finds files. `writing` is the way back.
 """
 
-from .blocks import count_resampled
+from .blocks import check_seconds, count_resampled
 from .folders import AUDIO_SUFFIXES, find_audio
 from .recording import Audio, measure
 from .writing import OUTPUT_FORMATS, AudioWriter, audio_writer, save_audio
@@ -15,6 +15,7 @@ __all__ = [
     "Audio",
     "AudioWriter",
     "audio_writer",
+    "check_seconds",
     "count_resampled",
     "find_audio",
     "measure",

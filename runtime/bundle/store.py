@@ -20,12 +20,12 @@ from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
 
 from .external_data import list_locations
-from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
+from .manifest import BUILD, FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
 VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
 HASHED = Cache("verified", ".ok")
-BUILD_COMMAND = "python -m export.build --tps 50"
-BUILD_AGAIN = "build the bundle again with this version's export.build"
+BUILD_COMMAND = f"{BUILD} --tps 50"
+BUILD_AGAIN = f"build the bundle again with this version: {BUILD}"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
 
 

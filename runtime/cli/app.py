@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .build import CONTEXT, build
 from .decode import decode
 from .demo import demo
 from .doctor import doctor
@@ -17,6 +18,7 @@ from .roundtrip import roundtrip
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (encode, decode, roundtrip, demo, info, doctor):
     app.command()(command)
+app.command(context_settings=CONTEXT)(build)
 
 
 def print_version(wanted: bool) -> None:
