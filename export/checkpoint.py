@@ -38,10 +38,10 @@ def download(repository: str, name: str, revision: str = REVISION) -> Path:
         raise CheckpointError(
             "huggingface_hub is not installed", "the extra `export`", "pip install 'sc-runtime[export]'"
         ) from None
-    logging.set_verbosity_error()  # it asks again by itself: what it says meanwhile is not the user's concern
+    logging.set_verbosity_error()  # it retries by itself, and would print a warning each time
     try:
         path = Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-    except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
+    except Exception as error:  # the hub's client passes on those of the HTTP library and of the disk
         raise CheckpointError(
             f"cannot download {name} of {repository} from the hub ({explain(error)})",
             "a connection to the hub",
@@ -71,7 +71,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = load_tensors(path)
-    except Exception as error:  # a foreign file: the unpickler raises whatever damaged bytes lead to
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise CheckpointError(
             f"{path}: {explain(error)}",
             "a file of tensors that torch.load(weights_only=True) reads",
@@ -134,7 +134,7 @@ def load_tensors(path: Path) -> object:
 
 
 def explain(error: BaseException) -> str:
-    """The first sentence of what lies at the bottom of `error`, without torch's advice on how to trust the file."""
+    """The first sentence of the first cause of `error`, without torch's advice to load the file unsafely."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).split("WeightsUnpickler error: ")[-1].strip()

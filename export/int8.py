@@ -21,10 +21,10 @@ from sc_runtime.errors import MissingExtraError, SettingsError, VerificationErro
 from sc_runtime.files import link_or_copy
 from sc_runtime.networks import Arrays, Graph
 
+from .accuracy import relative_error
 from .calibration import import_nncf, quantise, record_decoding
 from .registry import find_export
 from .spec import Report
-from .verify import relative_error
 
 TOLERANCE = 0.3  #: relative error over the inputs of a real decoding
 

@@ -1,10 +1,10 @@
 """ONNX graph to TensorRT plan, by polygraphy, for TensorRT and TensorRT-RTX alike.
 
 Networks are strongly typed: a plan computes in the types that its graph states, and float32 is float32, not TF32. A
-plan that is there and matches is kept, one that a neighbouring bundle holds of the same graph is shared.
+plan that matches is kept. A plan that a neighbouring bundle holds of the same graph is linked.
 
-TensorRT times its kernels on the GPU at hand, and is spared what a timing cache in the user's cache folder remembers.
-TensorRT-RTX compiles them where the plan is loaded: it builds without a GPU, and has nothing to time.
+TensorRT times its kernels on the GPU at hand, and keeps the times in the user's cache folder for the next build.
+TensorRT-RTX compiles kernels when a plan is loaded, so it builds without a GPU and without timing.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class BuiltPlan:
     graph: str
     target: Target
     bytes: int
-    seconds: float  #: that building took, now or when it was built
+    seconds: float  #: the time that its building took, now or earlier
 
 
 def choose_targets(engines: str | None, capabilities: str | None) -> list[Target]:
-    """What `--engines` and `--compute-capability` ask plans for.
+    """The targets that `--engines` and `--compute-capability` name.
 
-    Raises SettingsError for what is unknown or does not go together, BackendError where TensorRT finds no GPU,
-    MissingExtraError where a library is not installed.
+    Raises SettingsError for an unknown value or a contradiction, BackendError if TensorRT finds no GPU,
+    MissingExtraError if a library is not installed.
     """
     if engines is None:
         if capabilities is not None:
@@ -115,7 +115,7 @@ def check_capabilities(capabilities: list[tuple[int, int]], module: Any) -> None
 def build_plans(
     bundle: Bundle, target: Target, *, force: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> list[BuiltPlan]:
-    """A plan of every graph that is for GPUs, for `target`, in `bundle`; with `force` built again, whatever there is.
+    """A plan for `target` of every graph in `bundle` that is for GPUs. `force` builds plans again that exist.
 
     Raises BundleError, BackendError, OutputError, SettingsError.
     """
@@ -137,7 +137,7 @@ def build_plans(
 
 
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
-    """Compile one graph, whatever there is of it, and put the plan in its place."""
+    """Compile one graph and put the plan in its place, also if there is a plan already."""
     path, started = bundle.find_graph(graph), time.perf_counter()
     compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
@@ -153,7 +153,7 @@ def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
 
 
 def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> None:
-    """Take every plan for `target` (its name; any) that the bundles in `donors` hold of a graph of `bundle`.
+    """Link every plan for `target` (its name, or "*" for any) that `donors` hold of a graph of `bundle`.
 
     Plans that this user has not built are left.
     """
@@ -171,7 +171,7 @@ def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> No
 
 
 def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], target: Target) -> Any:
-    """The plan of the ONNX file `path`, as TensorRT's own buffer. Raises BackendError with what TensorRT says."""
+    """The plan of the ONNX file `path`, in TensorRT's own buffer. Raises BackendError with TensorRT's message."""
     trt, rtx = import_polygraphy(target.library)
     profile = trt.Profile()
     for name, (least, typical, most) in shapes.items():
@@ -187,7 +187,7 @@ def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], tar
                 config=trt.PostprocessConfig(config, partial(use_float32, target.library)),
                 save_timing_cache=cache,
             )
-        except Exception as error:  # polygraphy's own shares no base with what the bindings raise
+        except Exception as error:  # polygraphy's exceptions and those of the bindings have no common base
             reason = first_line(next(iter(said), error))
             raise BackendError(
                 f"{path}: {MODULES[target.library]} {target.version} refuses it ({reason})",
@@ -197,7 +197,7 @@ def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], tar
 
 
 def use_float32(library: str, builder: Any, network: Any, config: Any) -> None:
-    """Float32 without TF32, which has the 11 bits of half precision: the islands are there for more."""
+    """Float32 without TF32: TF32 has the 11 bits of half precision, which do not suffice for the islands."""
     config.clear_flag(import_library(library).BuilderFlag.TF32)
 
 
@@ -220,7 +220,7 @@ def keeping_timings(target: Target) -> Iterator[str | None]:
 
 
 def import_polygraphy(library: str) -> tuple[Any, Any]:
-    """Its modules for TensorRT and for TensorRT-RTX. It works with one of the two libraries in a process."""
+    """Polygraphy's modules for TensorRT and for TensorRT-RTX. A process can use one of the two libraries."""
     try:
         import polygraphy.config
         from polygraphy.logger import G_LOGGER
@@ -242,7 +242,7 @@ def import_polygraphy(library: str) -> tuple[Any, Any]:
 
 @contextmanager
 def collecting() -> Iterator[Sequence[str]]:
-    """Yields what polygraphy and TensorRT say is wrong, line by line, instead of printing it."""
+    """Yields the error messages of polygraphy and TensorRT, line by line, instead of printing them."""
     lines: list[str] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,28 +1,28 @@
-"""A float32 graph made an FP16 one, with float32 islands where half precision does not carry the arithmetic.
+"""A float32 graph becomes an FP16 graph, with float32 islands where half precision is too coarse or too narrow.
 
 TensorRT 11 has no switch for this: an engine computes in the types that the graph states. Half precision has 11 bits
-and ends at 65504, so the question is what must not be rounded to it. Whatever multiplies weights may be, as tensor
-cores add up in float32; what stays float32 is listed here and nowhere else:
+and ends at 65504. Products with weights can be rounded to it, because tensor cores add up in float32. The following
+stays float32, and nothing else:
 
 - normalisations (`ISLANDS`): a sum of squares over up to a quarter of a million values passes 65504;
-- softmax (`ISLANDS`): exponentials, and their sum over up to 4096 positions, span more than half precision does. What
-  this costs in speed, should TensorRT not fuse the attention around it, has not been measured;
+- softmax (`ISLANDS`): exponentials, and their sum over up to 4096 positions, span more than half precision does. The
+  cost in speed, if TensorRT does not fuse the attention around it, has not been measured;
 - all that is computed from whole numbers alone, from the diffusion step and from positions (`find_counted`): angles
-  reach 999 and 2250 rad, where half precision is 0.5 and 2 wide; what the network makes of their sinusoids comes along,
-  as it is hardly any arithmetic. Measured: without this island the error of the T-UNet is 1.2e-2, with it 2.6e-3 (full
-  size, 100 tps, stand-in weights); that of UniCodec's encoder, over 17 s of sound, 3.0e-3 and 1.9e-3;
-- the graphs' inputs and outputs, but for the keys and values that go from `conditioning` to every `tunet_step`
-  (`lower_specs`): callers see float32 as before, and nothing is converted in the loop but the latent.
+  reach 999 and 2250 rad, where half precision has steps of 0.5 and 2. The layers that follow the sinusoids stay float32
+  too, because they are hardly any arithmetic. Measured: without this island the error of the T-UNet is 1.2e-2, with it
+  2.6e-3 (full size, 100 tps, stand-in weights); that of UniCodec's encoder, over 17 s of sound, 3.0e-3 and 1.9e-3;
+- the graphs' inputs and outputs, except the keys and values that go from `conditioning` to every `tunet_step`
+  (`lower_specs`): callers see float32 as before, and in the loop only the latent is converted.
 
-What gained nothing at full size is in half precision. UniCodec's decoder has an error of 2.5e-3 with its phases,
+Islands that gained nothing at full size were removed. UniCodec's decoder has an error of 2.5e-3 with its phases,
 magnitudes and inverse STFT in half precision, 2.4e-3 with them in float32 (phases ten times as wide: 1.07e-2 and
-1.05e-2): what rounding adds there is little beside the error of what is rounded. So it is with the gates of UniCodec's
-mixture of experts, which choose otherwise in 7 of 10 168 cases, with float32 gates in 9: cases in which two experts are
-about equally likely, and then the position is off by 18 %. Convolutions in float32 would make it 3, at many times the
-cost; without the positions' island it is 18.
+1.05e-2): the rounding there is small beside the error of its inputs. The gates of UniCodec's mixture of experts are
+alike: rounded, they choose another expert in 7 of 10 168 cases, in float32 in 9. These are cases in which two experts
+are about equally likely, and the position is then off by 18 %. With convolutions in float32, at many times the cost, it
+would be 3 cases; without the positions' island it is 18.
 
-The converters that exist (onnxconverter-common, its copy in ONNX Runtime, ModelOpt AutoCast) take the whole model in
-memory as one protobuf, which ours with 7 GB of weights is not; this one passes on the promises of `trace`.
+The converters that exist (onnxconverter-common, its copy in ONNX Runtime, ModelOpt AutoCast) need the whole model in
+memory as one protobuf, which cannot hold 7 GB of weights. This one passes on the promises of `trace`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOW, HIGH = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def lower_specs(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-    """The inputs or outputs of a graph as its FP16 form has them."""
+    """The inputs or outputs of a graph in its FP16 form."""
     return {
         name: dataclasses.replace(spec, dtype="float16") if name.startswith(KEYS_AND_VALUES) else spec
         for name, spec in specs.items()
@@ -80,7 +80,7 @@ def lower_precision(model: ir.Model) -> None:
 
 
 def find_counted(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that compute with numbers which are made of whole ones alone: of the diffusion step, of sizes."""
+    """The nodes that compute with numbers made of integers alone: of the diffusion step and of sizes."""
     inputs = set(graph.inputs)
     counted = {value for value in inputs if value.dtype != HIGH}
     found: set[ir.Node] = set()
@@ -97,7 +97,7 @@ def find_counted(graph: ir.Graph) -> set[ir.Node]:
 
 
 class Caster:
-    """Gives values in another type: weights as another promise, what is computed through a Cast; each once."""
+    """Gives values in another type, each once: weights as another promise, computed values through a Cast."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
@@ -115,7 +115,7 @@ class Caster:
         return self.made[value, dtype]
 
     def take_names(self) -> None:
-        """Drop the weights that nothing uses any more; what stands for them takes their names."""
+        """Drop the weights that nothing uses any more, and give their names to those that replace them."""
         initializers = self.graph.initializers
         for (value, _), made in self.made.items():
             name = value.name
@@ -124,7 +124,7 @@ class Caster:
                 made.name = name
 
     def insert(self, name: str, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """A Cast right behind what computes `value`, so that its order among the nodes is right for every use."""
+        """A Cast right behind the node that computes `value`, so that it comes before every use."""
         node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"cast_{name}")
         made = node.outputs[0]
         made.name, made.shape, made.type = name, value.shape, ir.TensorType(dtype)

@@ -1,7 +1,7 @@
 """Deterministic stand-in weights: every tensor is a pure function of (seed, name, shape).
 
-The published weights cannot always be had; the arithmetic can be proved, tried and timed without them. The values are
-those of the golden outputs (`tests/golden`), built on Philox raw bits, whose stream NumPy guarantees.
+They serve to verify and time the arithmetic without the published weights. The values are those of the golden outputs
+(`tests/golden`), made of Philox's raw bits, whose stream NumPy guarantees.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def draw_uniform(seed: int, name: str, shape: tuple[int, ...], scale: float, off
 
 
 def choose_distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """(scale, offset) that keep the stand-in networks lively but not chaotic: tokens vary, rounding does not grow."""
+    """(scale, offset) with which tokens vary and rounding errors do not grow from layer to layer."""
     if name.endswith("bias") or "bias_" in name:
         return 0.05, 0.0
     if name.endswith("weight_g"):  # of weight-normalised convolutions

@@ -1,7 +1,7 @@
 """Weights that float16 holds exactly are stored as float16: half the file, the same numbers.
 
-The embedded model's checkpoint is float16. Its graphs compute in float32 like any other: a Cast, which every runtime
-folds when it loads the graph, stands behind each weight.
+The embedded model's checkpoint is float16. Its graphs compute in float32 like any other: a Cast follows each weight,
+and every runtime folds it when it loads the graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-SMALLEST = 256  #: elements of a weight that is worth a Cast
+SMALLEST = 256  #: elements; a smaller weight is not worth a Cast
 
 
 def store_half(model: ir.Model) -> None:
@@ -44,7 +44,7 @@ def promise_half(name: str, weight: ir.TensorProtocol) -> ir.Value:
 
 
 def shrink(array: np.ndarray) -> np.ndarray:
-    """The float32 `array` as float16 where that holds it exactly, else as it is."""
+    """The float32 `array` as float16 if that holds it exactly, else unchanged."""
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
     return half if np.array_equal(half.astype(np.float32), array) else array

@@ -1,4 +1,4 @@
-"""Torch module to ONNX file, without ever holding its weights: traced on fake tensors, weights written one by one."""
+"""Torch module to ONNX file. It is traced on fake tensors, and its weights are read and written one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRACED_AXES = {
     "frames": 96,
     "samples": 2000,
     "positions": 40,
-}  #: any sizes but 1, which tracing would take for a constant
+}  #: any sizes except 1, which would become a constant
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def follow_weights(
 
 
 def share_weights(model: ir.Model, donor: Path) -> None:
-    """Have the weights of `model` that the graph in the file `donor` has too be read from that graph's data file."""
+    """Let `model` read the weights that it has in common with the graph in the file `donor` from that graph's data."""
     theirs = ir.load(donor).graph.initializers
     for name, value in model.graph.initializers.items():
         found = theirs[name].const_value if name in theirs else None
@@ -118,7 +118,7 @@ def share_weights(model: ir.Model, donor: Path) -> None:
 
 
 def save_model(model: ir.Model, path: Path, shared: Path | None = None) -> list[Path]:
-    """Write the graph and its weights beside it, or none where they lie in the file `shared`; returns both files."""
+    """Write the graph, and its weights beside it unless they lie in the file `shared`. Returns both files."""
     if shared:
         ir.save(model, path)
         return [path, shared]
@@ -195,7 +195,7 @@ def transpose_weight(name: str, value: ir.Value, weight: ir.TensorProtocol, perm
 
 
 def strip_metadata(model: ir.Model) -> None:
-    """Drop what tracing noted of this machine's files and stack."""
+    """Drop the file names and stack traces of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -206,7 +206,7 @@ def strip_metadata(model: ir.Model) -> None:
 
 
 class quiet_exporter:
-    """Silences the exporter's remarks on packages that this project does not use."""
+    """Silences the exporter's warnings about packages that this project does not use."""
 
     def __enter__(self) -> None:
         self.logger = logging.getLogger("torch.onnx")

@@ -27,8 +27,8 @@ CASES = (
 )
 TOLERANCE = 1e-4  #: relative error ||a - b|| / ||b||, float32 graphs
 FP16_TOLERANCE = 1e-2  #: the same, FP16 graphs
-CHOICES = 0.05  #: share of positions that may go another way in an FP16 graph with an ArgMax in it
-LARGE = 10  #: times the usual inputs, at which an FP16 graph must not overflow
+CHOICES = 0.05  #: share of positions for which an FP16 graph with an ArgMax may choose another expert
+LARGE = 10  #: an FP16 graph must not overflow on inputs so many times as large as usual
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,7 +48,7 @@ def draw_inputs(inputs: dict[str, TensorSpec]) -> Iterator[Arrays]:
 
 
 def run_reference(module: nn.Module, feeds: Arrays, outputs: dict[str, TensorSpec]) -> Arrays:
-    """What the torch network computes, in float32 whatever the type of `feeds`."""
+    """The outputs of the torch network, computed in float32 from `feeds` of any type."""
     tensors = map(torch.from_numpy, feeds.values())
     with torch.inference_mode():
         result = module(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors))
@@ -59,9 +59,10 @@ def run_reference(module: nn.Module, feeds: Arrays, outputs: dict[str, TensorSpe
 def measure_error(bundle: Bundle, name: str, cases: list[tuple[Arrays, Arrays]]) -> float:
     """Largest relative error of graph `name` over (feeds, expected) pairs.
 
-    An FP16 graph is run with every value rounded (`open_rounded`), on inputs `LARGE` times as large too. If it chooses,
-    between experts, the `CHOICES` that are furthest from the truth do not count: where two are about equally likely,
-    rounding decides. Raises VerificationError over the tolerance, and for values that are not finite.
+    An FP16 graph is run with every value rounded (`open_rounded`), and also on inputs `LARGE` times as large. If it
+    chooses between experts, the share `CHOICES` of positions that are furthest from the truth does not count: rounding
+    decides between experts that are about equally likely. Raises VerificationError if the error is over the tolerance
+    or a value is not finite.
     """
     half = bundle.manifest.precision == "fp16"
     tolerance = FP16_TOLERANCE if half else TOLERANCE
@@ -103,7 +104,7 @@ def keep_nearest(found: np.ndarray, truth: np.ndarray, spare: float) -> tuple[np
 
 
 def check_range(graph: Graph, name: str, feeds: Arrays) -> None:
-    """Raises VerificationError where `graph` overflows on inputs `LARGE` times `feeds`."""
+    """Raises VerificationError if `graph` overflows on inputs `LARGE` times `feeds`."""
     large = {key: value * value.dtype.type(LARGE) if value.dtype.kind == "f" else value for key, value in feeds.items()}
     for output, found in graph.run(large).items():
         if not np.isfinite(found).all():
@@ -118,10 +119,10 @@ def open_rounded(bundle: Bundle, name: str) -> Graph:
     """The FP16 graph `name`, to be run on the CPU with every half-precision value rounded to half precision.
 
     ONNX Runtime has few half-precision operators for the CPU. It puts the others between casts, and drops casts that
-    meet: what a GPU would round, or lose to overflow, passes as float32. So the graph is run with two operators that it
-    does have, and that change nothing, behind each half-precision value. What an operator does inside stays float32, in
-    the LSTM too, though TensorRT takes it apart; emulated with every state and gate rounded, the full-size one of
-    100 tps has an error of 1.6e-3 instead of 9e-4.
+    follow each other, so a value that a GPU would round passes as float32. Here two operators that ONNX Runtime has in
+    half precision, and that change nothing, follow each half-precision value. The inside of an operator stays float32.
+    That holds for the LSTM too, which TensorRT takes apart: emulated with every state and gate rounded, the full-size
+    LSTM of 100 tps has an error of 1.6e-3 instead of 9e-4.
     """
     path = bundle.find_graph(name)
     with temporary_file(path.parent, ".rounded.onnx") as rounded:  # beside the weights, which it shares

@@ -14,7 +14,6 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class Cache:
         for path in self._find(key):
             with suppress(OSError, ValueError):  # a ValueError for an empty file
                 data = np.memmap(path, np.uint8, "r")
-                if hash_data(data) == path.name.split(".")[1]:
+                if hash_data(data.data) == path.name.split(".")[1]:
                     os.utime(path)
                     return data
             self._delete(path)
@@ -168,8 +167,8 @@ def list_files(root: Path) -> list[tuple[float, int, Path]]:
     return found
 
 
-def hash_data(data: Any) -> str:
-    """The start of the SHA-256 of `data`: bytes, or a contiguous array."""
+def hash_data(data: bytes | memoryview) -> str:
+    """The start of the SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 

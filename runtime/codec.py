@@ -7,38 +7,30 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from .audio import Audio, check_seconds
+from .audio import Audio, AudioSource, check_seconds
 from .backends.base import Backend
 from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole, first_line
+from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
-from .model import Model
+from .model import Model, WindowPlan
 from .networks import Networks
 from .registry import find_model
-from .spec import DecodeOptions, EncodeOptions, Mono, Progress, change_options, check_options
+from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
 
-
-@runtime_checkable
-class SupportsArray(Protocol):
-    """What NumPy makes an array of, such as a tensor of another library in the CPU's memory."""
-
-    def __array__(self) -> np.ndarray: ...
-
-
-AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
-TokensSource = Tokens | str | os.PathLike[str] | np.ndarray
+TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
 class Codec:
@@ -171,13 +163,18 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        rate, mono = config.sample_rate, spec.mono
-        openings = (
-            partial(open_audio, audio, sample_rate, rate, mono, allow_truncated, max_seconds) for audio in audios
-        )
+        limits = {"allow_truncated": allow_truncated, "max_seconds": max_seconds}
+        opening = partial(Audio, rate=config.sample_rate, mono=spec.mono, **limits)
+        openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
+
+    @contextmanager
+    def open_plan(self, opening: Callable[[], Audio], config: CodecConfig) -> Iterator[WindowPlan]:
+        """Yield the windows of the recording that `opening` opens. It is closed after the block. Raises AudioError."""
+        with opening() as recording:
+            yield self.model.plan_windows(recording, config)
 
     def decode(
         self,
@@ -209,10 +206,11 @@ class Codec:
         """Tokens to sound, as it is made: pieces float32 [n] at `sample_rate` Hz.
 
         Arguments:
-            tokens: Tokens, the path of their file, or an array of integers [T, C] or [1, T, C].
+            tokens: Tokens, the path of their file, an array of integers [T, C] or [1, T, C], or a row of a collection:
+                a mapping with `codes`, of T × C integers, and `samples`.
             options: see `DecodeOptions`. None leaves every choice to the codec.
-            vocab: entries of the semantic codebook that an array or an .npy file was made with. None is the bundle's
-                default. Tokens and .sct files state theirs.
+            vocab: entries of the semantic codebook that an array, a row or an .npy file was made with. None is the
+                bundle's default. Tokens and .sct files state theirs.
             batch: number of windows that run together, at least 1. None uses what suits the backend.
             progress: called with (units of work done, units in all).
             changes: fields of `DecodeOptions` that replace those of `options`: `steps=8, seed=1`.
@@ -250,6 +248,8 @@ class Codec:
         """`tokens` as Tokens of this bundle. Raises TokensError if their settings differ from the bundle's."""
         if isinstance(tokens, (str, os.PathLike)):
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
+        elif isinstance(tokens, Mapping):
+            tokens = read_row(tokens, self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
             tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
         if vocab is not None and tokens.config.vocab != vocab:
@@ -258,19 +258,6 @@ class Codec:
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
         return tokens.require(self.config)  # raises, naming both
-
-
-def open_audio(
-    source: AudioSource, sample_rate: float | None, rate: int, mono: Mono, allow_truncated: bool, seconds: float | None
-) -> Audio:
-    """The recording `source`, which may be a tensor of another library. Raises AudioError."""
-    if not isinstance(source, np.ndarray) and isinstance(source, SupportsArray):
-        try:
-            source = np.asarray(source)
-        except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
-            given = f"audio of type {type(source).__name__} ({first_line(error)})"
-            raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
-    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated, max_seconds=seconds)
 
 
 def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -286,6 +273,21 @@ def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:
     """Tokens of a file. An .sct file states its settings; an .npy file is read with those of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
+
+
+def read_row(row: Mapping[str, Any], config: CodecConfig) -> Tokens:
+    """Tokens of a row of a collection: `codes`, T × C integers position by position, and `samples` or None.
+
+    Raises TokensError.
+    """
+    codes = row.get("codes")
+    if codes is None:
+        reason = f" ({row['error']})" if row.get("error") else ""
+        raise TokensError(f"a row without codes{reason}", "a row whose error is null")
+    array, books = np.asarray(codes), len(config.codebook_sizes)
+    if array.size % books:
+        raise TokensError(f"a row of {array.size} codes", f"{books} a position, of {', '.join(config.codebook_sizes)}")
+    return Tokens.from_array(array.reshape(-1, books), config, row.get("samples"))
 
 
 def check_batch(batch: int | None) -> None:

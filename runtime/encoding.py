@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
-from .audio import Audio
 from .config import CodecConfig
 from .errors import AudioError
 from .model import Model, WindowPlan
 from .spec import EncodeOptions
 
-Opening = Callable[[], Audio]  #: opens a recording, or raises AudioError
+#: Opens a recording and plans its windows, or raises AudioError; the end of the block closes the recording.
+Opening = Callable[[], AbstractContextManager[WindowPlan]]
 EncodeProgress = Callable[[int, int, int], None]  #: (number of the recording, its windows that are encoded, all it has)
 
 
@@ -58,9 +59,9 @@ def encode_recordings(
             task = Task(number)
             tasks.append(task)
             try:
-                with opening() as recording:
-                    task.plan = model.plan_windows(recording, config)
-                    for window in task.plan.windows:
+                with opening() as plan:
+                    task.plan = plan
+                    for window in plan.windows:
                         yield task, window
             except AudioError as error:
                 task.error = error

@@ -30,6 +30,11 @@ class OnceEach(Generic[Key, Value]):
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
+    def __setitem__(self, key: Key, value: Value) -> None:
+        """Keep `value` in place of what is made."""
+        with self._lock:
+            self._values[key] = value
+
     def keys(self) -> list[Key]:
         """The keys of what is kept, the latest used last."""
         with self._lock:

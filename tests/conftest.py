@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
+import json
 import os
-import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,21 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 BUNDLES = ROOT / "build" / "test-bundles"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of the tests that import ONNX Runtime themselves
 
 
-def pytest_configure() -> None:
-    """Give this run of the tests, and every process that it starts, caches of its own, which are cold.
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The caches of this session, and those of other programs, lie in a folder of its own, not in the user's.
 
-    A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
+    They are cold. A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
     """
-    folder = tempfile.mkdtemp(prefix="sc-runtime-tests-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
-        os.environ[variable] = str(Path(folder, variable.lower()))
-    os.environ["LOCALAPPDATA"] = folder  # Windows
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME"):
+            patch.setenv(variable, str(folder / variable.lower()))
+        yield
 
 
 def build_test_bundle(
@@ -78,9 +80,8 @@ def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticod
     """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
     from sc_runtime.export.registry import find_export
 
-    graphs: Any = find_export(codec).graphs
-    for name in graphs.keys() - set(names):
-        patch.delitem(graphs, name)
+    export = find_export(codec)
+    patch.setattr(export, "graphs", {name: graph for name, graph in export.graphs.items() if name in names})
     patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
 
 
@@ -90,6 +91,13 @@ def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
     from tests.emulated_device import Emulations
 
     return Emulations(tmp_path_factory.mktemp("emulations"))
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The JSON of a manifest, without its hash of itself, so that a test may change it."""
+    raw = json.loads((folder / "manifest.json").read_text())
+    raw.pop("sha256", None)
+    return raw
 
 
 @pytest.fixture(scope="session")

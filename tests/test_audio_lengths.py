@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio
 from sc_runtime.audio.flac import find_last_frame, read_frame
@@ -114,6 +116,17 @@ def test_the_size_of_the_whole_does_not_matter(tmp_path, suffix):
         path.write_bytes(data)
 
 
+def test_a_size_that_counts_missing_padding(tmp_path):
+    """The chunks of W64 begin at multiples of 8 bytes, and some programs count the bytes up to there."""
+    path = write(tmp_path / "a.w64")
+    expected, data = read(path), path.read_bytes()
+    size = data.index(b"data") + 16
+    held = len(data) - size - 8
+    np.testing.assert_array_equal(read(edit(path, (size, struct.pack("<q", 24 + held + 4)))), expected)
+    with pytest.raises(AudioError, match="truncated"):
+        Audio(edit(path, (size, struct.pack("<q", 24 + held + 8))), rate=RATE)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "caf"])
 def test_chunks_may_follow_the_samples(tmp_path, suffix):
     path = write(tmp_path / f"a.{suffix}")
@@ -178,6 +191,26 @@ def test_sizes_that_a_pipe_leaves_open(tmp_path, suffix, changes):
         offset = data.index(where.encode()) + (16 if suffix == "w64" else 4) + sum(skip) if named else where
         edit(path, (offset, new))
     np.testing.assert_array_equal(read(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "where", "size"),
+    [
+        ("wav", "data", bytes(4)),
+        ("wav", "data", b"\xff" * 4),
+        ("rf64", 28, bytes(8)),
+        ("w64", "data", struct.pack("<q", 24)),
+        ("aiff", "SSND", bytes(4)),
+    ],
+)
+def test_a_cut_file_of_which_only_the_whole_has_a_size(tmp_path, suffix, where, size):
+    path = write(tmp_path / f"a.{suffix}")
+    expected, data = read(path), path.read_bytes()
+    offset = where if isinstance(where, int) else data.index(where.encode()) + (16 if suffix == "w64" else 4)
+    np.testing.assert_array_equal(read(edit(path, (offset, size))), expected)
+    found = read_cut(edit(path, end=len(data) // 2))
+    np.testing.assert_array_equal(found, expected[: len(found)])
+    assert abs(len(found) - len(expected) / 2) < 100
 
 
 PIPED = ["wav", "rf64", "w64", "aiff", "caf", "au", "flac", "ogg", "opus", "mp3", "mp2", "oga"]
@@ -324,8 +357,26 @@ def test_what_follows_an_mp3_is_no_frame(mp3, tmp_path):
 def test_aac_named_mp3_is_refused(tmp_path):
     write(tmp_path / "a.wav")
     (tmp_path / "a.mp3").write_bytes(run("ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "adts", "-"))
-    with pytest.raises(AudioError, match="MPEG frames cannot be found"):
+    with pytest.raises(AudioError, match=r"a\.mp3: AAC \(ADTS\); expected a whole file in .*ffmpeg"):
         Audio(tmp_path / "a.mp3", rate=RATE)
+
+
+@FFMPEG
+@pytest.mark.parametrize(
+    ("suffix", "name"),
+    [
+        ("m4a", "MP4 or M4A"),
+        ("webm", "Matroska or WebM"),
+        ("aac", r"AAC \(ADTS\)"),
+        ("wma", "ASF or WMA"),
+        ("ac3", "AC-3"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, suffix, name):
+    write(tmp_path / "a.wav", rate=48_000)
+    run("ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / f"a.{suffix}")
+    with pytest.raises(AudioError, match=rf"a\.{suffix}: {name}.*; expected a whole file in .*ffmpeg"):
+        Audio(tmp_path / f"a.{suffix}", rate=RATE)
 
 
 @FFMPEG
@@ -387,6 +438,8 @@ def test_unknown_bytes_may_follow_a_flac(flac, tmp_path):
 def test_flac_files_that_were_joined(flac, tmp_path):
     path = Path(shutil.copy(flac, tmp_path))
     np.testing.assert_array_equal(read(edit(path, tail=flac.read_bytes())), np.tile(read(flac), 2))
+    found = read_cut(edit(path, end=path.stat().st_size - 9))
+    np.testing.assert_array_equal(found, np.tile(read(flac), 2)[: len(found)])
 
 
 @pytest.mark.parametrize("samples", [1, 4095, 4096, 4097, 600_000])
@@ -439,6 +492,21 @@ def test_an_ogg_that_was_cut_between_pages_is_read_with_a_warning(tmp_path, suff
         assert 0 < sum(map(len, audio.blocks())) < 3 * len(SOUND)
 
 
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_an_ogg_with_a_damaged_page_is_refused(tmp_path, suffix, damage):
+    """libsndfile leaves the page out without a word."""
+    options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    path = write(tmp_path / f"a.{suffix}", np.tile(SOUND, 3), **options)
+    data = path.read_bytes()
+    starts = [position for position in range(len(data)) if data.startswith(b"OggS", position)]
+    start, end = starts[len(starts) // 2 :][:2]
+    page = b"" if damage == "missing" else data[start : end - 1] + bytes([data[end - 1] ^ 255])
+    path.write_bytes(data[:start] + page + data[end:])
+    with pytest.raises(AudioError, match=r"decoding ended after \d+ samples of 243438"):
+        read(path)
+
+
 @FFMPEG
 def test_flac_in_ogg(tmp_path):
     write(tmp_path / "a.wav")
@@ -451,6 +519,32 @@ def test_flac_in_ogg(tmp_path):
     path.write_bytes(data[: len(data) * 2 // 3])
     found = read_cut(path)
     np.testing.assert_array_equal(found, read(tmp_path / "a.wav")[: len(found)])
+
+
+# --- damage of any kind
+
+
+@pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "caf", "au", "sph", "flac", "ogg", "mp3"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_an_audio_error_or_harmless(tmp_path, suffix, data):
+    path = write(tmp_path / f"a.{suffix}", SOUND[:5000])
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        offset = data.draw(st.integers(0, min(len(content), 200)) | st.integers(0, len(content)))
+        content[offset : offset + 4] = data.draw(
+            st.sampled_from([b"", bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff"]) | st.binary(max_size=100)
+        )
+    content = content[: data.draw(st.just(len(content)) | st.integers(1, len(content)))] + b"x"
+    path.write_bytes(content + data.draw(st.sampled_from([b"", bytes(100), bytes(content)])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AudioWarning)
+        for allow_truncated in (False, True):
+            try:
+                with Audio(path, rate=RATE, allow_truncated=allow_truncated) as audio:
+                    assert audio.count() > 0
+            except AudioError as error:
+                assert path.name in str(error)
 
 
 # --- views

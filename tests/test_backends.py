@@ -14,6 +14,7 @@ import pytest
 
 from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
+from sc_runtime.backends.failures import describe_failure
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
@@ -103,12 +104,14 @@ def test_what_is_prepared_is_what_runs(tiny_bundle: Path) -> None:
 
 
 @needs_openvino
-def test_the_locale_stays_when_two_threads_load_graphs(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_locale_stays_when_two_threads_load_graphs(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """OpenVINO sets C while it reads a graph. Two threads that each put back what they found may leave C behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # so that the graphs are read, compiled and written
     bundle, backend = Bundle.load(tiny_bundle), choose_backend("openvino")
-    backend.cache = tmp_path  # type: ignore[attr-defined]
     before = locale.setlocale(locale.LC_ALL)
-    for frames in range(64, 64 * 9, 64):
+    for frames in range(64, 64 * 6, 64):
         with ThreadPoolExecutor(2) as pool:
             parts = [LoadedBundle(bundle, backend) for _ in range(2)]
             loaded = [
@@ -148,6 +151,33 @@ def test_auto_takes_each_graph_where_it_runs_better(tiny_bundle: Path, monkeypat
 @needs_openvino
 def test_auto_keeps_tokens_exact(tiny_bundle: Path, reference: Codec, golden: Path) -> None:
     assert Codec.load(tiny_bundle).encode(golden / "speech_12s.wav") == reference.encode(golden / "speech_12s.wav")
+
+
+def test_what_a_library_says_is_said_and_memory_is_named_where_it_is_short() -> None:
+    short = describe_failure("ONNX Runtime failed", RuntimeError("Failed to allocate memory for requested buffer"))
+    assert str(short) == (
+        "ONNX Runtime failed (Failed to allocate memory for requested buffer); expected inputs that fit in memory: "
+        "use a smaller batch"
+    )
+    assert "memory" in describe_failure("It failed", MemoryError()).expected
+    assert (
+        "GPU's memory"
+        in describe_failure("It failed", RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"), memory="the GPU's memory").expected
+    )
+    other = describe_failure("OpenVINO failed", RuntimeError("Infer Request is busy"))
+    assert "Infer Request is busy" in str(other)
+    assert "memory" not in str(other)
+    assert "batch" not in str(other)
+
+
+@needs_openvino
+def test_the_reason_of_openvino_is_told_without_places_in_its_source(tiny_bundle: Path) -> None:
+    graph = choose_backend("openvino").open(Bundle.load(tiny_bundle), "vae_decoder")
+    with pytest.raises(BackendError) as error:
+        graph.run({"latent": np.zeros((1, 8, 255, 15, 3), np.float32)})
+    assert "Exception from" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "memory" not in str(error.value)
 
 
 @needs_openvino

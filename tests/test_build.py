@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -33,12 +32,14 @@ from sc_runtime.export.builder import build_bundle, name_bundle
 from sc_runtime.export.code import describe_code
 from sc_runtime.export.recipes import write_recipe
 from sc_runtime.export.registry import read_tensors
+from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec import export as semanticodec
-from sc_runtime.export.semanticodec.checkpoint import Folder, SeededWeights
+from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.export import SEMANTICODEC
 from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS, AcousticEncoderGraph
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes, choose_sizes
 from sc_runtime.export.spec import Origin, list_origins, load_network, make_tensor
-from tests.conftest import ROOT, keep_graphs
+from tests.conftest import ROOT, keep_graphs, load_manifest
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook
 
@@ -84,7 +85,7 @@ def list_leftovers(parent: Path) -> list[str]:
 
 
 def test_the_manifest_is_true(tiny_bundle: Path) -> None:
-    raw = json.loads((tiny_bundle / MANIFEST).read_text())
+    raw = load_manifest(tiny_bundle)
     schedule = {"steps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
     assert (raw["codec"], raw["vocabularies"]) == ("semanticodec", [4096, 32768])
     assert raw["settings"] == {"tps": 50, "acoustic_vocab": 8192, "width": 16, "schedule": schedule}
@@ -101,7 +102,7 @@ def test_the_manifest_is_true(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-    entry = json.loads((tiny_bundle / MANIFEST).read_text())["graphs"][name]
+    entry = load_manifest(tiny_bundle)["graphs"][name]
     model = onnx.load(tiny_bundle / entry["files"][0], load_external_data=False)
     for file in entry["files"]:  # a copy: bundles share files by hard links, from which onnx reads no weights
         shutil.copyfile(tiny_bundle / file, tmp_path / file)
@@ -120,7 +121,7 @@ def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, tmp_p
 @pytest.mark.parametrize("name", GRAPHS)
 def test_weights_lie_outside_the_graph_file(tiny_bundle: Path, name: str) -> None:
     """A protobuf holds 2 GB at most: what grows with the network must lie beside it."""
-    files = json.loads((tiny_bundle / MANIFEST).read_text())["graphs"][name]["files"]
+    files = load_manifest(tiny_bundle)["graphs"][name]["files"]
     assert files == [f"{name}.onnx", f"{name}.onnx.data"]
     model = onnx.load(tiny_bundle / files[0], load_external_data=False)
     outside = 0
@@ -251,7 +252,7 @@ def test_another_vocabulary_takes_the_graphs_of_the_neighbour(built: Path, untra
             assert (other / f"{name}{suffix}").samefile(built / f"{name}{suffix}")
     expected = centroids(1, 8192, WIDTH)
     np.testing.assert_array_equal(Bundle.load(other).load_codebook("semantic-8192"), expected)
-    manifest = json.loads((other / MANIFEST).read_text())
+    manifest = load_manifest(other)
     hashes = hash_folder(other)
     assert hashes.pop(MANIFEST)
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == hashes
@@ -489,7 +490,7 @@ def enlarge(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def spoil(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(GRAPHS, "acoustic_encoder", SpoiledGraph("acoustic_encoder"))
+    patch.setitem(SEMANTICODEC.graphs, "acoustic_encoder", SpoiledGraph("acoustic_encoder"))
 
 
 def raise_interrupt(*_: object) -> None:

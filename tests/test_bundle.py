@@ -16,6 +16,7 @@ from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import BUILD_AGAIN, EMBEDDED, VERIFIED, Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
+from tests.conftest import load_manifest
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_swapped_files_are_found(copy: Path) -> None:
     ],
 )
 def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match=r"manifest\.json: .*expected a manifest of format 2") as error:
@@ -125,7 +126,7 @@ def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
     ],
 )
 def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message: str) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw | {"trained": True}))
     with pytest.raises(BundleError) as error:
@@ -135,7 +136,7 @@ def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message
 
 
 def test_a_manifest_of_the_other_codec_does_not_fit_these_settings(copy: Path) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     (copy / MANIFEST).write_text(json.dumps(raw | {"codec": "unicodec"}))
     with pytest.raises(BundleError, match="expected a manifest"):
         Bundle.load(copy)
@@ -161,7 +162,7 @@ def test_a_manifest_that_is_not_json(copy: Path) -> None:
 
 
 def test_a_manifest_cannot_point_outside_its_folder(copy: Path) -> None:
-    raw = json.loads((copy / MANIFEST).read_text())
+    raw = load_manifest(copy)
     raw["graphs"]["hifigan"]["files"] = ["../../elsewhere.onnx"]
     (copy / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match=r"no size and hash of \.\./\.\./elsewhere\.onnx"):
@@ -182,7 +183,7 @@ def test_bundles_are_found_newest_first(copy: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(locate, "bundles_folder", lambda: folder)
     monkeypatch.delenv(BUNDLE_VARIABLE, raising=False)
     assert locate_bundle() == EMBEDDED
-    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest = load_manifest(copy)
     for age, (name, trained) in enumerate({"stand-in": False, "new": True, "old": True, ".partial": True}.items()):
         (folder / name).mkdir(parents=True)
         (folder / name / MANIFEST).write_text(json.dumps(manifest | {"trained": trained}))

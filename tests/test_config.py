@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.config import TOKEN_RATES, Schedule, SemantiCodecConfig
+from sc_runtime.unicodec.config import UniCodecConfig
+from tests.conftest import ROOT
 
 RATES = (25, 50, 100)
 
@@ -97,3 +100,16 @@ def test_impossible_settings_are_refused() -> None:
         SemantiCodecConfig(75, 4096)
     with pytest.raises(SettingsError, match="vocab 0"):
         SemantiCodecConfig(50, 0)
+
+
+def test_the_readme_states_the_numbers_of_positions() -> None:
+    """The table's row for 1, 5, 10.24 and 30 s, at every rate."""
+    line = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "for 1, 5" in line)
+    _, _, semanticodec, unicodec, _ = line.split("|")
+    seconds = (1, 5, 10.24, 30)
+
+    def count(config: CodecConfig) -> str:
+        return ", ".join(str(config.count_positions(round(length * config.sample_rate))) for length in seconds)
+
+    stated = "; ".join(f"{tps} tps: {count(SemantiCodecConfig(tps, 4096))}" for tps in TOKEN_RATES)
+    assert (semanticodec.strip(), unicodec.strip()) == (stated, count(UniCodecConfig()))

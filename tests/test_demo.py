@@ -21,7 +21,7 @@ from sc_runtime.samples import SPEECH_AND_MUSIC
 from sc_runtime.spec import DecodeOptions
 from sc_runtime.tokens import Tokens
 
-FAST = DecodeOptions(preset="fast")
+QUICK = DecodeOptions(preset="fast", steps=2)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_it_writes_tokens_sound_and_picture(
 ) -> None:
     image = pytest.importorskip("matplotlib.image")
     codec = Codec.load(tiny_bundle, backend="onnxruntime")
-    run_demo(Console(), codec, tmp_path / "out", FAST, sample)
+    run_demo(Console(), codec, tmp_path / "out", QUICK, sample)
     out, err = capsys.readouterr()
     assert err == ""
     original = soundfile.read(sample, dtype="float32")[0]
@@ -55,7 +55,7 @@ def test_it_writes_tokens_sound_and_picture(
     assert_array_equal(Tokens.load(tmp_path / "out" / "tokens.sct").codes, tokens.codes)
     assert_array_equal(soundfile.read(tmp_path / "out" / "original.wav", dtype="float32")[0], original)
     decoded = soundfile.read(tmp_path / "out" / "decoded.wav", dtype="float32")[0]
-    assert_allclose(decoded, np.clip(codec.decode(tokens, preset="fast"), -1, 1), atol=1e-3)
+    assert_allclose(decoded, np.clip(codec.decode(tokens, QUICK), -1, 1), atol=1e-3)
     picture = image.imread(tmp_path / "out" / "demo.png")
     assert picture.shape[0] > 500 and picture.shape[1] > 1000
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 50

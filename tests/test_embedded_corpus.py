@@ -107,8 +107,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Voice, str]]:
 
 @pytest.mark.parametrize(("domain", "split"), CLIPS)
 def test_clips_are_pure_functions_within_their_bounds(domain: splits.Domain, split: splits.Split) -> None:
-    made = [clips.make_clip(domain, split, index) for index in range(6)]
-    assert np.array_equal(made[4], clips.make_clip(domain, split, 4))
+    made = [clips.make_clip(domain, split, index) for index in range(4)]
+    assert np.array_equal(made[2], clips.make_clip(domain, split, 2))
     assert len({clip.tobytes() for clip in made}) == len(made)
     for clip in made:
         assert clip.dtype == np.float32
@@ -454,23 +454,29 @@ def test_instruments_play_the_harmonics_of_their_note(instrument: instruments.In
 @needs_fluidsynth
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_instruments_play_high_and_low(end: str) -> None:
-    """Every instrument sounds at both ends of its register."""
-    for instrument in instruments.INSTRUMENTS:
+    """Every instrument sounds at both ends of its register; fifteen at a time, a second each."""
+    every = list(instruments.INSTRUMENTS)
+    for first in range(0, len(every), 15):
+        group = every[first : first + 15]
         piece = music.new_piece()
-        music.add_part(piece, instrument.program, [music.new_note(getattr(instrument, end), 0.0, 0.4, 0.8)])
-        sound = music.render(piece, RATE // 2, reverb=False, chorus=False)
+        for number, instrument in enumerate(group):
+            note = music.new_note(getattr(instrument, end), float(number), 0.6, 0.8)
+            music.add_part(piece, instrument.program, [note])
+        sound = music.render(piece, RATE * len(group), reverb=False, chorus=False)
         assert sound.dtype == np.float32
         assert np.isfinite(sound).all()
-        assert np.abs(sound).max() > 1e-3, (instrument, end)
+        for instrument, part in zip(group, sound.reshape(len(group), RATE), strict=True):
+            assert np.abs(part).max() > 3e-3, (instrument, end)
 
 
 @needs_fluidsynth
 def test_drums_sound_at_every_key() -> None:
-    for keys in composition.DRUMS.values():
-        for key in keys:
-            piece = music.new_piece()
-            music.add_part(piece, 0, [music.new_note(key, 0.0, 0.1, 0.9)], drums=True)
-            assert np.abs(music.render(piece, RATE // 2, reverb=False, chorus=False)).max() > 1e-3, key
+    keys = [key for drum in composition.DRUMS.values() for key in drum]
+    piece = music.new_piece()
+    music.add_part(piece, 0, [music.new_note(key, i * 2.0, 0.1, 0.9) for i, key in enumerate(keys)], drums=True)
+    sound = music.render(piece, 2 * RATE * len(keys), reverb=False, chorus=False)
+    for key, part in zip(keys, sound.reshape(len(keys), 2 * RATE), strict=True):
+        assert np.abs(part).max() > 1e-3, key
 
 
 @needs_fluidsynth

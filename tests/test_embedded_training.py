@@ -51,6 +51,7 @@ from sc_runtime.export.embedded.training.masked_autoencoder import (
 )
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
     choose_lengths,
@@ -194,6 +195,18 @@ def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "mel_vae.pt").exists()
     assert not (tmp_path / SCALE_FACTOR).exists()
     HifiGan(sizes).load_state_dict(load_average(tmp_path, "vocoder", "hifigan"))
+
+
+def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
+    names = ("speech", "music", "sound", "melody", "recorded-french")
+    for name in names:
+        np.save(tmp_path / f"{'' if '-' in name else 'held-out-'}{name}.npy", clips[:2])
+    errors = write_ceilings(folder, tmp_path, SIZES)
+    assert tuple(errors) == names
+    assert len(set(errors.values())) == 1 and 0 < errors["speech"] < 10
+    for name in names:
+        assert np.load(tmp_path / f"ceiling-{name}.npy").shape == (2, SEGMENT_SAMPLES)
+        assert np.load(tmp_path / f"ceiling-{name}.npy").dtype == np.int16
 
 
 @pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])

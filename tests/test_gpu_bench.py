@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from bench import gpu
 from bench.harness.bundles import find_sizes, take_config
 from bench.harness.parts import Parts
+from bench.quality.on_gpu import compare_graphs
 from bench.speed.floors import count_work, find_floors
-from sc_runtime.backends.select import ABSENCES
+from bench.speed.inputs import make_codes, make_sound
+from bench.speed.stages import StageClock, open_timed_codec
+from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
+from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
-from sc_runtime.cuda import device
+from sc_runtime.codec import Codec
+from sc_runtime.cuda.device import Device, explain_absence
 from sc_runtime.errors import BackendError, SettingsError
 from tests.conftest import ROOT
+from tests.emulated_device import EmulatedDevice, Emulations
 
-ABSENCE = device.explain_absence()
+ABSENCE = explain_absence()
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +87,31 @@ def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
         "refused": "no GPU; expected one",
         "late": "no time left",
     }
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
+def test_stages_on_a_gpu_are_timed_and_change_nothing(bundle: Bundle, emulations: Emulations) -> None:
+    """On an emulated device, with the CPU's provider in the place of CUDA's."""
+    clock, device = StageClock(), cast(Device, EmulatedDevice(emulations, quick_search=True))
+    backend = OnnxRuntimeCudaBackend(device, Provider("CPUExecutionProvider", "cpu"))
+    codec = open_timed_codec(bundle, backend, clock)
+    sound, codes = make_sound(1), make_codes(1, take_config(bundle))
+    codes_untimed, sound_untimed = codec.encode(sound).codes, codec.decode(codes, steps=2)
+    assert clock.stages == {}
+    clock.start()
+    np.testing.assert_array_equal(codec.encode(sound).codes, codes_untimed)
+    assert set(clock.stages) == {"fbank", "audiomae", "centroids", "acoustic_encoder", "rest"}
+    clock.start()
+    np.testing.assert_array_equal(codec.decode(codes, steps=2), sound_untimed)
+    assert set(clock.stages) == {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"}
+
+
+def test_graphs_tokens_and_sound_are_compared_with_the_cpu(bundle: Bundle) -> None:
+    """A backend of the CPU agrees with itself, but for the order of sums."""
+    codec = Codec(bundle, choose_backend("onnxruntime", 1))
+    errors = compare_graphs(codec)
+    assert set(errors) == set(bundle.manifest.graphs)
+    assert max(errors.values()) < 1e-4
 
 
 def test_floors_are_the_larger_of_arithmetic_and_memory(bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from sc_runtime.audio import Audio, measure
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.export.accuracy import relative_error
-from sc_runtime.networks import Arrays
+from sc_runtime.networks import Arrays, Search
 from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle
 from tests.golden import seeded_weights
@@ -29,7 +29,7 @@ pytestmark = [
 class Recorder:
     """A backend that keeps what goes into and comes out of each graph, first and last run."""
 
-    name, device, encode_batch = "recorder", "CPU", 4
+    name, device, encode_batch, gpu = "recorder", "CPU", 4, None
 
     def __init__(self) -> None:
         self.backend = OnnxRuntimeBackend()
@@ -37,6 +37,9 @@ class Recorder:
 
     def open(self, bundle: Bundle, graph: str) -> RecordedGraph:
         return RecordedGraph(self.backend.open(bundle, graph), self.runs.setdefault(graph, []))
+
+    def open_search(self, codebook: np.ndarray) -> Search:
+        return self.backend.open_search(codebook)
 
 
 class RecordedGraph:

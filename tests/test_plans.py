@@ -40,7 +40,7 @@ from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.spec import SPEC
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
-from tests.conftest import ROOT, build_test_bundle, keep_graphs
+from tests.conftest import ROOT, build_test_bundle, keep_graphs, load_manifest
 
 QUICK = "conditioning"  #: the graph that compiles quickest
 
@@ -331,7 +331,7 @@ def test_a_plan_is_not_written_through_links(bundle: Bundle, target: Target, tmp
 
 
 def test_a_plan_of_another_graph_is_named(bundle: Bundle, target: Target, command: str) -> None:
-    raw = json.loads((bundle.path / MANIFEST).read_text())
+    raw = load_manifest(bundle.path)
     raw["files"][f"{QUICK}.onnx.data"]["sha256"] = "0" * 64
     stale = Bundle(bundle.path, Manifest.from_json(json.dumps(raw)))
     with pytest.raises(BundleError, match=rf"{QUICK}\.plan was built from another graph; .*{command}"):

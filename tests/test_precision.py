@@ -19,7 +19,7 @@ from sc_runtime import Codec
 from sc_runtime.audio import Audio
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.manifest import MANIFEST, Manifest
+from sc_runtime.bundle.manifest import Manifest
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import VerificationError
@@ -35,7 +35,7 @@ from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_ro
 from sc_runtime.spec import TensorSpec
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
-from tests.conftest import ROOT, build_test_bundle, keep_graphs
+from tests.conftest import ROOT, build_test_bundle, keep_graphs, load_manifest
 
 SIZES = choose_sizes("tiny", 50, 4096)
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -159,7 +159,7 @@ def test_the_manifest_says_so(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None
 
 
 def test_a_manifest_of_before_is_of_float32(tiny_bundle: Path) -> None:
-    raw = json.loads((tiny_bundle / MANIFEST).read_text())
+    raw = load_manifest(tiny_bundle)
     raw.pop("precision", None)
     assert Manifest.from_json(json.dumps(raw)).precision == "float32"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from sc_runtime.bundle.manifest import MANIFEST, Manifest, WeightEntry
+from sc_runtime.bundle.manifest import Manifest, WeightEntry
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.bundle.weights import MappedWeights
 from sc_runtime.errors import BundleError
@@ -36,6 +36,7 @@ from sc_runtime.export.storage import store_half
 from sc_runtime.export.trace import save_model, trace
 from sc_runtime.export.weights import locate_weights, read_weights
 from sc_runtime.spec import TensorSpec
+from tests.conftest import load_manifest
 
 GRAPHS = [(codec, graph) for codec, export in EXPORTS.items() for graph in export.graphs]
 BUNDLES = {"semanticodec": "tiny_bundle", "unicodec": "tiny_unicodec"}
@@ -184,13 +185,6 @@ def test_a_bundle_without_a_table_is_named(tiny_bundle: Path) -> None:
         read_weights(old, "hifigan")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The JSON of a manifest that a test may change, without its hash of itself."""
-    raw = json.loads((folder / MANIFEST).read_text())
-    raw.pop("sha256", None)
-    return raw
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -203,14 +197,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ],
 )
 def test_a_table_that_cannot_be_true_is_refused(tiny_bundle: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    raw = read_manifest(tiny_bundle)
+    raw = load_manifest(tiny_bundle)
     damage(raw["graphs"]["acoustic_encoder"]["weights"]["encoder_output_linear.weight"])
     with pytest.raises((ValueError, KeyError, TypeError)):
         Manifest.from_json(json.dumps(raw))
 
 
 def test_a_manifest_of_before_has_no_table(tiny_bundle: Path) -> None:
-    raw = read_manifest(tiny_bundle)
+    raw = load_manifest(tiny_bundle)
     for entry in raw["graphs"].values():
         del entry["weights"]
     assert all(not entry.weights for entry in Manifest.from_json(json.dumps(raw)).graphs.values())

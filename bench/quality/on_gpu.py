@@ -55,5 +55,6 @@ def list_refusals(codec: Codec, positions: int) -> list[str]:
     assert isinstance(codec.model, SemantiCodecModel) and codec.model.decoder is not None
     decoder, windows = codec.model.decoder, len(split_windows(positions, config))
     batches = {min(decoder.batch, windows - start) for start in range(0, windows, decoder.batch)}
-    groups = [decoder.prepare(batch, resolve_sampling(OPTIONS), config.schedule) for batch in sorted(batches)]
+    with decoder.device.lock:
+        groups = [decoder.prepare(batch, resolve_sampling(OPTIONS), config.schedule) for batch in sorted(batches)]
     return [group.loop.refusal for group in groups if group.loop.refusal]

@@ -115,19 +115,20 @@ class TimedDecoder(ResidentDecoder):
     ) -> np.ndarray:
         if not self.clock.is_running:
             return super().run(features, sampling, schedule, noise, windows, samples)
-        group = self.prepare(len(features), sampling, schedule)
-        stages: dict[str, Callable[[], None]] = {
-            "conditioning": partial(group.condition, features),
-            "tunet": partial(group.denoise, noise, windows),
-            "vae_decoder": group.decode_latent,
-        }
-        self.clock.lap("rest")
-        for stage, enqueue in stages.items():
-            enqueue()
-            self.device.sync()
-            self.clock.lap(stage)
-        sound = group.vocode(samples)
-        self.clock.lap("hifigan")
+        with self.device.lock:
+            group = self.prepare(len(features), sampling, schedule)
+            stages: dict[str, Callable[[], None]] = {
+                "conditioning": partial(group.condition, features),
+                "tunet": partial(group.denoise, noise, windows),
+                "vae_decoder": group.decode_latent,
+            }
+            self.clock.lap("rest")
+            for stage, enqueue in stages.items():
+                enqueue()
+                self.device.sync()
+                self.clock.lap(stage)
+            sound = group.vocode(samples)
+            self.clock.lap("hifigan")
         return sound
 
 

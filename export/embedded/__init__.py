@@ -1,1 +1,1 @@
-"""The model that ships with the project: its data, made here, and its training."""
+"""The corpus and the training of the model that ships with the project."""

@@ -23,7 +23,7 @@ HUB_REPOSITORY = "haoheliu/SemantiCodec"
 ENCODER, DECODER = "encoder.ckpt", "decoder.ckpt"
 ACOUSTIC_CODEBOOK = "quantizer._codebook.embed"  #: [1, entries, D] of the encoder file
 
-#: What the published files carry besides: halves that only training uses, the EMA copy, the schedule's tables.
+#: Published tensors that inference does not use: halves for training, the EMA copy, the schedule's tables.
 UNUSED = re.compile(
     r"audiomae\.model\.((mask_token|decoder_pos_embed)$|decoder_(embed|blocks|norm|pred)\.)"
     r"|quantizer\._codebook\.(initted|cluster_size|embed_avg)$"
@@ -44,7 +44,7 @@ class SemantiCodecWeights(Weights, Protocol):
 class Folder:
     """A local folder in the published layout: encoder.ckpt, decoder.ckpt, codebook_idx/combine_*/codebook_*.npy.
 
-    The hub keeps one codebook_idx/ beside the folders of its three rates, so it is looked for there too.
+    The hub has one codebook_idx/ beside the folders of the three rates, so codebooks beside the folder count too.
     """
 
     trained = True
@@ -88,7 +88,7 @@ class Folder:
         for file in self.list_codebooks(vocab):
             try:
                 codebook = np.lib.format.open_memmap(file, mode="r")
-            except Exception as error:  # a foreign file: NumPy's reader raises more than it documents
+            except Exception as error:  # NumPy's reader raises more than it documents
                 found.append(f"{file.parent.name}/{file.name} {explain(error)}")
                 continue
             if codebook.shape == wanted and codebook.dtype.kind == "f":
@@ -128,7 +128,7 @@ def fetch_published(tps: int, vocabularies: tuple[int, ...], revision: str = REV
 
 
 def check_rate(path: Path, state: Mapping[str, Tensor], tps: int, shapes: Shapes) -> None:
-    """Name the rate when the whole encoder is of another one, rather than its hundred misshapen tensors."""
+    """Raises CheckpointError, which names the rate, if the encoder is of another rate."""
     name = ACOUSTIC_CODEBOOK
     if name not in state or state[name].ndim != 3:
         return
@@ -139,7 +139,7 @@ def check_rate(path: Path, state: Mapping[str, Tensor], tps: int, shapes: Shapes
 
 
 def check_schedule(path: Path, state: Mapping[str, Tensor]) -> None:
-    """The decoder file carries its noise schedule: it must be the one the runtime computes."""
+    """Raises CheckpointError if the file's noise schedule is not the one that the runtime computes."""
     schedule = Schedule()
     if "betas" not in state:
         return

@@ -6,13 +6,14 @@
 
 from .blocks import check_seconds, count_resampled
 from .folders import AUDIO_SUFFIXES, find_audio
-from .recording import Audio, measure
+from .recording import Audio, AudioSource, measure
 from .writing import OUTPUT_FORMATS, AudioWriter, audio_writer, save_audio
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "OUTPUT_FORMATS",
     "Audio",
+    "AudioSource",
     "AudioWriter",
     "audio_writer",
     "check_seconds",

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, first_line
 from sc_runtime.spec import Mono
 
 from .blocks import Samples, mix
 
 ARRAY_CHANNELS = 64  #: an array with more columns has its axes the wrong way round
+
+Source = TypeVar("Source")
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy makes an array of, such as a tensor of another library in the CPU's memory."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+def take_array(source: Source) -> Source | npt.NDArray[Any]:
+    """`source` as an array if it is one to NumPy, else as it is. Raises AudioError for a tensor that NumPy refuses."""
+    if isinstance(source, np.ndarray) or not isinstance(source, SupportsArray):
+        return source
+    try:
+        return np.asarray(source)
+    except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
+        given = f"audio of type {type(source).__name__} ({first_line(error)})"
+        raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
 
 
 def check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -30,12 +30,14 @@ class Samples:
     size: their bytes as declared. None if the header leaves them open.
     patches: (offset, bytes) of a header by which the samples reach to the end of the file.
     chunks: how the chunks that may follow are written. None if there are no chunks.
+    whole: the bytes of the file as declared. It matters if the size of the samples is not stated.
     """
 
     start: int
     size: int | None
     patches: tuple[tuple[int, bytes], ...] = ()
     chunks: Chunks | None = None
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ def examine_chunks(data: memoryview) -> Layout | None:
     if samples is None or samples.start >= len(data):
         return None
     to_the_end, held = (patch(data, samples),), len(data) - samples.start
+    is_cut = len(data) + 8 < samples.whole < (PIPED_SIZE_64 if samples.chunks is W64 else PIPED_SIZE)
+    open_end = Layout(to_the_end, cut=f"{len(data)} bytes of {samples.whole}" if is_cut else "")
     if samples.size is None:
-        return Layout(to_the_end)
+        return open_end
     if samples.size > held:
-        return Layout(to_the_end, cut=f"{held} bytes of {samples.size}")
+        is_padding = samples.chunks and samples.size - held < samples.chunks.align and held % 2 == 0
+        return Layout(to_the_end, cut="" if is_padding else f"{held} bytes of {samples.size}")
     end = samples.start + samples.size
     rest = bytes(data[end : end + (1 << 20)])
     if rest.lstrip(b"\0").startswith(FILES):
@@ -115,10 +120,10 @@ def examine_chunks(data: memoryview) -> Layout | None:
         raise LayoutError(f"another file is appended to it at byte {second}", "split it into its files")
     is_explained = not rest or rest.startswith(TAGS) or (samples.chunks and samples.chunks.follow(data, end))
     if samples.size == 0:
-        return None if is_explained else Layout(to_the_end)
+        return None if is_explained else open_end
     if not is_explained and len(rest) > LARGEST_TAIL and rest.strip(b"\0"):
         given = f"its header declares {samples.size} bytes of samples, but {len(data) - end} more follow"
-        raise LayoutError(given, "repair its header, with `sox --ignore-length IN OUT` for example")
+        raise LayoutError(given, "repair its header, or convert it with `sox --ignore-length IN OUT`")
     if not rest or (is_explained and samples.chunks and samples.chunks.trusted):
         return Layout()
     return Layout((Part((range(end),)),))
@@ -158,15 +163,15 @@ def find_wav(data: memoryview, chunks: Chunks) -> Samples | None:
     patches = tuple(
         (at, struct.pack(chunks.size, min(len(data) - after, largest))) for at, after in ((4, 8), (start - 4, start))
     )
-    is_open = size >= PIPED_SIZE
+    is_open, whole = size >= PIPED_SIZE, 8 + struct.unpack_from(chunks.size, data, 4)[0]
     if bytes(data[:4]) == b"RF64":
         patches = (0, b"RIFF"), *patches
         wide = chunks.find(data, b"ds64")
-        if wide and size == 0xFFFF_FFFF:
+        if wide and size == 0xFFFF_FFFF and wide[0] + 16 <= len(data):
             patches = *patches, (wide[0] - 8, b"JUNK")
-            (size,) = struct.unpack_from("<q", data, wide[0] + 8)
+            whole, size = struct.unpack_from("<qq", data, wide[0])
             is_open = size <= 0 or size >= PIPED_SIZE_64
-    return Samples(start, None if is_open else size, patches, chunks)
+    return Samples(start, None if is_open else size, patches, chunks, whole)
 
 
 def find_w64(data: memoryview) -> Samples | None:
@@ -175,7 +180,8 @@ def find_w64(data: memoryview) -> Samples | None:
         return None
     start, size = found
     sizes = (16, struct.pack("<q", len(data))), (start - 8, struct.pack("<q", len(data) - start + W64.header))
-    return Samples(start, None if size >= PIPED_SIZE_64 else max(size, 0), sizes, W64)
+    (whole,) = struct.unpack_from("<q", data, 16)
+    return Samples(start, None if size >= PIPED_SIZE_64 else max(size, 0), sizes, W64, whole)
 
 
 def find_aiff(data: memoryview) -> Samples | None:
@@ -190,7 +196,8 @@ def find_aiff(data: memoryview) -> Samples | None:
         (4, struct.pack(">I", min(len(data) - 8, largest))),
         (contents - 4, struct.pack(">I", min(len(data) - contents, largest))),
     )
-    return Samples(start, None if size >= PIPED_SIZE else max(size - (start - contents), 0), patches, AIFF)
+    left = None if size >= PIPED_SIZE else max(size - (start - contents), 0)
+    return Samples(start, left, patches, AIFF, whole=8 + struct.unpack_from(">I", data, 4)[0])
 
 
 def find_caf(data: memoryview) -> Samples | None:

@@ -17,6 +17,7 @@ from .blocks import Samples, check_rate, mix
 from .chunks import examine_chunks
 from .flac import MAGIC, examine_flac
 from .folders import AUDIO_SUFFIXES
+from .foreign import name_format
 from .layout import Layout, LayoutError, Part
 from .mpeg import examine_mpeg, skip_tags
 from .ogg import PAGE, examine_ogg
@@ -24,6 +25,9 @@ from .view import View
 
 if TYPE_CHECKING:
     from .decoder import Decoder
+
+
+MPEG_SLACK = 3 * 1152  #: samples that a Xing header may state too many: a frame too much, and the delay of the decoder
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,18 @@ class AudioFile:
         """Mono blocks at `sample_rate`, from `values` samples over all channels at a time. Raises AudioError."""
         for part in self.parts:
             with open_part(self.path, self.name, part) as file:
-                if part and part.skip:
-                    file.read(part.skip)
-                left, frames, seen = file.frames - (part.skip if part else 0), max(1, values // file.channels), 0
+                frames, seen = max(1, values // file.channels), 0
+                skip = part.skip if part else 0
+                if skip:
+                    file.read(skip)
                 # Not beyond the end: libFLAC reports an error for bytes that are no frame.
-                while len(block := file.read(min(frames, left - seen), dtype="float32", always_2d=True)):
+                while len(block := file.read(min(frames, file.frames - skip - seen), dtype="float32", always_2d=True)):
                     seen += len(block)
                     yield mix(block, mono)
-                if part and seen < part.samples:
-                    given = f"{self.name}: decoding ended after {seen} samples of {part.samples} or more"
-                    raise AudioError(given, "a whole file", "the file is damaged")
+                least = part.samples if part and skip else file.frames - (MPEG_SLACK if file.format == "MP3" else 0)
+                if seen < least:
+                    given = f"{self.name}: decoding ended after {seen} samples of {least}"
+                    raise AudioError(given, "a whole file", "parts of the file are damaged or missing")
 
 
 def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioFile:
@@ -83,7 +89,7 @@ def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioF
             rates.append(check_rate(name, file.samplerate))
             frames += file.frames
             if file.format == "MP3" and known is None:
-                raise AudioError(f"{name}: MPEG frames cannot be found", "MP3", "convert it to WAV or FLAC")
+                raise refuse(path, name, "MPEG frames cannot be found")
     if frames == 0:
         raise AudioError(f"{name}: no samples", "audio")
     if len(set(rates)) > 1:
@@ -102,7 +108,7 @@ def examine(path: Path) -> Layout | None:
         return examine_ogg(data)
     start = skip_tags(data)
     if bytes(data[start : start + len(MAGIC)]) == MAGIC:
-        return examine_flac(data)
+        return examine_flac(data, start)
     return examine_chunks(data) or (examine_mpeg(data) if start or data[0] == 0xFF else None)
 
 
@@ -130,10 +136,15 @@ def open_part(path: Path, name: str, part: Part | None) -> Iterator[Decoder]:
             source = native_path(path) if part is None else stack.enter_context(View(path, part.pieces))
             yield stack.enter_context(Decoder(source))
         except soundfile.LibsndfileError as error:
-            formats = " ".join(sorted(set(AUDIO_SUFFIXES.values())))
-            remedy = "the file is damaged, cut short, or not audio"
-            given = f"{name}: {error.error_string.strip('. ')}"
-            raise AudioError(given, f"a whole file in {formats}", remedy) from error
+            raise refuse(path, name, error.error_string.strip(". ")) from error
+
+
+def refuse(path: Path, name: str, reason: str) -> AudioError:
+    """The error of a file that cannot be decoded. Its format is named if it is known; else `reason` is."""
+    formats = f"a whole file in {' '.join(sorted(set(AUDIO_SUFFIXES.values())))}"
+    if foreign := name_format(path):
+        return AudioError(f"{name}: {foreign}", formats, "convert it, with `ffmpeg -i IN OUT.flac` for example")
+    return AudioError(f"{name}: {reason}", formats, "the file is damaged, cut short, or not audio")
 
 
 def native_path(path: Path) -> str | bytes:

@@ -46,9 +46,15 @@ class Length:
     is_certain: bool = True
 
 
-def examine_flac(data: memoryview) -> Layout:
-    """The layout of a FLAC file, or of several that were joined. Raises LayoutError."""
-    starts = [match.start() for match in START.finditer(data)]
+def examine_flac(data: memoryview, start: int) -> Layout | None:
+    """The layout of a FLAC file that begins at `start`, or of several that were joined. Raises LayoutError.
+
+    None if STREAMINFO does not follow.
+    """
+    starts = [match.start() for match in START.finditer(data) if match.start() + len(MAGIC) + 4 + INFO_SIZE < len(data)]
+    if start not in starts:
+        return None
+    starts = [position for position in starts if position >= start]
     parts: list[Part] = []
     length = Length()
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
@@ -56,15 +62,15 @@ def examine_flac(data: memoryview) -> Layout:
         info = bytes(data[offset : offset + INFO_SIZE])
         length = find_length(info, data[offset + INFO_SIZE : end])
         if length.cut and end < len(data):
-            raise LayoutError(
-                f"another file is appended to it at byte {end}, but {length.cut}", "split it into its files"
-            )
+            given = f"another file is appended to it at byte {end}, but {length.cut}"
+            raise LayoutError(given, "split it into its files")
         pieces: Pieces = (range(start, end),)
         if length.samples is not None:
             pieces = replace(pieces, offset, state_samples(info, length.samples))
         parts.append(Part(pieces))
-    is_plain = len(starts) < 2 and length.samples is None
-    return Layout(() if is_plain else tuple(parts), length.cut, length.is_certain)
+    is_one = len(starts) == 1
+    is_plain = is_one and length.samples is None
+    return Layout(() if is_plain else tuple(parts), length.cut, length.is_certain or not is_one)
 
 
 def find_length(info: bytes, frames: memoryview | bytes) -> Length:

@@ -26,7 +26,7 @@ class Part:
 
     pieces: what libsndfile reads.
     skip: the number of samples, for each channel, that it decodes first and that are not of the file.
-    samples: the least number of samples, for each channel, that follow. 0 if libsndfile knows.
+    samples: the least number of samples, for each channel, that follow them.
     """
 
     pieces: Pieces

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .flac import INFO_SIZE, LARGEST_FRAME, MAGIC, find_length, state_samples
-from .layout import Layout, Part
+from .flac import INFO_SIZE, LARGEST_FRAME, MAGIC, START, find_length, state_samples
+from .layout import Layout, LayoutError, Part
 from .view import Pieces
 
 PAGE = b"OggS"
@@ -105,6 +105,8 @@ def unpack_flac(data: memoryview, link: Link) -> tuple[Pieces, str]:
         if len(frames) >= LARGEST_FRAME:
             break
     info = head[start : start + INFO_SIZE]
+    if not START.match(head) or len(info) < INFO_SIZE:
+        raise LayoutError("its first page of FLAC is damaged", "get the file again")
     length = find_length(info, frames)
     if length.samples is not None:
         head = head[:start] + state_samples(info, length.samples) + head[start + INFO_SIZE :]

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from sc_runtime.errors import AudioError, AudioWarning
 from sc_runtime.spec import Mono
 
-from .arrays import check_array, read_array
+from .arrays import SupportsArray, check_array, read_array, take_array
 from .blocks import BLOCK_VALUES, Samples, check_length, check_rate, check_samples, limit_length, resample
 from .files import inspect_file
 
+AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 UNKNOWN = 1 << 48  #: samples: libsndfile states more than these where a file does not state its length
 
 
@@ -35,7 +35,7 @@ class Audio:
 
     Arguments:
         source: the path of a file that libsndfile reads; the bytes of one; a binary stream (standard input); or a NumPy
-            array (or what converts to one by `__array__`, as a tensor on the CPU does) [n] or [n, channels] of int16,
+            array, or a tensor of another library in the CPU's memory, [n] or [n, channels] of int16,
             int32 (full scale becomes 1) or floats. An array is not copied. A stream is copied to a temporary file,
             which `close`, or the end of a `with` block, removes.
         sample_rate: of an array, in Hz. None is `rate`. A file states its own, which must not be another.
@@ -54,7 +54,7 @@ class Audio:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
+        source: AudioSource,
         sample_rate: float | None = None,
         *,
         rate: int,
@@ -66,8 +66,7 @@ class Audio:
         self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
-        if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
-            source = np.asarray(source)
+        source = take_array(source)
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
@@ -99,6 +98,9 @@ class Audio:
                 raise AudioError(given, "the rate that the file states", "leave it out")
             if file.frames < UNKNOWN:
                 check_length(self.name, file.frames, file.sample_rate, max_seconds)
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
         except AudioError:
             self.close()
             raise
@@ -142,7 +144,7 @@ class Audio:
             self._notes.add(text)
             warnings.warn(text, AudioWarning, stacklevel=2)
 
-    def _spool(self, stream: BinaryIO) -> Path:
+    def _spool(self, stream: Any) -> Path:
         """Copy `stream` to a temporary file. Returns its path."""
         self._folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
         path = Path(self._folder.name, "audio")

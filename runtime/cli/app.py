@@ -14,9 +14,11 @@ from .encode import encode
 from .info import info
 from .program import own_streams, run_app
 from .roundtrip import roundtrip
+from .serve import serve
+from .tokenize import tokenize
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-for command in (encode, decode, roundtrip, demo, info, doctor):
+for command in (encode, decode, roundtrip, tokenize, serve, demo, info, doctor):
     app.command()(command)
 app.command(context_settings=CONTEXT)(build)
 

@@ -52,7 +52,7 @@ def spread_options(*names: str) -> Callable[[Callable[..., Result]], Callable[..
 
     The command has --preset, --steps and so on, and receives one `options`. Put the decorator below `app.command()`.
 
-    names: the fields to offer. None offers all that have a help text. Raises ValueError for a name that is no field.
+    names: the fields to offer. Without names, all that have a help text are. Raises ValueError for any other name.
     """
 
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -29,7 +29,7 @@ from .signals import (
 )
 from .splits import Split, pick
 
-#: A program fills float32 [length] at 16 kHz, at any level.
+#: A program returns float32 [length] at 16 kHz, at any level.
 Program = Callable[[np.random.Generator, int], Signal]
 
 
@@ -64,7 +64,7 @@ def make_wind(rng: np.random.Generator, length: int) -> Signal:
 
 
 def make_rain(rng: np.random.Generator, length: int) -> Signal:
-    """Drops without number: a hiss, and single drops over it."""
+    """Many drops as a hiss, with single drops over it."""
     grain = decay(seconds(0.01), rng.uniform(0.003, 0.01), 0.0002) * white(rng, seconds(0.01))
     hiss = unit(sprinkle(rng, length, float(rng.uniform(1500, 9000)), grain))
     hiss = unit(filter_curve(hiss, band(float(rng.uniform(200, 1500)), float(rng.uniform(4000, 7800)), 1)))

@@ -23,6 +23,7 @@ WITHOUT_SPEECH = ("beep", "ascending", "descending", "silence", "tt-monkeys", "c
 SHORTEST = 0.4  #: seconds; drops empty files and single letters
 BYTES_PER_SECOND = 8000  #: of G.722 at 64 kbit/s
 PAUSE = 0.35  #: seconds between two prompts of an evaluation clip
+CLIP_SECONDS = SEGMENT_SAMPLES / SAMPLE_RATE
 EVALUATED = {"french": FRENCH, "italian": ITALIAN}
 
 
@@ -65,30 +66,44 @@ def decode_prompt(path: Path) -> npt.NDArray[np.int16]:
         result = subprocess.run([*command, "-ar", str(SAMPLE_RATE), "-"], capture_output=True, check=False)
     except FileNotFoundError as error:
         raise MissingExtraError(f"{FFMPEG.needs} is not installed", "a decoder of G.722", FFMPEG.install) from error
-    if result.returncode or not result.stdout:
+    if result.returncode or not result.stdout or len(result.stdout) % 2:
         raise BackendError(f"{path}: {result.stderr.decode(errors='replace').strip()}", "a G.722 file")
     return np.frombuffer(result.stdout, "<i2")
 
 
 def read_prompt(path: Path) -> Signal:
     """A prompt without the silence around it: float32 [samples] at 16 kHz."""
-    return trim(decode_prompt(path).astype(np.float32) / 32768)
+    return trim(decode_prompt(path).astype(np.float32) / np.float32(32768))
 
 
 def make_recorded(source: Source, index: int) -> Signal:
-    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts, none of which is in two clips.
+    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts, each of which is in one clip.
 
-    Prompts are taken in the order of their names. Raises IndexError after the last whole clip.
+    Raises IndexError after the last clip.
     """
-    parts: list[Signal] = []
-    length = clip = 0
+    groups = group_prompts(source)
+    if index >= len(groups):
+        raise IndexError(f"{source.name} has {len(groups)} clips, not {index + 1}")
+    pause = np.zeros(seconds(PAUSE), np.float32)
+    parts = [part for path in groups[index] for part in (read_prompt(path), pause)]
+    return np.pad(np.concatenate(parts), (0, SEGMENT_SAMPLES))[:SEGMENT_SAMPLES]
+
+
+@cache
+def group_prompts(source: Source) -> list[list[Path]]:
+    """The prompts of `source`, in the order of their names, in groups that fill a clip with pauses between them.
+
+    The length of a prompt is that of its file, with the silence around it. Prompts longer than a clip are left out.
+    """
+    groups: list[list[Path]] = [[]]
+    filled = 0.0
     for path in list_prompts(source):
-        prompt = read_prompt(path)
-        if seconds(SHORTEST) <= len(prompt) <= SEGMENT_SAMPLES:
-            if length + len(prompt) > SEGMENT_SAMPLES:
-                if clip == index:
-                    return np.pad(np.concatenate(parts), (0, SEGMENT_SAMPLES))[:SEGMENT_SAMPLES]
-                parts, length, clip = [], 0, clip + 1
-            parts += [prompt, np.zeros(seconds(PAUSE), np.float32)]
-            length += len(prompt) + seconds(PAUSE)
-    raise IndexError(f"{source.name} has {clip} clips, not {index + 1}")
+        duration = path.stat().st_size / BYTES_PER_SECOND + PAUSE
+        if duration > CLIP_SECONDS:
+            continue
+        if filled + duration > CLIP_SECONDS:
+            groups.append([])
+            filled = 0.0
+        groups[-1].append(path)
+        filled += duration
+    return groups

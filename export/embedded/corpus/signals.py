@@ -1,4 +1,4 @@
-"""What music and environmental sounds are built from: shaped noise, wandering controls, envelopes, resonances."""
+"""Building blocks of environmental sounds: shaped noise, random controls, envelopes, resonances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NYQUIST = SAMPLE_RATE / 2
 
 
 def seconds(duration: float) -> int:
-    """How many samples `duration` seconds are, at least one."""
+    """The number of samples in `duration` seconds, at least one."""
     return max(1, round(duration * SAMPLE_RATE))
 
 
@@ -40,7 +40,7 @@ def white(rng: np.random.Generator, length: int) -> Signal:
 
 
 def filter_curve(signal: Signal, gain: Curve) -> Signal:
-    """`signal` with its spectrum multiplied by gain(frequencies in Hz); zero phase, and round the ends."""
+    """`signal` with its spectrum multiplied by gain(frequencies in Hz): a zero-phase, circular filter."""
     size = fast_size(len(signal))
     spectrum = np.fft.rfft(signal, size)
     spectrum *= gain(np.fft.rfftfreq(size, 1 / SAMPLE_RATE))
@@ -48,7 +48,7 @@ def filter_curve(signal: Signal, gain: Curve) -> Signal:
 
 
 def fast_size(length: int) -> int:
-    """The smallest 2ⁱ, 3 · 2ⁱ or 5 · 2ⁱ that is no less than `length`."""
+    """The smallest 2ⁱ, 3 · 2ⁱ or 5 · 2ⁱ that is at least `length`."""
     return min(base << max(0, (-(-length // base) - 1).bit_length()) for base in (1, 3, 5))
 
 
@@ -68,7 +68,7 @@ def band_noise(rng: np.random.Generator, length: int, low: float, high: float, o
 
 
 def unit(signal: Signal) -> Signal:
-    """`signal` at RMS 1; silence stays what it is."""
+    """`signal` scaled to an RMS of 1; silence is unchanged."""
     level = float(np.sqrt(np.mean(np.square(signal, dtype=np.float64))))
     return signal / np.float32(level) if level > 1e-9 else signal
 
@@ -120,7 +120,7 @@ def ring(
 
 
 def place(track: Signal, sound: Signal, start: float, gain: float = 1.0) -> None:
-    """Add `sound` to `track` from `start` seconds on; what reaches beyond the ends is dropped."""
+    """Add `sound` to `track` from `start` seconds on; samples beyond the ends are dropped."""
     first = round(start * SAMPLE_RATE)
     skip = max(0, -first)
     first = max(0, first)

@@ -1,4 +1,4 @@
-"""What belongs to training and what to the held-out set: a rule, so that neither can borrow from the other."""
+"""The rule that assigns words, tunes and patterns to training or to the held-out set."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Split = Literal["train", "held-out"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT_SHARE = 4  #: one word, tune or pattern in this many is held out
-ATTEMPTS = 1000  #: draws before a generator is taken for one that cannot give what is asked of it
+ATTEMPTS = 1000  #: draws before an error
 
 Item = TypeVar("Item")
 
 
 def split_of(item: str) -> Split:
-    """The split that `item`, a word or the notation of a tune, belongs to: a hash decides, and so once for all."""
+    """The split of `item`, a word or the notation of a tune. A hash decides, so the answer never changes."""
     return "held-out" if zlib.crc32(item.encode()) % HELD_OUT_SHARE == 0 else "train"
 
 
 def pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
-    """One of `items`, each as likely; unlike `Generator.choice`, without making an array of them."""
+    """One of `items`, all equally likely. Unlike `Generator.choice` it makes no array of them."""
     return items[int(rng.integers(len(items)))]
 
 
@@ -36,7 +36,7 @@ def draw_within(split: Split, draw: Callable[[], Item], notation: Callable[[Item
         item = draw()
         if split_of(notation(item)) == split:
             return item
-    raise RuntimeError(f"{ATTEMPTS} draws gave nothing that belongs to the {split} split")
+    raise RuntimeError(f"{ATTEMPTS} draws gave no item of the {split} split")
 
 
 def check_split(split: str) -> Split:

@@ -123,7 +123,7 @@ def run_speaker(source: Source, name: str, command: list[str], text: str) -> npt
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendError(f"{source.name}: {error}", "speech", f"try {source.name} by hand") from error
         if not result.returncode and len(result.stdout) > HEADER and len(result.stdout) % 2 == 0:
-            return np.frombuffer(result.stdout, "<i2", offset=HEADER).astype(np.float32) / 32768
+            return np.frombuffer(result.stdout, "<i2", offset=HEADER).astype(np.float32) / np.float32(32768)
         complaint = result.stderr.decode(errors="replace").strip().splitlines()
         line = complaint[-1] if complaint else f"exit code {result.returncode}, {len(result.stdout)} bytes"
     remedy = f"run it again; if it stays so, install another version of {source.name}"

@@ -1,4 +1,4 @@
-"""What the synthetic speakers say: some tens of everyday words of each language, and syllables for pseudo-words."""
+"""The text of the synthetic speakers: some tens of everyday words of each language, and syllables of invented words."""
 
 from __future__ import annotations
 
@@ -187,5 +187,5 @@ def words_of(language: str) -> tuple[str, ...]:
 
 
 def syllables_of(language: str) -> list[str]:
-    """What pseudo-words of a language are made of."""
+    """The syllables of invented words of a language."""
     return SYLLABLES.get(language, LATIN).spell()

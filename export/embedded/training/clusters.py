@@ -8,8 +8,8 @@ import numpy as np
 
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
 
-SHARES: dict[Domain, int] = {"speech": 1, "music": 1, "sound": 2}  #: of the vocabulary; general sound counts twice
-MAX_ROWS = 120_000  #: features that one domain's clustering looks at
+SHARES: dict[Domain, int] = {"speech": 1, "music": 1, "sound": 2}  #: of the vocabulary
+MAX_ROWS = 120_000  #: at most this many features of a domain are clustered
 
 
 def cluster_domains(features: Mapping[Domain, np.ndarray], vocab: int, seed: int = 0) -> np.ndarray:

@@ -3,7 +3,7 @@
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), diffusion (audiomae,
 mel_vae). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE encoder:
 vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
-`bench/quality.py` compares with, and `curves` a picture of the losses.
+`bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
     elif name == "assemble":
         made = assemble(folder, TRAINED)
     elif name == "ceilings":
-        write_ceilings(folder, corpus, TRAINED)
+        errors = write_ceilings(folder, corpus, TRAINED)
+        console.print("L1 of the VAE: " + ", ".join(f"{name} {error:.3f}" for name, error in errors.items()))
         made = corpus
     else:
         made = folder / "curves.png"

@@ -1,7 +1,7 @@
 """T-UNet, BiLSTM and acoustic codebook, trained together (paper, eq. 2 to 11) over frozen AudioMAE, centroids and VAE.
 
-v-prediction on the published noise schedule (`sc_runtime.bundle.store.Schedule`, whose last step keeps a little of
-the signal; not the zero terminal SNR of the paper's text). The conditioning is dropped at random for guidance.
+The T-UNet predicts v on the published noise schedule (`Schedule`). Its last step keeps a little of the signal; the zero
+terminal SNR of the paper's text does not. The conditioning is dropped at random, for classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from sc_runtime.semanticodec.schedule import compute_alphas_cumprod
 
 from .loop import half_precision, pick
 
-BATCH = 4  #: small: on a CPU more steps are worth more than more clips a step
+BATCH = 4  #: on a CPU, more updates are worth more than larger batches
 LEARNING_RATE = 1e-3
-DROPPED = 0.1  #: share of clips whose conditioning is left out
-COMMITMENT = 0.02  #: weight of eq. 4 beside the reconstruction; with more of it the acoustic vectors shrink to a point
+DROPPED = 0.1  #: share of clips without conditioning
+COMMITMENT = 0.02  #: weight of eq. 4; a larger weight makes the acoustic vectors shrink to a point
 CODEBOOK_DECAY = 0.98  #: of the codebook's moving averages
 OUTPUT_GAIN = 10.0  #: of the BiLSTM's last matrix, over PyTorch's initial one
-PEAK = 12.0  #: of a place's attention to its own token before training
-FIXED_FROM = 0.5  #: of the stage: what a clip's tokens are is settled, and only the T-UNet goes on learning
-RARE = 0.1  #: an entry used less than this many times a batch, on average, is drawn anew
+PEAK = 12.0  #: logit of a position's attention to its own token before training
+FIXED_FROM = 0.5  #: share of the stage after which the tokens are fixed and only the T-UNet is trained
+RARE = 0.1  #: an entry that is used less often per batch, on average, is replaced
 REVIVE_EVERY = 25  #: steps
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the frozen networks make of N clips.
+    """The outputs of the frozen networks for N clips.
 
     `latents` float16 [N, 8, 256, 16] (scaled to a deviation of one), `joined` float16 [N, L, 2D] (features and
     centroids, padding overwritten), `semantic` int64 [N, L] tokens, `positions` int64 [N] positions that hold
@@ -52,7 +52,7 @@ class Latents:
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest of C entries, learnt as moving averages of what falls to them; entries that nothing falls to move."""
+    """A codebook of C entries, moving averages of the vectors assigned to them. Unused entries are replaced."""
 
     def __init__(self, entries: int, width: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x [n, D] -> the entries that stand for it, straight-through, and the commitment loss (eq. 4)."""
+        """x [n, D] -> the nearest entries, with a straight-through gradient, and the commitment loss (eq. 4)."""
         with torch.no_grad():
             if self.steps == 0:
                 self.revive(torch.ones_like(self.cluster_size, dtype=torch.bool), x, generator)
@@ -81,7 +81,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def begin_with(self, entries: Tensor) -> None:
-        """Go on with `entries` [C, D] that were learnt before, each as if it had lately been used once a batch."""
+        """Start from trained `entries` [C, D], each counted as used once per batch."""
         self.embed.copy_(entries)
         self.embed_avg.copy_(entries)
         self.cluster_size.fill_(1.0)
@@ -96,7 +96,7 @@ class VectorQuantizer(nn.Module):
         self.embed[used] = self.embed_avg[used] / self.cluster_size[used, None]
 
     def revive(self, entries: Tensor, x: Tensor, generator: torch.Generator) -> None:
-        """Put `entries` (a mask) where rows of `x` are."""
+        """Replace `entries` (a mask) by rows of `x`, drawn at random."""
         rows = pick(len(x), int(entries.sum()), generator).to(x.device)
         self.embed[entries] = x[rows]
         self.embed_avg[entries] = x[rows]
@@ -104,17 +104,17 @@ class VectorQuantizer(nn.Module):
 
 
 def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor:
-    """The position among a window's tokens of each place of a feature map, int64 [height, width]."""
+    """For each position of a feature map the token of its time and frequency, int64 [height, width]."""
     columns = config.positions // PATCH_ROWS
     rows = torch.arange(height) * PATCH_ROWS // height
     return rows[:, None] * columns + torch.arange(width) * columns // width
 
 
 def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
-    """Begin with every place attending to the tokens of its own time and frequency.
+    """Initialise the T-UNet so that every position attends to the tokens of its own time and frequency.
 
-    The maps of positions hold sinusoids that stand in the conditioning too (`embed_positions`). Each head's queries
-    and keys read the shortest wavelengths of them, weighted so that their product is a peak some tokens wide.
+    The position maps hold the sinusoids that the conditioning contains too (`embed_positions`). The queries and keys of
+    each head read the shortest wavelengths, weighted so that their product is a peak that is some tokens wide.
     """
     positions = embed_positions(sizes.config.positions, sizes.position_channels)
     channels, head = sizes.tunet_channels, sizes.tunet_head_channels
@@ -140,7 +140,7 @@ def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
 
 
 def draw_steps(steps: int, count: int, generator: torch.Generator) -> Tensor:
-    """`count` diffusion steps below `steps`, the noisier the likelier: there the conditioning has the most to say."""
+    """`count` diffusion steps below `steps`. Noisier steps are likelier: they depend more on the conditioning."""
     return (steps * torch.rand(count, generator=generator).sqrt()).long()
 
 
@@ -160,7 +160,7 @@ class DiffusionStage:
             nn.init.zeros_(self.tunet.out[2].weight)  # type: ignore[arg-type]
         self.conditioning = Conditioning(self.tunet, sizes).to(device)
         self.acoustic_encoder = AcousticEncoder(sizes).to(device)
-        with torch.no_grad():  # acoustic vectors as large as the centroids beside them, from the start
+        with torch.no_grad():  # acoustic vectors start as large as the centroids
             self.acoustic_encoder.encoder_output_linear.weight.mul_(OUTPUT_GAIN)
         self.quantizer = VectorQuantizer(sizes.config.acoustic_vocab, sizes.config.feature_width).to(device)
         self.networks = {
@@ -202,7 +202,7 @@ class DiffusionStage:
         return losses
 
     def encode(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The conditioning [B, L, 2D] of clips `rows`, as decoding will have it, and the commitment loss."""
+        """The conditioning [B, L, 2D] of clips `rows`, as in decoding, and the commitment loss."""
         joined = torch.from_numpy(self.data.joined[rows]).float().to(self.device)
         with half_precision(self.device):
             acoustic = self.acoustic_encoder(joined).float()

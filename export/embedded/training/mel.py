@@ -1,4 +1,4 @@
-"""The log-mel spectrogram between VAE and vocoder, in torch so that losses can go through it."""
+"""The log-mel spectrogram between VAE and vocoder, in torch and differentiable."""
 
 from __future__ import annotations
 

@@ -45,22 +45,37 @@ def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
 
 
 @torch.inference_mode()
-def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> None:
-    """Write CORPUS/ceiling-DOMAIN.npy, int16 [M, 163840]: the held-out clips after VAE and vocoder.
+def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str, float]:
+    """Write CORPUS/ceiling-NAME.npy, int16 [M, 163840]: the clips of every evaluation array after VAE and vocoder.
 
     No codec reconstructs them better: the latent of each clip is the encoder's, without quantisation or diffusion.
+    NAME is that of held-out-NAME.npy, or the whole name of a recorded speaker's array. Returns the mean absolute
+    difference between the log-mels of the clips and of the VAE's reconstruction, by NAME.
     """
     device = choose_device()
     log_mel = LogMel().to(device)
     encoder = load_weights(VaeEncoder(sizes), load_encoder(folder), device)
     decoder = load_weights(VaeDecoder(sizes), load_average(folder, "mel_vae", "decoder"), device)
     hifigan = load_weights(HifiGan(sizes), load_average(folder, "vocoder", "hifigan"), device)
-    for domain in DOMAINS:
-        clips = np.load(corpus / f"held-out-{domain}.npy")
+    errors = {}
+    for path in list_evaluation(corpus):
+        clips = np.load(path)
         made = np.empty_like(clips)
+        differences = []
         for row, clip in enumerate(clips):
-            waveform = torch.from_numpy(clip.astype(np.float32) / 32768)[None].to(device)
-            sound = hifigan(decoder(encoder(log_mel(waveform))[0]))[0, : clips.shape[1]]
+            mel = log_mel(torch.from_numpy(clip.astype(np.float32) / 32768)[None].to(device))
+            reconstructed = decoder(encoder(mel)[0])
+            differences.append(float((reconstructed - mel).abs().mean()))
+            sound = hifigan(reconstructed)[0, : clips.shape[1]]
             made[row] = (sound.clamp(-1, 1) * 32767).round().cpu().numpy().astype(np.int16)
-        with replacing(corpus / f"ceiling-{domain}.npy") as temporary:
+        name = path.stem.removeprefix("held-out-")
+        errors[name] = float(np.mean(differences))
+        with replacing(corpus / f"ceiling-{name}.npy") as temporary:
             np.save(temporary, made)
+    return errors
+
+
+def list_evaluation(corpus: Path) -> list[Path]:
+    """The arrays of clips that are measured on: the domains, and melodies and recorded speech if they exist."""
+    further = [*corpus.glob("held-out-melody.npy"), *sorted(corpus.glob("recorded-*.npy"))]
+    return [*(corpus / f"held-out-{domain}.npy" for domain in DOMAINS), *further]

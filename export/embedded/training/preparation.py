@@ -1,4 +1,4 @@
-"""What the stages are trained on, computed once from the corpus and kept beside it: filterbanks, features, latents."""
+"""The inputs of the stages, computed once from the corpus and cached: filterbanks, features, tokens, latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .clusters import cluster_domains
 from .diffusion import Latents
 from .mel import LogMel
 
-SHORT_EVERY = 6  #: one clip of so many is cut short, so that padding is met in training
+SHORT_EVERY = 6  #: one clip in this many is cut short, so that training sees padding
 BATCH = 16
 SCALE_FACTOR, CENTROIDS = "scale_factor.json", "centroids.npy"
 
@@ -33,7 +33,7 @@ def load_clips(corpus: Path) -> np.ndarray:
 
 
 def choose_lengths(clips: int) -> np.ndarray:
-    """Samples that are kept of each clip, int64 [N]: all but for every sixth, which ends after 1 to 10 s."""
+    """Samples that are kept of each clip, int64 [N]: every sixth clip ends after 1 to 10 s, the others are whole."""
     lengths = np.full(clips, SEGMENT_SAMPLES)
     short = np.arange(0, clips, SHORT_EVERY)
     lengths[short] = np.random.default_rng(0).integers(16_000, SEGMENT_SAMPLES - 1600, len(short))
@@ -41,7 +41,7 @@ def choose_lengths(clips: int) -> np.ndarray:
 
 
 def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
-    """The array in `path`, computed into a temporary file first if it is not there."""
+    """The array in `path`. If there is none, `compute` writes it to a temporary file, which is then renamed."""
     if not path.exists():
         with replacing(path) as temporary:
             compute(temporary)
@@ -90,7 +90,8 @@ def batches(count: int) -> Iterator[slice]:
 
 
 def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, path: Path) -> None:
-    """Cluster the features of positions that hold tokens; clips lie domain after domain, in equal parts."""
+    """Cluster the features of positions that hold tokens and save the centroids. The clips of the domains are equal in
+    number and lie one domain after another."""
     domains = dict(zip(DOMAINS, np.array_split(np.arange(len(features)), len(DOMAINS)), strict=True))
     rows = {
         domain: np.concatenate([features[clip, : positions[clip]] for clip in clips])
@@ -114,7 +115,10 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
 def prepare_latents(
     folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
 ) -> Latents:
-    """Everything the diffusion is trained on; the VAE's scale factor, one over the latents' deviation, is kept too."""
+    """The data of stage `diffusion`.
+
+    The VAE's scale factor, one over the standard deviation of the latents, is cached too.
+    """
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
     features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
     positions = count_all_positions(len(clips), config)

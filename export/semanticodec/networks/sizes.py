@@ -74,6 +74,7 @@ def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
             mae_depth=4,
             mae_heads=2,
             tunet_channels=8,
+            tunet_multipliers=(1, 2, 3),
             tunet_residual_blocks=1,
             tunet_head_channels=8,
             position_channels=16,

@@ -165,10 +165,11 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 class Mixture(nn.Module):
-    """A mixture of experts [B, T, width] -> [B, T, width]: each position's likeliest, and a shared one.
+    """A mixture of experts [B, T, width] -> [B, T, width]: each position's likeliest expert, and a shared one.
 
-    The likeliest counts with its probability as it is, nothing is normalised. Here every expert runs on every position,
-    and where it was not chosen it counts zero, so that no shape depends on the data.
+    The output of the likeliest expert is multiplied by its probability, which is not normalised again. Here every
+    expert runs on every position, and the outputs of experts that were not chosen are multiplied by zero, so that no
+    shape depends on the data.
     """
 
     def __init__(self, sizes: UniCodecSizes) -> None:
@@ -189,9 +190,9 @@ class Mixture(nn.Module):
 class RoutedMixture(Mixture):
     """The same function with half the arithmetic: an expert runs on the positions that chose it, however many they are.
 
-    For processors that take shapes as they come. The experts' outputs lie one behind the other and are then put back
-    into the order of their positions. All of it has three axes, so that the exporter writes the experts' products as it
-    does Mixture's, and their weights are the same.
+    It is for processors, where shapes may depend on the data. The experts' outputs are joined and then put back into
+    the order of their positions. Every tensor has three axes, so that the exporter writes the experts' products in the
+    same way as for Mixture, and the weights are stored alike.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,134 @@
+"""Kills at random moments of what encodes a collection: drivers, workers, and nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import typer
+from sc_runtime.cli.program import own_streams, run_app
+from sc_runtime.cli.tokenize import tokenize
+
+if __name__ == "__main__":
+    app = typer.Typer()
+    app.command()(tokenize)
+    own_streams()
+    run_app(app)
+"""
+EXPECTED_ERRORS = ("workers died", "Ray: ", "Ray at ")  #: of a driver that cannot go on: the next one does
+
+Victims = Callable[[subprocess.Popen[str]], dict[str, Callable[[], None]]]  #: what can be killed now, by kind
+
+
+def start_command(*arguments: object, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime, which loads fast."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments), "--bundle", "embedded", "--backend", "onnxruntime"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Every file in `folder` and the folders in it, hidden ones too: relative name -> bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def survive(
+    start: Callable[[], subprocess.Popen[str]],
+    find_victims: Victims,
+    folder: Path,
+    expected: Mapping[str, bytes],
+    kills: int,
+    longest: float,
+    seed: int = 16,
+) -> dict[str, Any]:
+    """Start drivers until `kills` kills have happened and the last driver has succeeded.
+
+    Arguments:
+        start: starts a driver that writes to `folder`.
+        expected: the files of an undisturbed run. The folder is compared each time it is complete, and begun anew.
+        longest: seconds between two kills, at most.
+
+    Returns the kills by kind, and how many folders were completed. Raises AssertionError if one differs.
+    """
+    generator, done, folders = random.Random(seed), Counter[str](), 0
+    while True:
+        process = start()
+        while done.total() < kills and not has_ended(process, generator.uniform(0.2, longest)):
+            victims = find_victims(process)
+            kind = generator.choice(sorted(victims))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victims[kind]()
+                done[kind] += 1
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            assert read_folder(folder) == expected, "the folder differs from an undisturbed run's"
+            folders += 1
+            if done.total() >= kills:
+                return {"kills": dict(done), "folders": folders}
+            shutil.rmtree(folder)
+        else:
+            known = process.returncode == -signal.SIGKILL or any(text in errors for text in EXPECTED_ERRORS)
+            assert known, f"exit code {process.returncode}: {errors}"
+
+
+def has_ended(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Whether `process` ends within `seconds`."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def find_local_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
+    """The driver, and one of its worker processes."""
+    victims: dict[str, Callable[[], None]] = {"driver": process.kill}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                victims["worker"] = child.kill
+    return victims
+
+
+@contextlib.contextmanager
+def ray_cluster(nodes: int = 3) -> Iterator[tuple[str, Victims]]:
+    """A Ray cluster of `nodes` nodes with one core each, and a head without: its address, and what can be killed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    workers = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+    cluster.wait_for_nodes()
+
+    def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
+        def kill_node() -> None:
+            """A node leaves without a word, and another joins."""
+            cluster.remove_node(workers.pop(0), allow_graceful=False)
+            workers.append(cluster.add_node(num_cpus=1))
+
+        victims: dict[str, Callable[[], None]] = {"driver": process.kill, "node": kill_node}
+        for child in psutil.Process().children(recursive=True):  # the nodes are children of this process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(name.startswith("ray::") and "MapWorker" in name for name in child.cmdline()):
+                    victims["worker"] = child.kill
+        return victims
+
+    try:
+        yield cluster.address, find_victims
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,131 @@
+"""Where the shards go: a folder of this machine, or of an object store."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sc_runtime.errors import OutputError
+from sc_runtime.files import remove_abandoned, replacing, temporary_file
+
+from .files import explaining, is_object_store, join_uri, split_uri
+
+PLAN_FOLDER = ".plan"  #: hidden from loaders of the shards
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  #: of a disk that has no second names
+WRITABLE = "a folder that can be written"
+
+
+class OutputFolder:
+    """A folder whose files appear whole or not at all: by one rename, or by one PUT.
+
+    Every method raises OutputError, naming the folder.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.filesystem, self.root = split_uri(uri)
+        self.is_local = not is_object_store(self.filesystem)
+        self.uri = join_uri(self.filesystem, self.root)
+        if self.is_local:
+            with self._explaining(self.uri):
+                Path(self.root, PLAN_FOLDER).mkdir(parents=True, exist_ok=True)
+
+    def locate(self, name: str) -> str:
+        """The path or URI of the file `name`."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def list_names(self) -> set[str]:
+        """The files in the folder, those in folders in it left out."""
+        with self._explaining(self.uri):
+            if self.is_local:
+                return {entry.name for entry in os.scandir(self.root) if entry.is_file()}
+            self.filesystem.invalidate_cache()
+            try:
+                found = self.filesystem.ls(self.root, detail=True)
+            except FileNotFoundError:  # an object store has no empty folders
+                return set()
+            return {entry["name"].rpartition("/")[2] for entry in found if entry["type"] == "file"}
+
+    def has(self, name: str) -> bool:
+        path = f"{self.root.rstrip('/')}/{name}"
+        with self._explaining(self.locate(name)):
+            if self.is_local:
+                return Path(path).is_file()
+            self.filesystem.invalidate_cache()
+            return bool(self.filesystem.exists(path))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError if there is none."""
+        path = f"{self.root.rstrip('/')}/{name}"
+        with self._explaining(self.locate(name)):
+            try:
+                return bytes(self.filesystem.cat_file(path))
+            except FileNotFoundError as error:
+                missing = error
+        raise missing
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """Yield a file, open for reading."""
+        with self._explaining(self.locate(name)), self.filesystem.open(f"{self.root.rstrip('/')}/{name}", "rb") as file:
+            yield file
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync."""
+        if self.is_local:
+            with replacing(Path(self.root, name)) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
+            path = Path(folder, name.rpartition("/")[2])
+            yield path
+            with self._explaining(self.locate(name)):
+                self.filesystem.put_file(str(path), f"{self.root.rstrip('/')}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put `data` in the place of `name`."""
+        with self.replacing(name) as path:
+            path.write_bytes(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write `data` to `name` if there is no such file. Returns whether it was written."""
+        path = f"{self.root.rstrip('/')}/{name}"
+        with self._explaining(self.locate(name)):
+            if not self.is_local:
+                try:
+                    self.filesystem.pipe_file(path, data, mode="create")
+                except (FileExistsError, NotImplementedError, TypeError) as error:
+                    if not isinstance(error, FileExistsError):  # a store without conditional writing
+                        self.filesystem.pipe_file(path, data)
+                        return True
+                    return False
+                return True
+            with temporary_file(Path(path).parent, Path(path).suffix) as temporary:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+                except OSError as error:
+                    if error.errno not in NO_LINKS:
+                        raise
+                    temporary.replace(path)
+            return True
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporaries of writers that were killed. A living writer holds a lock on its own."""
+        if not self.is_local:
+            return
+        for folder in (Path(self.root), Path(self.root, PLAN_FOLDER)):
+            remove_abandoned(folder)
+
+    def _explaining(self, uri: str) -> Any:
+        return explaining(uri, OutputError, WRITABLE)

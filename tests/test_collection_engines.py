@@ -1,0 +1,71 @@
+"""What the engines decide without a worker: groups, GPUs, threads, places; what they report; what Ray reports."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sc_runtime.collection.cluster import choose_threads, count_places, turn_off_usage_reports
+from sc_runtime.collection.local import choose_gpus, split
+from sc_runtime.collection.progress import Progress, Snapshot
+from sc_runtime.collection.rows import Counts, Row
+from sc_runtime.collection.worker import Failure, ShardReport
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 1000])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_groups_hold_every_shard_once_and_are_several_for_each_worker(count: int, workers: int) -> None:
+    groups = split(list(range(count)), workers)
+    assert [number for group in groups for number in group] == list(range(count))
+    assert len(groups) >= min(count, 4 * workers)
+
+
+def test_each_worker_has_its_gpus() -> None:
+    assert [choose_gpus(number, 1.0, None) for number in range(3)] == ["0", "1", "2"]
+    assert [choose_gpus(number, 0.5, None) for number in range(4)] == ["0", "0", "1", "1"]
+    assert [choose_gpus(number, 1 / 3, None) for number in range(6)] == ["0", "0", "0", "1", "1", "1"]
+    assert [choose_gpus(number, 2.0, "4,5,6,7") for number in range(2)] == ["4,5", "6,7"]
+    assert choose_gpus(9, 1.0, "GPU-a,GPU-b") == "GPU-b"
+
+
+def test_how_many_workers_a_cluster_holds() -> None:
+    assert count_places({"CPU": 16.0}, 4, 0.0) == 4
+    assert count_places({"CPU": 2.0}, 4, 0.0) == 1
+    assert count_places({"CPU": 16.0, "GPU": 8.0}, 4, 0.5) == 16
+    nodes = [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 8.0), (False, 1.0), (True, 3.0))]
+    assert choose_threads(nodes) == 3
+    assert choose_threads([]) == 4
+
+
+def test_ray_reports_no_usage_unless_the_user_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_CONFIG_PATH", str(tmp_path / "config.json"))
+    variable = "RAY_USAGE_STATS_ENABLED"
+    monkeypatch.setenv(variable, "1")
+    turn_off_usage_reports()
+    assert os.environ[variable] == "1"
+    monkeypatch.delenv(variable)
+    turn_off_usage_reports()
+    assert os.environ[variable] == "0"
+    monkeypatch.delenv(variable)
+    (tmp_path / "config.json").write_text('{"usage_stats": true}')
+    turn_off_usage_reports()
+    assert variable not in os.environ
+
+
+def test_progress_adds_up_rows_shards_and_earlier_runs() -> None:
+    seen: list[Snapshot] = []
+    progress = Progress(10, None, seen.append)
+    progress.add_earlier(Counts(4, 1, 40.0))
+    progress.add_row(Row("a", "a", np.zeros((1, 2)), 16000), 1.0)
+    progress.add_row(Row("b", "b", error="empty file"), 0.0)
+    progress.add_shard(ShardReport(3, 2, 9.0, 1, 5.0, [Failure("c", "c", "empty file")]))
+    assert (seen[-1].done, seen[-1].errors, seen[-1].files) == (8, 3, 10)
+    assert seen[-1].hours_done == pytest.approx(50 / 3600)
+    assert seen[-1].hours_left == pytest.approx(50 / 8 * 2 / 3600)
+    assert seen[-1].speed / seen[-1].files_per_second == pytest.approx(6.0 / 3)  # of this run alone
+    assert seen[-1].eta is not None and seen[-1].eta > 0
+    known = Progress(10, 100.0, None)
+    assert (known.snapshot().hours_left, known.snapshot().eta) == (100.0 / 3600, None)

@@ -1,0 +1,260 @@
+"""Exactly once: runs that go on, are killed, run twice at a time or in parts, and plans that are refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("fsspec")
+
+from pyarrow import parquet
+
+from bench.kills import find_local_victims, read_folder, start_command, survive
+from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
+from sc_runtime.collection.plan import load_plan
+from sc_runtime.errors import BundleError, OutputError
+from sc_runtime.files import PREFIX, name_machine
+from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
+
+SHARDS = {"shard_files": 2}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    write_recordings(folder, 7)
+    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tokenize(recordings, folder, **SHARDS)
+    return read_folder(folder)
+
+
+def test_the_same_call_goes_on(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    tokenize(recordings, tmp_path, **SHARDS)
+    (tmp_path / "shard-000002.parquet").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
+    outcome = tokenize(recordings, tmp_path, **SHARDS)
+    assert (outcome.files, outcome.encoded, len(outcome.failures)) == (8, 2, 1)
+    assert read_folder(tmp_path) == undisturbed
+    assert all((tmp_path / name).stat().st_mtime_ns == then for name, then in times.items())
+    assert tokenize(recordings, tmp_path, **SHARDS).encoded == 0
+
+
+def test_a_shard_of_nothing_but_errors_is_committed_and_never_runs_again(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    outcome = tokenize(tmp_path / "in", tmp_path / "out")
+    assert (outcome.encoded, len(outcome.failures), outcome.shards) == (2, 2, 1)
+    again = tokenize(tmp_path / "in", tmp_path / "out")
+    assert (again.encoded, len(again.failures)) == (0, 2)
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_errors_are_retried_if_that_is_asked_for(tmp_path: Path, format: str) -> None:
+    source = tmp_path / "in"
+    write_recordings(source, 5)
+    broken = source / "speaker0" / "0002.flac"
+    whole = broken.read_bytes()
+    tokenize(source, tmp_path / "whole", format=format, **SHARDS)
+    broken.write_bytes(b"")
+    out = tmp_path / "out"
+    assert len(tokenize(source, out, format=format, **SHARDS).failures) == 1
+    broken.write_bytes(whole)
+    assert len(tokenize(source, out, format=format, **SHARDS).failures) == 1
+    outcome = tokenize(source, out, format=format, retry_errors=True, **SHARDS)
+    assert (outcome.files, outcome.encoded, outcome.failures) == (5, 1, [])
+    assert read_folder(out) == read_folder(tmp_path / "whole")
+
+
+def test_parts_make_one_folder(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    files = [tokenize(recordings, tmp_path, part=(index, 3), **SHARDS).files for index in (2, 3, 1)]
+    assert sorted(files) == [2, 2, 4]
+    assert read_folder(tmp_path) == undisturbed
+
+
+def test_extend_adds_new_files_as_new_shards(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_recordings(source, 3)
+    tokenize(source, out, **SHARDS)
+    before = read_folder(out)
+    for name in ("speaker0/0000a.flac", "speaker1/9999.flac", "speaker1/9998.flac"):
+        soundfile.write(source / name, make_sound(9, 0.3), RATE)
+    with pytest.raises(OutputError, match=r"3 new \(speaker0/0000a, speaker1/9998, speaker1/9999\)"):
+        tokenize(source, out, **SHARDS)
+    outcome = tokenize(source, out, extend=True, **SHARDS)
+    assert (outcome.files, outcome.encoded, outcome.shards) == (6, 3, 4)
+    after = read_folder(out)
+    assert {name: data for name, data in after.items() if name in before and name.startswith("shard")}.items() <= (
+        before.items()
+    )
+    ids = [row["id"] for path in sorted(out.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+    assert len(ids) == len(set(ids)) == 6
+    assert tokenize(source, out, **SHARDS).encoded == 0  # the same sources, in two parts
+
+
+def test_another_plan_is_refused_with_what_differs(recordings: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(recordings, source)
+    out = tmp_path / "out"
+    tokenize(source, out, **SHARDS)
+    with pytest.raises(OutputError, match=r"begun with shard_files 2, not 3; expected the same settings"):
+        tokenize(source, out, shard_files=3)
+    with pytest.raises(OutputError, match="begun with backend onnxruntime, not auto; format parquet, not webdataset"):
+        tokenize(source, out, backend="auto", format="webdataset", **SHARDS)
+    (source / "speaker1" / "0001.flac").unlink()
+    with pytest.raises(OutputError, match=r"other recordings: 1 missing \(speaker1/0001\)"):
+        tokenize(source, out, **SHARDS)
+    assert tokenize(source, out, extend=True, **SHARDS).files == 8  # what is done stays done
+
+
+def copy_bundle(target: Path) -> Path:
+    """The embedded bundle with another token in its name: the last byte of a codebook differs."""
+    import hashlib
+    import json
+
+    from sc_runtime.bundle.store import EMBEDDED
+
+    shutil.copytree(EMBEDDED, target)
+    book = target / "semantic-4096.npy"
+    if not book.is_file():
+        book = next(iter(sorted(target.glob("semantic-*.npy"))))
+    data = bytearray(book.read_bytes())
+    data[-1] ^= 1
+    book.write_bytes(bytes(data))
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["files"][book.name]["sha256"] = hashlib.sha256(data).hexdigest()
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_a_folder_of_another_bundle_is_refused(recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tokenize(recordings, out, **SHARDS)
+    with pytest.raises(OutputError, match=r"begun with the bundle [0-9a-f]{12}…, not [0-9a-f]{12}…"):
+        tokenize(recordings, out, bundle=copy_bundle(tmp_path / "other"), **SHARDS)
+
+
+def test_a_worker_refuses_another_bundle(recordings: Path, tmp_path: Path) -> None:
+    from sc_runtime.collection.worker import Worker, WorkerSettings
+
+    out = tmp_path / "out"
+    tokenize(recordings, out, **SHARDS)
+    with pytest.raises(BundleError, match="of the plan: put the same one on every machine"):
+        Worker(WorkerSettings(str(out), str(copy_bundle(tmp_path / "other")), "onnxruntime"))
+
+
+def test_a_damaged_plan_is_refused(recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / PLAN_FOLDER).mkdir()
+    (tmp_path / PLAN_FOLDER / "plan.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"plan\.json: KeyError"):
+        tokenize(recordings, tmp_path)
+
+
+def test_an_output_that_is_a_file_is_refused(recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match=r"out: (File exists|Not a directory)"):
+        tokenize(recordings, tmp_path / "out")
+
+
+def test_of_two_plans_one_is_first(tmp_path: Path) -> None:
+    folder = OutputFolder(str(tmp_path))
+    assert folder.create(".plan/plan.json", b"first")
+    assert not folder.create(".plan/plan.json", b"second")
+    assert read_folder(tmp_path) == {".plan/plan.json": b"first"}
+
+
+def test_leftovers_of_the_dead_are_removed_and_not_those_of_the_living(tmp_path: Path) -> None:
+    folder = OutputFolder(str(tmp_path))
+    dead = tmp_path / f"{PREFIX}{name_machine()}-0123456789abcdef.parquet"
+    dead.write_bytes(b"half a shard")
+    with folder.replacing("shard-000000.parquet") as living:
+        folder.remove_leftovers()
+        assert (dead.exists(), living.exists()) == (False, True)
+        living.write_bytes(b"a shard")
+        folder.remove_leftovers()
+    assert read_folder(tmp_path) == {"shard-000000.parquet": b"a shard"}
+
+
+def test_two_drivers_on_one_folder_do_no_harm(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    drivers = [start_command(recordings, "-o", tmp_path, "--shard-files", 2) for _ in range(2)]
+    for driver in drivers:
+        _, errors = driver.communicate()
+        assert driver.returncode == 0, errors
+    assert read_folder(tmp_path) == undisturbed
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from tests.collections import tokenize
+from sc_runtime.errors import CodecError
+try:
+    tokenize(sys.argv[1], sys.argv[2], shard_files=2, progress=lambda snapshot: snapshot.done > 3 and limit())
+except CodecError as error:
+    print(error)
+"""
+LIMIT = "def limit():\n    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit of file sizes")
+def test_a_disk_that_fills_up_is_one_line_and_what_is_done_stays_done(
+    recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A limit of the size of files stands for the disk: the third shard cannot be written."""
+    program = LIMITED.replace("from tests", LIMIT + "from tests", 1)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(recordings), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    (line,) = result.stdout.splitlines()
+    assert "shard-000001.parquet" in line and "check the folder, its permissions and the free space" in line
+    assert {name for name in read_folder(tmp_path) if name.startswith("shard")} == {"shard-000000.parquet"}
+    tokenize(recordings, tmp_path, **SHARDS)
+    assert read_folder(tmp_path) == undisturbed
+
+
+def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    process = start_command(recordings, "-o", tmp_path, "--shard-files", 2)
+    while process.poll() is None and not list(tmp_path.glob("shard-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    code, _, errors = run_command(recordings, "-o", tmp_path, "--shard-files", 2)
+    assert code == 0, errors
+    assert read_folder(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
+    """The folder is byte for byte that of an undisturbed run. `bench/bulk.py` kills a hundred times."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_recordings(source, 200)
+    tokenize(source, tmp_path / "expected", shard_files=4)
+    expected = read_folder(tmp_path / "expected")
+    arguments = [source, "-o", out, "--shard-files", 4, "--workers", 2]
+    found = survive(lambda: start_command(*arguments), find_local_victims, out, expected, kills=12, longest=4.0)
+    assert sum(found["kills"].values()) == 12
+
+
+@pytest.mark.slow
+def test_two_thousand_short_files(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    write_recordings(source, 2000, (0.2, 0.5, 1.0))
+    outcome = tokenize(source, tmp_path / "out", shard_files=250, verify=20)
+    assert (outcome.files, outcome.shards, outcome.failures) == (2000, 8, [])
+    assert outcome.verification is not None and outcome.verification.differing == []
+    plan = load_plan(OutputFolder(str(tmp_path / "out")))
+    assert plan is not None and plan.count_items == 2000
