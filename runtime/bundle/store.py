@@ -137,8 +137,8 @@ class Bundle:
         for vocab in self.manifest.vocabularies:
             shapes |= self.manifest.configure(vocab).codebook_shapes
         try:
-            codebook = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            codebook = np.lib.format.open_memmap(self.path / file, mode="r")
+        except Exception as error:  # NumPy's reader raises more than it documents, of a foreign file
             raise BundleError(f"{self.path / file}: {first_line(error)}", "a codebook", self.remedy) from error
         if codebook.shape != shapes.get(name) or codebook.dtype not in (np.float16, np.float32):
             given = f"{self.path / file}: {codebook.dtype} {list(codebook.shape)}"
