@@ -163,8 +163,9 @@ class Codec:
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        limits = {"allow_truncated": allow_truncated, "max_seconds": max_seconds}
-        opening = partial(Audio, rate=config.sample_rate, mono=spec.mono, **limits)
+        opening = partial(
+            Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated, max_seconds=max_seconds
+        )
         openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)

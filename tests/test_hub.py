@@ -230,7 +230,8 @@ def test_all_files_are_of_one_commit_which_is_found_again(repository: Path, tmp_
     """The branch moves after the first file: the others are those of the commit that it had."""
     with serving(Hub(repository)) as hub:
         first = fetch(hub.address, tmp_path, 4096)
-        revisions = [path.split("/")[4] for method, path, _ in hub.paths if method == "GET"]
+        downloads = [path for method, path, _ in hub.paths if method == "GET" and path.startswith(f"/{REPOSITORY}/")]
+        revisions = [path.split("/")[4] for path in downloads]
     assert revisions == ["main", COMMIT, COMMIT]
     with serving(Hub(repository, revisions=(COMMIT,))) as hub:
         again = fetch(hub.address, tmp_path / "another cache", 4096, REVISION=COMMIT)
