@@ -45,7 +45,7 @@ def write_recipe(
         facts += [hash_file(SPEECH_AND_MUSIC), PRESETS[PRESET]]
     if weights.half and precision != "fp16":
         modules.add("storage")
-    facts.append(describe_code(modules, apart=[name_module(type(sizes).__module__)], folder=folder))
+    facts.append(describe_code(modules, apart=[str(name_module(type(sizes).__module__))], folder=folder))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -76,8 +76,7 @@ def describe_graph(graph: Graph, sizes: Sizes) -> Description:
         sorted(read.items()),
     )
     sources = {kind.__module__ for _, kind in parts} | {maker[0] for maker in makers.values()}
-    own = {name_module(source) for source in sources if source.split(".")[0] != "torch"}
-    return Description(facts, frozenset(own), read)
+    return Description(facts, frozenset(filter(None, map(name_module, sources))), read)
 
 
 def describe_maker(make: Callable[..., torch.Tensor]) -> tuple[str, str, tuple[object, ...]]:
@@ -87,10 +86,15 @@ def describe_maker(make: Callable[..., torch.Tensor]) -> tuple[str, str, tuple[o
     return function.__module__, function.__qualname__, bound
 
 
-def name_module(module: str) -> str:
-    """The name of a module relative to the export, which is `export` or `sc_runtime.export`, as it was started."""
-    path = Path(sys.modules[module].__file__ or "").resolve().relative_to(FOLDER.resolve())
-    return ".".join(path.with_suffix("").parts)
+def name_module(module: str) -> str | None:
+    """The name of a module relative to the export; None for one outside, such as torch's.
+
+    The file decides: the export is `export` or `sc_runtime.export`, depending on how it was started.
+    """
+    path = Path(sys.modules[module].__file__ or "").resolve()
+    if not path.is_relative_to(FOLDER.resolve()):
+        return None
+    return ".".join(path.relative_to(FOLDER.resolve()).with_suffix("").parts)
 
 
 class Noted:

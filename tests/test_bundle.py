@@ -165,7 +165,7 @@ def test_a_manifest_cannot_point_outside_its_folder(copy: Path) -> None:
     raw = load_manifest(copy)
     raw["graphs"]["hifigan"]["files"] = ["../../elsewhere.onnx"]
     (copy / MANIFEST).write_text(json.dumps(raw))
-    with pytest.raises(BundleError, match=r"no size and hash of \.\./\.\./elsewhere\.onnx"):
+    with pytest.raises(BundleError, match=r"graphs\.hifigan\.files\.0: .*expected a manifest"):
         Bundle.load(copy)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sc_runtime.bundle.manifest import MANIFEST
 from sc_runtime.cli.app import app
 from sc_runtime.cli.options import spread_options
 from sc_runtime.cli.program import run_command
@@ -30,6 +31,7 @@ from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import DecodeOptions, EncodeOptions
 from sc_runtime.tokens import Tokens
 from sc_runtime.unicodec.config import UniCodecConfig
+from tests.conftest import load_manifest
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
 SECOND = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000).astype(np.float32)
@@ -544,8 +546,8 @@ def test_doctor_names_the_codec_of_each_bundle(call, tiny_bundle, tiny_unicodec,
     folder = tmp_path / "bundles"
     for name, bundle in (("one", tiny_bundle), ("two", tiny_unicodec), ("three", tiny_bundle)):
         shutil.copytree(bundle, folder / name)
-    manifest = folder / "three" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"semanticodec"', '"abacus"'))
+    raw = load_manifest(folder / "three")
+    (folder / "three" / MANIFEST).write_text(json.dumps(raw | {"codec": "abacus"}))
     monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: folder)
     code, out, err = call("doctor")
     assert (code, err) == (0, "")

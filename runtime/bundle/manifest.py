@@ -129,7 +129,8 @@ class Manifest:
             manifest = make_adapter().validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            place, given = ".".join(map(str, first["loc"])), repr(first["input"])[:80]
+            raise ValueError(f"{place}: {first['msg']}, not {given}") from None
         if manifest.command.startswith(EARLIER_BUILD):
             manifest = replace(manifest, command=BUILD + manifest.command.removeprefix(EARLIER_BUILD))
         manifest.check()
