@@ -56,10 +56,9 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def clear_lock(path: Path) -> Path:
-    """`path`, after anything there that is no lock is removed: taking a lock empties the file that a link leads to."""
+    """`path`, after a link or a file that is not empty is removed there: taking a lock would empty the linked file."""
     with suppress(FileNotFoundError):
-        status = path.lstat()
-        if path.is_symlink() or status.st_size or status.st_nlink > 1:
+        if path.is_symlink() or path.lstat().st_size:
             path.unlink()
     return path
 
