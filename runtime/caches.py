@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import OutputError, first_line
-from .files import write_atomically
+from .files import make_folder, write_atomically
 
 NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of the caches there are
 #: Bytes that all caches together may hold. The files that were used longest ago are deleted first.
@@ -76,13 +77,16 @@ class Cache:
         return None
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Keep `data` under `key`, in place of what was there. Where that fails, it is logged once."""
+        """Keep `data` under `key`, in place of what was there. Where that fails, it is logged once.
+
+        A folder of a cache that is a link to another place is not used.
+        """
         folder = self.folder
         if folder is None:
             return
         path = folder / f"{key}.{hash_data(data)}{self.suffix}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, folder.parent)
             write_atomically(path, data)
         except (OSError, OutputError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
@@ -151,14 +155,14 @@ def prune(limit: int = LIMIT_BYTES) -> None:
 
 
 def list_files(root: Path) -> list[tuple[float, int, Path]]:
-    """(time of the last use, bytes, path) of every file of the caches under `root`."""
+    """(time of the last use, bytes, path) of every file of the caches under `root`. Links are not followed."""
     found = []
-    for name in NAMES:
+    for folder in (root / name for name in NAMES):
         with suppress(OSError):
-            for path in (root / name).iterdir():
+            for path in () if folder.is_symlink() else folder.iterdir():
                 with suppress(OSError):
                     status = path.lstat()
-                    if path.is_file() and not path.is_symlink():
+                    if stat.S_ISREG(status.st_mode):
                         found.append((status.st_mtime, status.st_size, path))
     return found
 

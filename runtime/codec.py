@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio import Audio, AudioSource
+from .audio import Audio, AudioSource, check_seconds
 from .backends.base import Backend
 from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
@@ -99,6 +99,7 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens. Memory does not grow with the recording.
@@ -112,6 +113,8 @@ class Codec:
             batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
                 uses what suits the backend.
             allow_truncated: whether a file that was cut short is encoded as far as it goes, with an AudioWarning.
+            max_seconds: the longest recording that is encoded; a longer one is an AudioError. None is no limit. A file
+                of a few megabytes may hold hours of silence.
             progress: called with (windows done, windows in all).
 
         Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
@@ -128,6 +131,7 @@ class Codec:
             domain=domain,
             batch=batch,
             allow_truncated=allow_truncated,
+            max_seconds=max_seconds,
             progress=report,
         )
         tokens = next(found)
@@ -144,6 +148,7 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
         """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
@@ -153,11 +158,14 @@ class Codec:
         are done, all that it has). The other arguments are those of `encode`. Raises SettingsError.
         """
         check_batch(batch)
+        check_seconds(max_seconds)
         config = self.bundle.choose_config(vocab)
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        opening = partial(Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
+        opening = partial(
+            Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated, max_seconds=max_seconds
+        )
         openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)

@@ -21,6 +21,7 @@ from bench.kills import find_local_victims, read_folder, start_command, survive
 from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.errors import BundleError, OutputError
+from sc_runtime.files import PREFIX, name_machine
 from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
 
 SHARDS = {"shard_files": 2}
@@ -135,6 +136,7 @@ def copy_bundle(target: Path) -> Path:
     data[-1] ^= 1
     book.write_bytes(bytes(data))
     manifest = json.loads((target / "manifest.json").read_text())
+    manifest.pop("sha256", None)  # of itself
     manifest["files"][book.name]["sha256"] = hashlib.sha256(data).hexdigest()
     (target / "manifest.json").write_text(json.dumps(manifest))
     return target
@@ -178,7 +180,7 @@ def test_of_two_plans_one_is_first(tmp_path: Path) -> None:
 
 def test_leftovers_of_the_dead_are_removed_and_not_those_of_the_living(tmp_path: Path) -> None:
     folder = OutputFolder(str(tmp_path))
-    dead = tmp_path / ".0123456789abcdef.parquet"
+    dead = tmp_path / f"{PREFIX}{name_machine()}-0123456789abcdef.parquet"
     dead.write_bytes(b"half a shard")
     with folder.replacing("shard-000000.parquet") as living:
         folder.remove_leftovers()

@@ -26,7 +26,16 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.backends.tensorrt import backend as tensorrt
-from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
+from sc_runtime.backends.tensorrt.plans import (
+    PlanEntry,
+    Target,
+    hash_source,
+    list_planned,
+    list_shapes,
+    locate_plan,
+    read_entry,
+    record,
+)
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
@@ -302,6 +311,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
         plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
         entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
+        record(plan, entry)
 
 
 BUNDLES = {
@@ -528,8 +538,9 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
             backend.open(bundle, "hifigan")
     plan = locate_plan(bundle, "hifigan", Target("tensorrt", "1.2.3", (8, 9)))
     plan.write_text("not JSON")
-    record = plan.with_suffix(".json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": hash_file(plan)}))
+    description = plan.with_suffix(".json")
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"sha256": hash_file(plan)}))
+    record(plan, read_entry(plan))
     with pytest.raises(BackendError, match=r"refuses it \(magicTag failed\); .*delete .*hifigan.plan"):
         backend.open(bundle, "hifigan")
 

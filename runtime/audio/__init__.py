@@ -4,7 +4,7 @@
 `folders` finds files. `writing` is the way back.
 """
 
-from .blocks import count_resampled
+from .blocks import check_seconds, count_resampled
 from .folders import AUDIO_SUFFIXES, find_audio
 from .recording import Audio, AudioSource, measure
 from .writing import OUTPUT_FORMATS, AudioWriter, audio_writer, save_audio
@@ -16,6 +16,7 @@ __all__ = [
     "AudioSource",
     "AudioWriter",
     "audio_writer",
+    "check_seconds",
     "count_resampled",
     "find_audio",
     "measure",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, SettingsError, check_finite
 from sc_runtime.spec import Mono
 
 Samples = npt.NDArray[np.float32]
@@ -58,6 +58,29 @@ def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callabl
         yield block
     if seen == 0:
         raise AudioError(f"{name}: no samples", "audio")
+
+
+def check_seconds(max_seconds: float | None) -> None:
+    """Raises SettingsError unless `max_seconds` is None or a number above 0."""
+    expected = "seconds, more than 0"
+    if max_seconds is not None and check_finite("max_seconds", max_seconds, expected) <= 0:
+        raise SettingsError(f"max_seconds {max_seconds}", expected)
+
+
+def check_length(name: str, samples: int, rate: int, max_seconds: float | None) -> None:
+    """Raises AudioError if `samples` at `rate` Hz are more than `max_seconds`. None is no limit."""
+    if max_seconds is not None and samples > max_seconds * rate:
+        given = f"{name}: {samples / rate:.1f} s of audio or more"
+        raise AudioError(given, f"at most {max_seconds:g} s", "split it, or raise the limit (max_seconds)")
+
+
+def limit_length(blocks: Iterable[Samples], name: str, rate: int, max_seconds: float | None) -> Iterator[Samples]:
+    """`blocks` at `rate` Hz, unchanged. Raises AudioError as soon as they are more than `max_seconds`."""
+    seen = 0
+    for block in blocks:
+        seen += len(block)
+        check_length(name, seen, rate, max_seconds)
+        yield block
 
 
 def count_resampled(samples: int, given: int, rate: int) -> int:

@@ -38,6 +38,7 @@ class AudioFile:
     sample_rate: in Hz.
     parts: the recordings in it, which follow one another. None is the file as it is.
     notes: what the user should know, a sentence each.
+    frames: samples of a channel, as the file states them or libsndfile finds them before it decodes.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class AudioFile:
     sample_rate: int
     parts: tuple[Part | None, ...]
     notes: tuple[str, ...]
+    frames: int = 0
 
     def read(self, mono: Mono, values: int) -> Iterator[Samples]:
         """Mono blocks at `sample_rate`, from `values` samples over all channels at a time. Raises AudioError."""
@@ -95,7 +97,7 @@ def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioF
         raise AudioError(given, "one sample rate", "split the file")
     notes = [f"{name}: truncated, {layout.cut}"] if layout.cut else []
     notes += [f"{name}: {layout.note}"] if layout.note else []
-    return AudioFile(path, name, rates[0], parts, tuple(notes))
+    return AudioFile(path, name, rates[0], parts, tuple(notes), frames)
 
 
 def examine(path: Path) -> Layout | None:

@@ -21,10 +21,11 @@ from sc_runtime.errors import AudioError, AudioWarning
 from sc_runtime.spec import Mono
 
 from .arrays import SupportsArray, check_array, read_array, take_array
-from .blocks import BLOCK_VALUES, Samples, check_rate, check_samples, resample
+from .blocks import BLOCK_VALUES, Samples, check_length, check_rate, check_samples, limit_length, resample
 from .files import inspect_file
 
 AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+UNKNOWN = 1 << 48  #: samples: libsndfile states more than these where a file does not state its length
 
 
 class Audio:
@@ -41,6 +42,8 @@ class Audio:
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
         allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
+        max_seconds: the longest recording that is read. A longer one is refused before it is decoded where its length
+            is stated, and while it is read where it is not. None is no limit.
 
     Attributes: `sample_rate`, that of the source in Hz; `rate`; `name`, what errors call the source.
 
@@ -57,8 +60,9 @@ class Audio:
         rate: int,
         mono: Mono = "first",
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
     ) -> None:
-        self.rate = rate
+        self.rate, self.max_seconds = rate, max_seconds
         self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
@@ -66,7 +70,9 @@ class Audio:
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
-            self._read = partial(read_array, check_array(source), mono)
+            array = check_array(source)
+            check_length(self.name, len(array), self.sample_rate, max_seconds)
+            self._read = partial(read_array, array, mono)
             return
         if isinstance(source, (str, os.PathLike)):
             self.name, path = os.fspath(source), Path(source)
@@ -90,6 +96,8 @@ class Audio:
             if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
                 given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
                 raise AudioError(given, "the rate that the file states", "leave it out")
+            if file.frames < UNKNOWN:
+                check_length(self.name, file.frames, file.sample_rate, max_seconds)
         except OSError as error:
             self.close()
             raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
@@ -127,7 +135,8 @@ class Audio:
 
     def _check(self, values: int) -> Iterator[Samples]:
         """The blocks of the source, at its own rate."""
-        return check_samples(self._read(values), self.name, self.sample_rate, self._note)
+        blocks = limit_length(self._read(values), self.name, self.sample_rate, self.max_seconds)
+        return check_samples(blocks, self.name, self.sample_rate, self._note)
 
     def _note(self, text: str) -> None:
         """Give an AudioWarning, once, however often the recording is read."""

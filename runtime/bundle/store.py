@@ -20,12 +20,12 @@ from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
 
 from .external_data import list_locations
-from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
+from .manifest import BUILD, FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
 VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
 HASHED = Cache("verified", ".ok")
-BUILD_COMMAND = "python -m export.build --tps 50"
-BUILD_AGAIN = "build the bundle again with this version's export.build"
+BUILD_COMMAND = f"{BUILD} --tps 50"
+BUILD_AGAIN = f"build the bundle again with this version: {BUILD}"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
 
 
@@ -137,8 +137,8 @@ class Bundle:
         for vocab in self.manifest.vocabularies:
             shapes |= self.manifest.configure(vocab).codebook_shapes
         try:
-            codebook = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            codebook = np.lib.format.open_memmap(self.path / file, mode="r")
+        except Exception as error:  # NumPy's reader raises more than it documents, of a foreign file
             raise BundleError(f"{self.path / file}: {first_line(error)}", "a codebook", self.remedy) from error
         if codebook.shape != shapes.get(name) or codebook.dtype not in (np.float16, np.float32):
             given = f"{self.path / file}: {codebook.dtype} {list(codebook.shape)}"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .build import CONTEXT, build
 from .decode import decode
 from .demo import demo
 from .doctor import doctor
@@ -19,6 +20,7 @@ from .tokenize import tokenize
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (encode, decode, roundtrip, tokenize, serve, demo, info, doctor):
     app.command()(command)
+app.command(context_settings=CONTEXT)(build)
 
 
 def print_version(wanted: bool) -> None:

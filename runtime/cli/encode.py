@@ -16,6 +16,7 @@ from .options import (
     BundleName,
     Force,
     Json,
+    MaxSeconds,
     Precision,
     Threads,
     Vocabulary,
@@ -52,6 +53,7 @@ def encode(
     threads: Threads = None,
     precision: Precision = "auto",
     allow_truncated: AllowTruncated = False,
+    max_seconds: MaxSeconds = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +75,7 @@ def encode(
         note_rounding(console, codec, precision)
 
         def start(jobs: list[Job]) -> EncodingWork:
-            return EncodingWork(codec, jobs, vocab, options, allow_truncated)
+            return EncodingWork(codec, jobs, vocab, options, allow_truncated, max_seconds)
 
         run_jobs(console, plan, start, force, describe_codec(codec))
 
@@ -82,7 +84,13 @@ class EncodingWork:
     """Encodes `jobs` in their order, windows of several together."""
 
     def __init__(
-        self, codec: Codec, jobs: list[Job], vocab: int | None, options: EncodeOptions, allow_truncated: bool
+        self,
+        codec: Codec,
+        jobs: list[Job],
+        vocab: int | None,
+        options: EncodeOptions,
+        allow_truncated: bool,
+        max_seconds: float | None,
     ) -> None:
         from .jobs import open_input
 
@@ -92,6 +100,7 @@ class EncodingWork:
             vocab=vocab,
             domain=options.domain,
             allow_truncated=allow_truncated,
+            max_seconds=max_seconds,
             progress=self.show_progress,
         )
 

@@ -19,6 +19,7 @@ from sc_runtime.audio import audio_writer
 from sc_runtime.codec import load_tokens
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import AudioError, CodecError, OutputError, SettingsError, TokensError
+from sc_runtime.files import make_folder
 from sc_runtime.token_files import MAGIC
 from sc_runtime.tokens import Tokens
 
@@ -31,15 +32,20 @@ class Job:
 
     source: Path | None
     target: Path | None
-    makes_folders: bool = False  #: whether the folder of the target may be created
+    root: Path | None = None  #: the output folder, in and below which folders may be made. None: none are made
 
     @property
     def name(self) -> str:
         return "standard input" if self.source is None else str(self.source)
 
     def is_done(self) -> bool:
-        """Whether the output exists. It is whole then, as nothing is written in part. A missing input is an error."""
-        return self.target is not None and self.target.is_file() and (self.source is None or self.source.exists())
+        """Whether the output exists and is not empty. It is whole then, as nothing is written in part.
+
+        A missing input is an error.
+        """
+        if self.target is None or not (self.source is None or self.source.exists()):
+            return False
+        return self.target.is_file() and self.target.stat().st_size > 0
 
     def check_target(self) -> None:
         """Raises OutputError if the output cannot be written, as far as that can be found out before the work."""
@@ -53,11 +59,8 @@ class Job:
 
     def make_folders(self) -> None:
         """Make the folder of the output, if the job may. Raises OutputError."""
-        if self.makes_folders and self.target is not None:
-            try:
-                self.target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{error.filename}: {error.strerror}", "a folder that can be made") from error
+        if self.root is not None and self.target is not None:
+            make_folder(self.target.parent, self.root)
 
     def read_tokens(self, config: CodecConfig) -> Tokens:
         """The input's tokens. An .sct file states its settings, an .npy file has `config`. Raises TokensError."""

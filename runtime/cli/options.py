@@ -34,6 +34,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Accept files that were cut short, and read what is left of them.")
 ]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(help="Refuse recordings that are longer; no limit by default.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 Result = TypeVar("Result")

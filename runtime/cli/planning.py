@@ -51,7 +51,7 @@ def plan_jobs(
         return Plan([Job(source, None)])
     if source and (output is None or is_folder(output)):
         folder = Path(output) if output else source.parent
-        return Plan([Job(source, folder / replace_suffix(source.name, ending), makes_folders=bool(output))])
+        return Plan([Job(source, folder / replace_suffix(source.name, ending), folder if output else None)])
     target = Path(output or "")
     check_suffix(target, suffixes)
     if not target.parent.is_dir():
@@ -87,7 +87,7 @@ def plan_collection(
                 plan.notes.append(f"note: {path}: left out {scanned.describe_left_out()}")
         for source in found:
             folder = Path(output) / source.parent.relative_to(root) if output else source.parent
-            job = Job(source, folder / replace_suffix(source.name, ending), makes_folders=bool(output))
+            job = Job(source, folder / replace_suffix(source.name, ending), Path(output) if output else None)
             same = jobs.setdefault(os.path.realpath(job.target or ""), [])
             if os.path.realpath(source) not in (os.path.realpath(other.name) for other in same):
                 same.append(job)

@@ -24,7 +24,17 @@ from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
 
-from .plans import FOLDER, MODULES, Target, find_plan, import_library, list_planned, locate_plan
+from .plans import (
+    FOLDER,
+    MODULES,
+    Target,
+    find_plan,
+    import_library,
+    is_recorded,
+    list_planned,
+    locate_plan,
+    read_entry,
+)
 
 NOT_INSTALLED = "neither tensorrt nor tensorrt_rtx is installed"
 KERNELS = Cache("tensorrt", ".kernels")  #: that TensorRT-RTX compiles
@@ -49,7 +59,11 @@ def choose_target(bundle: Bundle) -> Target:
     Raises BackendError.
     """
     installed = list_libraries()
-    planned = [library for library in installed if any(bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))]
+    planned = [
+        library
+        for library in installed
+        if any(is_recorded(plan, read_entry(plan)) for plan in bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))
+    ]
     library = (planned or installed)[0]
     module, capability = import_library(library), find_capability()
     if capability is None:
@@ -65,12 +79,16 @@ def choose_target(bundle: Bundle) -> Target:
 
 
 def has_plans(bundle: Bundle) -> bool:
-    """Whether every graph for GPUs has a plan for what is installed. Corruption is detected when a plan is opened."""
+    """Whether every graph for GPUs has a plan for what is installed, built by this user.
+
+    Corruption is detected when a plan is opened.
+    """
     try:
         target = choose_target(bundle)
     except CodecError:
         return False
-    return all(locate_plan(bundle, graph, target).is_file() for graph in list_planned(bundle))
+    plans = [locate_plan(bundle, graph, target) for graph in list_planned(bundle)]
+    return all(plan.is_file() and is_recorded(plan, read_entry(plan)) for plan in plans)
 
 
 class TensorRtBackend:
