@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,7 +81,8 @@ class OutputFolder:
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync."""
         if self.is_local:
-            with replacing(Path(self.root, name)) as path, locked(path):
+            with ExitStack() as stack, replacing(Path(self.root, name)) as path:
+                stack.enter_context(locked(path))  # until after the rename
                 yield path
             return
         with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
