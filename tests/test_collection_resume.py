@@ -198,12 +198,12 @@ def test_a_writer_keeps_its_file_until_it_is_renamed(tmp_path: Path) -> None:
     cleaner = threading.Thread(target=clean)
     cleaner.start()
     try:
-        for number in range(300):
+        for number in range(100):
             folder.write(f"shard-{number:06d}.parquet", b"a shard")
     finally:
         ended.set()
         cleaner.join()
-    assert len(read_folder(tmp_path)) == 300
+    assert len(read_folder(tmp_path)) == 100
 
 
 def test_two_drivers_on_one_folder_do_no_harm(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
