@@ -2,8 +2,8 @@
 
     python bench/bulk.py [overhead mixed reading plan short memory kills ray ray-kills] [--bundle embedded]
 
-Each part of the result is kept in bench/results/bulk.json with the machine's record; the others stay as they are. Parts
-that are ratios time both cases in turns. Start-up (loading the bundle, starting Ray) is apart.
+Each part of the result is kept in bench/results/bulk.json, for each bundle, with the machine's record; the others stay as
+they are. Parts that are ratios time both cases in turns. Start-up (loading the bundle, starting Ray) is apart.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def remove_shards(out: Path) -> None:
 
 
 def compare(bundle: str, lengths: Sequence[float], bare: Callable[[Codec, list[Path]], None]) -> dict[str, Any]:
-    """Seconds of encoding files of `lengths` by `bare`, and as a collection, in turns with the same codec."""
+    """Encoding files of `lengths` by `bare`, and as a collection, in turns with the same codec.
+
+    Beside the seconds there are those of CPU time, which other programs disturb less.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = write_recordings(Path(folder, "in"), lengths)
         out = Path(folder, "out")
@@ -78,16 +81,32 @@ def compare(bundle: str, lengths: Sequence[float], bare: Callable[[Codec, list[P
             remove_shards(out)
             list(worker.run(numbers))
 
-        cases = {"bare": lambda: bare(worker.codec, paths), "collection": run_shards}
+        cpu: dict[str, list[float]] = {"bare": [], "collection": []}
+
+        def count_cpu(case: str, run: Callable[[], object]) -> None:
+            begun = time.process_time()
+            run()
+            cpu[case].append(time.process_time() - begun)
+
+        cases = {
+            "bare": partial(count_cpu, "bare", lambda: bare(worker.codec, paths)),
+            "collection": partial(count_cpu, "collection", run_shards),
+        }
         seconds = time_in_turns(cases, REPEATS)
-    ratios = [after / before for before, after in zip(seconds["bare"], seconds["collection"], strict=True)]
     return {
         "files": len(lengths),
         "seconds_of_sound": sum(lengths),
         "seconds": seconds,
         "real_time_factor": {case: sum(lengths) / median(times) for case, times in seconds.items()},
-        "overhead": median(ratios) - 1,
+        "cpu_seconds": {case: found[1:] for case, found in cpu.items()},  # the first is not counted
+        "overhead": compute_overhead(seconds),
+        "cpu_overhead": compute_overhead({case: found[1:] for case, found in cpu.items()}),
     }
+
+
+def compute_overhead(seconds: dict[str, list[float]]) -> float:
+    """The median of what the collection takes more, as a share, turn by turn."""
+    return median(after / before for before, after in zip(seconds["bare"], seconds["collection"], strict=True)) - 1
 
 
 def encode_together(codec: Codec, paths: list[Path]) -> None:
@@ -111,8 +130,8 @@ def measure_mixed(bundle: str) -> dict[str, Any]:
 
 
 def measure_reading(bundle: str) -> dict[str, Any]:
-    """× real time of one core that reads FLAC: decoding, resampling, and with the codec's windows."""
-    found = {}
+    """Seconds of sound a second of one core's time: decoding FLAC, and the whole way to the codec's windows."""
+    found: dict[str, dict[str, float]] = {}
     codec = Codec.load(bundle)
     with tempfile.TemporaryDirectory() as folder:
         for rate in (16000, 48000):
@@ -125,9 +144,13 @@ def measure_reading(bundle: str) -> dict[str, Any]:
                     for _ in codec.model.plan_windows(audio, codec.config).windows:
                         pass
 
-            cases = {"decoding": partial(soundfile.read, path), "windows": read_windows}
-            times = time_in_turns(cases, REPEATS)
-            found[f"flac_{rate}"] = {case: 600.0 / median(seconds) for case, seconds in times.items()}
+            for case, run in {"decoding": partial(soundfile.read, path), "windows": read_windows}.items():
+                times = []
+                for _ in range(REPEATS):
+                    begun = time.process_time()
+                    run()
+                    times.append(time.process_time() - begun)
+                found.setdefault(f"flac_{rate}", {})[case] = 600.0 / median(times)
     return found
 
 
@@ -262,8 +285,9 @@ def main() -> None:
         found = PARTS[part](arguments.bundle)
         log.print(f"{part}: {time.perf_counter() - begun:.0f} s\n{json.dumps(found, indent=1)}")
         kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        entry = {**run, "command": describe_command("bench/bulk.py"), "bundle": Path(arguments.bundle).name}
-        write_results(RESULT, {**kept, part: {**entry, "measured": found}})
+        entry = {**run, "command": describe_command("bench/bulk.py"), "measured": found}
+        kept.setdefault(part, {})[Path(arguments.bundle).name] = entry
+        write_results(RESULT, kept)
 
 
 if __name__ == "__main__":
