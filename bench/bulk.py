@@ -2,8 +2,8 @@
 
     python bench/bulk.py [overhead mixed reading plan short memory kills ray ray-kills] [--bundle embedded]
 
-Each part of the result is kept in bench/results/bulk.json, for each bundle, with the machine's record; the others stay as
-they are. Parts that are ratios time both cases in turns. Start-up (loading the bundle, starting Ray) is apart.
+Each part of the result is kept in bench/results/bulk.json, for each bundle, with the machine's record. The other parts
+stay as they are. Parts that are ratios time both cases in turns. Start-up (loading the bundle, starting Ray) is apart.
 """
 
 from __future__ import annotations
