@@ -132,7 +132,7 @@ def show_progress() -> Iterator[Show | None]:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = BarColumn(), TextColumn("{task.fields[detail]}", markup=False)
+    columns = BarColumn(bar_width=10), TextColumn("{task.fields[detail]}", markup=False)
     terminal = RichConsole(stderr=True, highlight=False)
     with Progress(*columns, console=terminal, transient=True, redirect_stdout=False, redirect_stderr=False) as bars:
         task = bars.add_task("", total=None, detail="planning")
@@ -154,7 +154,7 @@ def format_snapshot(snapshot: Snapshot) -> str:
     errors = f", {snapshot.errors} errors" if snapshot.errors else ""
     eta = "" if snapshot.eta is None else f", ETA {format_time(snapshot.eta)}"
     speed = f"{snapshot.speed:.3g} × real time, {snapshot.files_per_second:.3g} files/s"
-    return f"{snapshot.done}/{snapshot.files}, {snapshot.hours_done:.2f} h done{left}, {speed}{errors}{eta}"
+    return f"{snapshot.done}/{snapshot.files}{errors}{eta}, {snapshot.hours_done:.2f} h done{left}, {speed}"
 
 
 def format_time(seconds: float) -> str:
