@@ -3,8 +3,8 @@
     python bench/serve.py                                   # the embedded bundle: all parts but the soak
     python bench/serve.py --bundle FOLDER --parts soak      # twenty minutes at the capacity
 
-Parts: clients, first_sound, hostile, overload, soak. Server and clients share this machine and loopback. A part replaces the
-same part in bench/results/serve-BUNDLE.json, with the machine's load when it began.
+Parts: clients, first_sound, hostile, overload, soak. Server and clients share this machine and loopback. A part
+replaces the same part in bench/results/serve-BUNDLE.json, with the machine's load when it began.
 """
 
 from __future__ import annotations
