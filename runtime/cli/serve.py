@@ -46,12 +46,15 @@ def serve(
 
     SIGTERM ends the server after the requests that run, within 20 s unless --limit drain_seconds=… states another time.
     """
+    from sc_runtime.bundle.locate import locate_bundle
+
     try:
         from sc_runtime.serving.server import make_server
         from sc_runtime.serving.settings import ServeSettings
     except ModuleNotFoundError as error:
         given = f"serve without the package {error.name}"
         raise MissingExtraError(given, "the extra serve", "pip install 'sc-runtime[serve]'") from error
+    locate_bundle(bundle)  # an unknown bundle ends the command here
     bounds = ServeSettings.from_mapping({"limits": dict(map(parse_limit, limit or []))}).limits
     settings = ServeSettings(
         bundle=bundle,
