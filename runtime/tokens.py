@@ -171,7 +171,7 @@ def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
             )
 
 
-def read_array(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
+def read_npy(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
     """The codes [T, C] of an .npy file or stream of any codec. A `TokensError` names the path."""
     with open_token_file(source) if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file:
         if read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
