@@ -32,7 +32,7 @@ from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
 from sc_runtime.cuda.graph import RECENT, keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
@@ -131,7 +131,7 @@ def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeyp
 @needs_compiler
 def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     emulated = EmulatedDevice(emulations)
-    solver = Solver(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
+    solver = SolverKernel(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
     table, _ = tabulate(Sampling(), Schedule())
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)

@@ -39,7 +39,7 @@ def mix(block: Samples, mono: Mono) -> Samples:
 
 
 def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callable[[str], None]) -> Iterator[Samples]:
-    """`blocks` at `rate` Hz, unchanged. Raises AudioError for a sample that is not finite or too large, or if none comes.
+    """`blocks` at `rate` Hz, unchanged. Raises AudioError for a bad sample (not finite, too large), or none at all.
 
     `note` is called with a text about the first sample that is unusually loud.
     """
