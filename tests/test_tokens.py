@@ -265,7 +265,7 @@ def test_objects_are_refused(array: Any) -> None:
 
 
 def test_ragged_list_is_refused() -> None:
-    with pytest.raises(TokensError, match=r"list that makes no array.*expected integers \[T, C\]"):
+    with pytest.raises(TokensError, match=r"list that cannot become an array.*expected integers \[T, C\]"):
         Tokens.from_array([[1, 2], [3]], SMALL)
 
 

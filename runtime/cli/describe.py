@@ -73,7 +73,7 @@ def describe_config(config: CodecConfig) -> Description:
 
 
 def describe_array(codes: NDArray[Any], name: str) -> Description:
-    """Describe the codes [T, C] of an .npy file. It holds nothing else, so "seconds" has a value for each that fits."""
+    """Describe the codes [T, C] of an .npy file. "seconds" has a value for each codec and rate that fits them."""
     published = list_published()
     fits = [config for config in published if len(config.codebook_sizes) == codes.shape[1]]
     if not fits:

@@ -19,7 +19,7 @@ from sc_runtime.errors import BundleError, MissingExtraError
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  #: library, as `--engines` and extras name it -> its module
 FOLDER = "plans"
-BUILDER = 1  #: version of how `export.plans` builds: plans of another one are stale
+BUILDER = 1  #: version of the way `export.plans` builds plans; plans of another version are stale
 
 Shape = tuple[int, ...]
 
@@ -43,7 +43,7 @@ class PlanEntry:
     source: str
     bytes: int
     sha256: str
-    seconds: float  #: that building took
+    seconds: float  #: how long building took
 
 
 def list_planned(bundle: Bundle) -> list[str]:
@@ -76,7 +76,7 @@ def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     entry = read_entry(plan)
     if entry is None or not plan.is_file():
         others = sorted(path.parent.name for path in bundle.path.glob(f"{FOLDER}/*/{plan.name}") if path != plan)
-        found = f"those there are for {', '.join(others)}" if others else "there is none"
+        found = f"there are plans for {', '.join(others)}" if others else "there is none"
         raise BundleError(
             f"{bundle.path}: no plan of {graph} for {target} ({found})", "one for this library and GPU", remedy
         )
@@ -87,7 +87,7 @@ def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
 
 
 def read_entry(plan: Path) -> PlanEntry | None:
-    """What stands beside `plan` of how it was made, or None."""
+    """The record beside `plan`, or None if there is none that can be read."""
     try:
         return PlanEntry(**json.loads(plan.with_suffix(".json").read_text()))
     except (OSError, ValueError, TypeError):
