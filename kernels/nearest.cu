@@ -114,7 +114,7 @@ __device__ __forceinline__ void await_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/// Four 8 × 8 matrices of float16, whose rows begin where lanes 0–7, 8–15, 16–23, 24–31 say.
+/// Four 8 × 8 matrices of float16, whose rows begin at `row_in_shared` of lanes 0–7, 8–15, 16–23, 24–31.
 __device__ __forceinline__ void load_matrices(unsigned (&fragment)[4], unsigned row_in_shared) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])

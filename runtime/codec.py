@@ -227,7 +227,7 @@ class Codec:
         return self.model.resolve_options(options)
 
     def count_windows(self, tokens: Tokens) -> int:
-        """The number of windows that `tokens` are decoded in. Raises TokensError for those of another bundle."""
+        """The number of windows that `tokens` are decoded in. Raises TokensError for tokens of another bundle."""
         config = self._take_tokens(tokens, None).config
         return self.model.count_windows(len(tokens), config)
 

@@ -1,4 +1,4 @@
-"""Errors a user can cause: each says what was given, what was expected and what to do, in one line.
+"""Errors that a user can cause. Each states in one line what was given, what was expected and what to do.
 
 Every class also subclasses the builtin a caller would expect, so `except ValueError` keeps working.
 """
@@ -101,7 +101,7 @@ def check_finite(name: str, value: object, expected: str) -> float:
 
 
 def ran_out_of_memory(error: BaseException | str) -> bool:
-    """Whether a library's error says that there is not enough memory."""
+    """Whether a library's error reports that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 

@@ -246,7 +246,7 @@ def _unpack(payload: bytes, positions: int, bits: tuple[int, ...]) -> NDArray[np
 
 
 def read_bytes(file: BinaryIO, count: int) -> bytes:
-    """Read `count` bytes, or what there is."""
+    """Read `count` bytes, or fewer if the file ends before."""
     data = bytearray()
     while len(data) < count and (part := file.read(min(count - len(data), _READ_BYTES))):
         data += part

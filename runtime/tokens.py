@@ -147,7 +147,10 @@ class Tokens:
 
 
 def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
-    """Raises `TokensError` unless `mine` (of tokens) and `wanted` (of a bundle) state the same codec, rate and sizes."""
+    """Raises `TokensError` unless tokens with the settings `mine` fit a bundle with `wanted`.
+
+    They fit if codec, rate and vocabularies are equal.
+    """
     again = "encode the audio again with this bundle"
     if mine.codec != wanted.codec:
         raise TokensError(

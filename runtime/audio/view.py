@@ -1,4 +1,4 @@
-"""A file of which some bytes are left out and some are replaced, as a decoder reads it."""
+"""A file with some bytes left out and some replaced, as a decoder reads it."""
 
 from __future__ import annotations
 

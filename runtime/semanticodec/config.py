@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class SemantiCodecConfig(CodecConfig):
-    """One SemantiCodec: token rate, semantic vocabulary and what the weights fix.
+    """The settings of one SemantiCodec. Its weights fix all of them but `vocab`.
 
     `tps` tokens per second (25, 50 or 100); `vocab` semantic centroids; `acoustic_vocab` vectors of the acoustic
     codebook; `width` channels of one AudioMAE position (768 as published); the noise `schedule` of the training.

@@ -1,4 +1,4 @@
-"""The noise schedule of the diffusion, and the timesteps of it that a solver uses."""
+"""The noise schedule of the diffusion, and the choice of a solver's timesteps."""
 
 from __future__ import annotations
 

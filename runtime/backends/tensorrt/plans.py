@@ -1,7 +1,7 @@
 """TensorRT plans of a bundle: where they lie and what they must match. TensorRT is not imported until it is asked for.
 
 A plan is one graph compiled by one version of one library for one kind of GPU. It lies in
-`BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a record of what it was made from beside it (GRAPH.json).
+`BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`. GRAPH.json beside it records what it was made from.
 """
 
 from __future__ import annotations
