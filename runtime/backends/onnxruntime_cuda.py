@@ -37,7 +37,7 @@ def explain_absence() -> str | None:
 
 
 def is_installed() -> bool:
-    """Whether onnxruntime-gpu is installed. It and onnxruntime import by one name, so its CUDA library is searched."""
+    """Whether onnxruntime-gpu is installed. onnxruntime imports by the same name but lacks the CUDA library."""
     found = importlib.util.find_spec("onnxruntime")
     return found is not None and found.origin is not None and any(Path(found.origin).parent.glob(f"capi/{LIBRARY}"))
 
