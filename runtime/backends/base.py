@@ -10,7 +10,7 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.device import Device
 from sc_runtime.networks import Graph, Search
 
-ENCODE_BATCH = 16  #: windows that a GPU encodes together; from here on one after the other takes no longer
+ENCODE_BATCH = 16  #: windows that a GPU encodes together; a larger batch gains nothing
 
 
 class Backend(Protocol):

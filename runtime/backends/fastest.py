@@ -1,4 +1,4 @@
-"""`auto` where both CPU backends are installed: each graph on the one that was measured to run it better."""
+"""`auto` if both CPU backends are installed: each graph runs on the one that was faster in measurements."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def choose_backend(
         if name not in ("auto", "openvino"):
             raise BackendError(
                 f"the int8 graphs of {bundle.name} with the backend {name}",
-                "openvino, whose files they are",
+                "openvino, which alone runs int8",
                 "name a float32 bundle with --bundle, or build one",
             )
         return openvino.OpenVinoBackend(threads, precision)
@@ -79,7 +79,7 @@ def choose_name(precision: str, bundle: Bundle | None) -> str | None:
             return "tensorrt"
         if "onnxruntime-cuda" in present:
             return "onnxruntime-cuda"
-    processors = [name for name in present if name in ("openvino", "onnxruntime")]
-    if len(processors) == 2 and precision != "bfloat16":
+    on_cpu = [name for name in present if name in ("openvino", "onnxruntime")]
+    if len(on_cpu) == 2 and precision != "bfloat16":
         return None
-    return processors[0] if processors else "onnxruntime"
+    return on_cpu[0] if on_cpu else "onnxruntime"
