@@ -253,9 +253,15 @@ def measure_ray(bundle: str) -> dict[str, Any]:
             encode_together(codec, paths[:2])
             started = time.perf_counter()
             encode_together(codec, paths)
-            bare, options = time.perf_counter() - started, {"engine": "ray", "workers": 1, "threads": 1}
+            bare = time.perf_counter() - started
             outcome = tokenize_collection(
-                Path(folder, f"in{count}"), Path(folder, f"out{count}"), bundle=bundle, shard_files=24, **options
+                Path(folder, f"in{count}"),
+                Path(folder, f"out{count}"),
+                bundle=bundle,
+                shard_files=24,
+                engine="ray",
+                workers=1,
+                threads=1,
             )
             seconds.append((bare, outcome.elapsed))
     bare, on_ray = (after - before for before, after in zip(*seconds, strict=True))

@@ -56,7 +56,7 @@ class Bundle:
             raise BundleError(
                 f"{manifest_path}: {type(error).__name__} {error}", f"a manifest of format {FORMAT}", BUILD_AGAIN
             ) from None
-        bundle = cls(path, manifest)
+        bundle = cls(path.absolute(), manifest)  # files are opened later, perhaps from another working folder
         for name, entry in manifest.files.items():
             file = path / name
             if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
