@@ -144,7 +144,9 @@ def measure_reading(bundle: str) -> dict[str, Any]:
                     for _ in codec.model.plan_windows(audio, codec.config).windows:
                         pass
 
-            for case, run in {"decoding": partial(soundfile.read, path), "windows": read_windows}.items():
+            cases: dict[str, Callable[[], object]]
+            cases = {"decoding": partial(soundfile.read, path), "windows": read_windows}
+            for case, run in cases.items():
                 times = []
                 for _ in range(REPEATS):
                     begun = time.process_time()

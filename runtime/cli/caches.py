@@ -38,5 +38,5 @@ def caches(
     if not usages:
         print("no cache folder: set HOME or XDG_CACHE_HOME")
         return
-    table = [(row["name"], row["files"], format_megabytes(row["bytes"]), row["folder"]) for row in rows]
+    table = [(usage.name, usage.files, format_megabytes(usage.bytes), usage.folder) for usage in usages]
     print_table(("cache", "files", "size", "folder"), table)
