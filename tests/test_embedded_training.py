@@ -184,6 +184,7 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
         restore_bundle(bundle, SIZES, SIZES, tmp_path)
 
 
+@pytest.mark.slow
 def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a float32 bundle of"):
         restore_bundle(bundle, EMBEDDED, EMBEDDED, tmp_path)
