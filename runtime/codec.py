@@ -252,7 +252,7 @@ class Codec:
         if isinstance(tokens, (str, os.PathLike)):
             tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
         elif isinstance(tokens, Mapping):
-            tokens = read_row(tokens, self.bundle.choose_config(vocab))
+            tokens = Tokens.from_row(tokens, self.bundle.choose_config(vocab))
         elif not isinstance(tokens, Tokens):
             tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
         if vocab is not None and tokens.config.vocab != vocab:
@@ -276,21 +276,6 @@ def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 def load_tokens(path: Path, config: CodecConfig) -> Tokens:
     """Tokens of a file. An .sct file states its settings; an .npy file is read with those of `config`."""
     return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
-
-
-def read_row(row: Mapping[str, Any], config: CodecConfig) -> Tokens:
-    """Tokens of a row of a collection: `codes`, T × C integers position by position, and `samples` or None.
-
-    Raises TokensError.
-    """
-    codes = row.get("codes")
-    if codes is None:
-        reason = f" ({row['error']})" if row.get("error") else ""
-        raise TokensError(f"a row without codes{reason}", "a row whose error is null")
-    array, books = np.asarray(codes), len(config.codebook_sizes)
-    if array.size % books:
-        raise TokensError(f"a row of {array.size} codes", f"{books} a position, of {', '.join(config.codebook_sizes)}")
-    return Tokens.from_array(array.reshape(-1, books), config, row.get("samples"))
 
 
 def check_batch(batch: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -57,6 +58,22 @@ class Tokens:
     def from_array(cls, array: ArrayLike, config: CodecConfig, samples: int | None = None) -> Tokens:
         """Tokens from an array [T, C] or [1, T, C] of any integer dtype, which is copied. Raises `TokensError`."""
         return cls(_as_array(array), config, samples)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], config: CodecConfig) -> Tokens:
+        """Take tokens from a row of a collection: `codes`, T × C integers position by position, and `samples` or None.
+
+        Raises `TokensError`, as the class does, and for a row without codes.
+        """
+        codes = row.get("codes")
+        if codes is None:
+            reason = f" ({row['error']})" if row.get("error") else ""
+            raise TokensError(f"a row without codes{reason}", "a row whose error is null")
+        array, books = _as_array(codes), len(config.codebook_sizes)
+        if array.size % books:
+            expected = f"{books} a position: {', '.join(config.codebook_sizes)}"
+            raise TokensError(f"a row of {array.size} codes", expected)
+        return cls(array.reshape(-1, books), config, row.get("samples"))
 
     def __len__(self) -> int:
         """T, the number of positions; each has C tokens."""
