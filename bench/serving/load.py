@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-TIMEOUT = httpx.Timeout(120, connect=60)
+TIMEOUT = httpx.Timeout(300, connect=60)
 REFUSALS = (429, 503, 504)  #: statuses that are clean if their body is a problem document
 
 

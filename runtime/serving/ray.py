@@ -21,6 +21,7 @@ from .settings import Limits, ServeSettings
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report its use
 
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -112,6 +113,7 @@ def main(
         max_replicas=max_replicas,
         target_ongoing_requests=target_ongoing_requests,
     )
+    ray.init(address=os.environ.get("RAY_ADDRESS") or "local")  # "auto" would join whatever runs on this machine
     serve.start(http_options={"host": host, "port": port})
     serve.run(build(arguments), blocking=True)
 
