@@ -158,7 +158,7 @@ def test_a_graph_that_is_no_onnx_is_one_clear_error(copy: Path, data: bytes) -> 
 def test_a_codebook_of_another_shape_is_refused(copy: Path, codebook: np.ndarray) -> None:
     np.save(copy / "acoustic.npy", codebook)
     state_file(copy, "acoustic.npy")
-    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings have it"
+    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings state"
     with pytest.raises(BundleError, match=expected):
         Bundle.load(copy).load_codebook("acoustic")
 

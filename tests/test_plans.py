@@ -260,7 +260,7 @@ def test_a_foreign_plan_is_named(bundle: Bundle, target: Target, command: str, c
     wanted = dataclasses.replace(target, **change)
     if wanted.library == "tensorrt":
         command = command.replace(r"rtx --compute-capability \d+\.\d", "tensorrt")
-    named = rf"no plan of {QUICK} for {wanted} \(those there are for {target}\); expected one for this library and GPU"
+    named = rf"no plan of {QUICK} for {wanted} \(there are plans for {target}\); expected one for this library and GPU"
     with pytest.raises(BundleError, match=f"{named}: {command}"):
         find_plan(bundle, QUICK, wanted)
 

@@ -41,7 +41,7 @@ from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
 from sc_runtime.cuda.graph import RECENT, keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
@@ -140,7 +140,7 @@ def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeyp
 @needs_compiler
 def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     emulated = EmulatedDevice(emulations)
-    solver = Solver(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
+    solver = SolverKernel(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
     table, _ = tabulate(Sampling(), Schedule())
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
@@ -385,7 +385,7 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+@pytest.mark.parametrize("name", ["tensorrt", pytest.param("onnxruntime-cuda", marks=pytest.mark.slow)])
 def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
     """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
@@ -527,7 +527,7 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
     with pytest.raises(BundleError, match=rf"no plan of hifigan .*there is none.*build it: {command}"):
         backend.open(bundle, "hifigan")
     save_plans(bundle, Target("tensorrt", "1.2.3", (9, 0)))
-    with pytest.raises(BundleError, match=rf"those there are for tensorrt-1.2.3-sm90.*{command}"):
+    with pytest.raises(BundleError, match=rf"there are plans for tensorrt-1.2.3-sm90.*{command}"):
         backend.open(bundle, "hifigan")
     assert not tensorrt.has_plans(bundle)
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))

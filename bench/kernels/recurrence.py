@@ -22,8 +22,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import typer
 from onnx import helper, numpy_helper
 
@@ -33,6 +31,9 @@ from bench.harness.results import RESULTS, describe_run, write_results
 from bench.harness.timing import time_in_turns
 from sc_runtime.backends.openvino.recurrence import OUTPUT, RecurrentGraph
 from sc_runtime.cli.program import run_app
+from sc_runtime.libraries import import_onnxruntime, import_openvino
+
+onnxruntime, openvino = import_onnxruntime(), import_openvino()
 
 Run = Callable[[np.ndarray], object]
 
@@ -147,7 +148,7 @@ def configure(precision: str) -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -1,7 +1,7 @@
-"""Sound in files, streams and arrays: reading it as a codec takes it, and writing it.
+"""Audio in files, streams and arrays: read in the form that a codec needs, and written.
 
-`recording` is what a codec reads; `arrays` and `files` are its sources, `blocks` the steps that all sources share.
-`folders` finds files. `writing` is the way back.
+`recording` opens a source, which `arrays` or `files` reads. `blocks` has the steps that all sources share. `layout`
+lists the modules that find the length of a file. `folders` finds files, and `writing` writes them.
 """
 
 from .blocks import check_seconds, count_resampled

@@ -26,7 +26,7 @@ def bundles_folder() -> Path:
         return root / "engines"
     folder = find_user_folder()
     if folder is None:
-        raise BundleError("no cache folder, in which bundles lie", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
+        raise BundleError("no cache folder for bundles", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
     return folder / "bundles"
 
 

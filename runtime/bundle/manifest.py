@@ -48,7 +48,7 @@ class WeightEntry:
     offset: of the first byte.
     shape: of the module's tensor.
     dtype: NumPy's name of the stored type, little-endian.
-    permutation: the file holds the tensor with its axes in this order, row-major. None: in their own order.
+    permutation: the file holds the tensor with its axes in this order, row-major. None: in the tensor's own order.
     """
 
     __pydantic_config__: ClassVar = STRICT

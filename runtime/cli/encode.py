@@ -60,7 +60,7 @@ def encode(
     """Turn sound into tokens.
 
     Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
-    cannot be encoded is reported, the others are done, and the exit code is 1.
+    cannot be encoded is reported, the others are encoded, and the exit code is 1.
     """
     from sc_runtime.audio.folders import scan_audio
 
@@ -81,7 +81,7 @@ def encode(
 
 
 class EncodingWork:
-    """Encodes `jobs` in their order, windows of several together."""
+    """Encodes `jobs` in their order. Windows of several jobs run together."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class EncodingWork:
         )
 
     def __call__(self, job: Job, progress: ShowProgress | None) -> Facts:
-        """Write the tokens of the next job, which must be `job`. Returns what they are."""
+        """Write the tokens of the next job, which must be `job`. Returns their description."""
         from .describe import describe_tokens
 
         self.displays.append(progress)

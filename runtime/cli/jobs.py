@@ -1,4 +1,4 @@
-"""A job is one input and the output made of it. `run_jobs` does the jobs of a command and reports on them."""
+"""A job is one input and the output made from it. `run_jobs` does the jobs of a command and reports on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .console import Console, ShowProgress
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output made of it; None is standard input and standard output."""
+    """One input and the output made from it; None is standard input and standard output."""
 
     source: Path | None
     target: Path | None
@@ -48,7 +48,7 @@ class Job:
         return self.target.is_file() and self.target.stat().st_size > 0
 
     def check_target(self) -> None:
-        """Raises OutputError if the output cannot be written, as far as that can be found out before the work."""
+        """Raises OutputError if the output cannot be written, as far as that is visible before the work."""
         if self.target is None:
             return
         if self.target.is_dir():
@@ -63,7 +63,7 @@ class Job:
             make_folder(self.target.parent, self.root)
 
     def read_tokens(self, config: CodecConfig) -> Tokens:
-        """The input's tokens. An .sct file states its settings, an .npy file has `config`. Raises TokensError."""
+        """The input's tokens. An .sct file states its settings; an .npy file gets `config`. Raises TokensError."""
         if self.source:
             return load_tokens(self.source, config)
         stream = open_input()
@@ -95,8 +95,8 @@ class Job:
 class Plan:
     """The jobs of a command.
 
-    problems: what is wrong with inputs of which no job can be made.
-    notes: what the user should know of the others.
+    problems: the errors of inputs that make no job.
+    notes: what the user should know about the other inputs.
     """
 
     jobs: list[Job]
@@ -104,18 +104,18 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     def find_inputs(self) -> dict[FileIdentity, str]:
-        """The names of the inputs, by what is the same for every name and link of a file."""
+        """Identity of each input's file -> its name. All names and links of a file have one identity."""
         found = ((identify(job.source), job.name) for job in self.jobs)
         return {identity: name for identity, name in found if identity}
 
 
-FileIdentity = tuple[int, int]  #: device and number of a file
-Facts = dict[str, Any]  #: what there is to print of one job, by name
+FileIdentity = tuple[int, int]  #: device and inode
+Facts = dict[str, Any]  #: name -> value, of what is printed about one job
 Work = Callable[[Job, ShowProgress | None], Facts]  #: does one job
 
 
 def identify(path: Path | None) -> FileIdentity | None:
-    """What identifies the file at `path` (None: standard input), whatever its name. None if there is no file."""
+    """The identity of the file at `path`; None is standard input. Returns None if there is no regular file."""
     try:
         status = os.fstat(open_input().fileno()) if path is None else path.stat()
     except (OSError, ValueError, SettingsError):
@@ -136,7 +136,7 @@ def run_jobs(
     """Do the jobs of `plan`, and report on each of them. Exits with 1 if one failed.
 
     Arguments:
-        start: receives the jobs that are to be done, and returns what does each of them, in that order.
+        start: called with the jobs to do. It returns a function that does one job, and that is called in their order.
         force: whether a job whose output exists is done again.
         document: the facts of the whole command. JSON holds them beside those of the jobs.
 
@@ -176,9 +176,9 @@ def run_jobs(
 
 
 def begin_record(console: Console, job: Job, inputs: dict[FileIdentity, str], force: bool) -> Facts:
-    """The first facts of `job`. They have a "status" if nothing is to be done: the output exists, or cannot.
+    """The first facts of `job`. They have a "status" if there is nothing to do: the output exists, or cannot be made.
 
-    inputs: those of all jobs. None of them is an output.
+    inputs: those of all jobs. An output must not be one of them.
     """
     record: Facts = {"input": str(job.source or "-"), "output": str(job.target or "-")}
     identity = identify(job.target) if job.target else None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
-from sc_runtime.backends.failures import OTHER
+from sc_runtime.backends.failures import TRY_ANOTHER
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
@@ -54,7 +54,7 @@ def list_libraries() -> list[str]:
 
 
 def choose_target(bundle: Bundle) -> Target:
-    """The GPU and an installed library; where several are installed, one that `bundle` has plans of.
+    """The GPU and an installed library; if several are installed, one that `bundle` has plans for.
 
     Raises BackendError.
     """
@@ -105,7 +105,7 @@ class TensorRtBackend:
             raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
         self.gpu = gpu or Device()
         self.device = self.gpu.name
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedLibrary] = {}
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
         """The first GPU of the other process, not this one's."""
@@ -138,12 +138,12 @@ class TensorRtBackend:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedLibrary:
     """A library that is in use. `messages` are the errors that it reports, collected instead of printed."""
 
     module: Any
     runtime: Any
-    listener: Any  #: the runtime needs it as long as it lives
+    logger: Any  #: it must live as long as the runtime
     messages: list[str]
 
     @property
@@ -151,27 +151,27 @@ class Loaded:
         return first_line(self.messages[0]) if self.messages else "it reports no reason"
 
 
-def load(library: str) -> Loaded:
+def load(library: str) -> LoadedLibrary:
     module, messages = import_library(library), list[str]()
-    wrong = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+    errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
-    class Listener(module.ILogger):  # type: ignore[name-defined]
+    class Logger(module.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            if severity in wrong:
+            if severity in errors:
                 messages.append(text)
 
-    listener = Listener()
-    return Loaded(module, module.Runtime(listener), listener, messages)
+    logger = Logger()
+    return LoadedLibrary(module, module.Runtime(logger), logger, messages)
 
 
 class Contexts:
     """Opens execution contexts of one engine. `kernels` is the key under which TensorRT-RTX's kernels are kept.
 
-    The caller allocates a context's memory: CUDA graphs require that, and the size follows the shapes. `lengths`: other
-    axes than the batch are dynamic.
+    The caller allocates a context's memory: CUDA graphs require that, and the size depends on the shapes. `lengths`:
+    whether axes other than the batch are dynamic.
     """
 
     def __init__(self, module: Any, engine: Any, kernels: str, lengths: bool) -> None:
@@ -180,8 +180,9 @@ class Contexts:
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._given)
-            # Kernels for the exact shapes are compiled before they run: a captured loop would repeat a generic kernel
-            # for ever. There are too many lengths to wait for: a generic kernel runs until theirs are compiled.
+            # EAGER compiles kernels for the exact shapes before they run: a captured loop would otherwise repeat a
+            # generic kernel for ever. There are too many lengths to wait for, so LAZY runs a generic kernel until the
+            # exact one is compiled.
             strategies = module.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
@@ -209,7 +210,7 @@ class TensorRtCall:
         self,
         device: Device,
         plan: Path,
-        loaded: Loaded,
+        loaded: LoadedLibrary,
         contexts: Contexts,
         most: dict[str, int],
         shapes: Shapes,
@@ -244,4 +245,4 @@ class TensorRtCall:
         given = f"{self._plan} {what} ({self._loaded.reason})"
         if ran_out_of_memory(self._loaded.reason):
             return BackendError(given, "inputs that fit in the GPU's memory", "use a smaller batch")
-        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else OTHER)
+        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else TRY_ANOTHER)

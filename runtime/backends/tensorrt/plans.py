@@ -1,4 +1,4 @@
-"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is not imported until it is asked for.
+"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is imported when it is first needed.
 
 A plan is one graph compiled by one version of one library for one kind of GPU. It lies in
 `BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a description of what it was made from beside it (GRAPH.json).
@@ -54,7 +54,7 @@ class PlanEntry:
     source: str
     bytes: int
     sha256: str
-    seconds: float  #: that building took
+    seconds: float  #: how long building took
 
 
 def list_planned(bundle: Bundle) -> list[str]:
@@ -87,7 +87,7 @@ def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     entry = read_entry(plan)
     if entry is None or not plan.is_file():
         others = sorted(path.parent.name for path in bundle.path.glob(f"{FOLDER}/*/{plan.name}") if path != plan)
-        found = f"those there are for {', '.join(others)}" if others else "there is none"
+        found = f"there are plans for {', '.join(others)}" if others else "there is none"
         raise BundleError(
             f"{bundle.path}: no plan of {graph} for {target} ({found})", "one for this library and GPU", remedy
         )
