@@ -153,13 +153,12 @@ def make_folder(folder: Path, root: Path) -> None:
 
     Raises OutputError if it cannot be made, and if a link leads out of `root`.
     """
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):  # before anything is made there
+        raise OutputError(f"{folder}: a link that leads out of {root}", "a folder in it", "remove the link")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        outside = not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
     except OSError as error:
         raise OutputError(f"{error.filename or folder}: {error.strerror}", "a folder that can be made") from error
-    if outside:
-        raise OutputError(f"{folder}: a link that leads out of {root}", "a folder in it", "remove the link")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ from sc_runtime.cli.app import app
 from sc_runtime.cli.program import run_command
 from sc_runtime.errors import BundleError, OutputError
 from sc_runtime.export.staging import staging
-from sc_runtime.files import write_atomically
+from sc_runtime.files import make_folder, write_atomically
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 
@@ -227,6 +227,13 @@ def test_encoding_a_strangers_folder_writes_nothing_outside(
         errors = capfd.readouterr().err
         assert code == 1
         assert errors.count("a link that leads") == 2, errors
+
+
+@pytest.mark.parametrize("name", ["sub", "sub/deeper", "sub/deeper/still"])
+def test_no_folder_is_made_through_a_link(victim: Path, tmp_path: Path, name: str) -> None:
+    link(tmp_path / "out" / "sub", victim / "thesis")
+    with pytest.raises(OutputError, match="a link that leads out of"):
+        make_folder(tmp_path / "out" / name, tmp_path / "out")
 
 
 # Words of a stranger that are printed as advice
