@@ -30,7 +30,7 @@ def download(repository: str, name: str) -> Path:
     logging.set_verbosity_error()  # it retries by itself, and would print a warning each time
     try:
         return Path(huggingface_hub.hf_hub_download(repository, name))
-    except Exception as error:  # the hub's client passes on those of the HTTP library and of the disk
+    except Exception as error:  # the hub's client passes on errors of the HTTP library and of the disk
         raise CheckpointError(
             f"cannot download {name} of {repository} from the hub ({explain(error)})",
             "a connection to the hub",

@@ -17,8 +17,8 @@ from sc_runtime.errors import BundleError, CodecError, OutputError
 def staging(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `folder` if the block succeeds, and is removed if it does not.
 
-    A lock lets one process at a time build `folder`; the system frees it when the process dies. What a killed build
-    has left is therefore in nobody's use, and is removed. Raises BundleError if `folder` holds something else than a
+    A lock lets one process at a time build `folder`; the system frees it when the process dies. So no process uses the
+    files that a killed build left, and they are removed. Raises BundleError if `folder` holds something else than a
     bundle, OutputError for every OSError.
     """
     stage, old = (folder.with_name(f".{folder.name}.{role}") for role in ("partial", "old"))
@@ -48,7 +48,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def restore(folder: Path, old: Path) -> None:
-    """Rename `old`, which was set aside for a new `folder`, back if there is no `folder`; remove it if there is."""
+    """If `folder` is missing, rename `old` back to it. Else remove `old`, which `folder` has replaced."""
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
