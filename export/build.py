@@ -16,6 +16,7 @@ from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
 
 from .builder import build_bundle, name_bundle
+from .checkpoint import REVISION
 from .int8 import require_nncf
 from .plans import BuiltPlan, build_plans, choose_targets
 from .precision import PRECISIONS
@@ -46,6 +47,10 @@ def main(
     seeded: Annotated[
         int | None, typer.Option(help="Stand-in weights of this seed, instead of the hub: no download, no meaning.")
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="A commit, tag or branch of the hub's repository. The bundle's manifest states the commit."),
+    ] = None,
     size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
     precision: Annotated[
         str,
@@ -69,6 +74,8 @@ def main(
     console = Console(stderr=True, highlight=False)
     if checkpoint and seeded is not None:
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
+    if revision and (checkpoint or seeded is not None):
+        raise SettingsError(f"--revision {revision} with other weights than the hub's", "--revision alone")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
     export = find_export(codec)
@@ -88,7 +95,7 @@ def main(
     else:
         if console.is_terminal:  # no status here: the hub's client draws its own bars
             console.print("Fetching the published weights")
-        weights = export.fetch(sizes, vocabularies)
+        weights = export.fetch(sizes, vocabularies, revision or REVISION)
     folder = out or bundles_folder() / name_bundle(sizes, vocabularies, weights.label, size, precision)
     with console.status("") as status:
         bundle = build_bundle(
@@ -136,6 +143,12 @@ def print_plans(console: Console, plans: list[BuiltPlan]) -> None:
     for plan in plans:
         table.add_row(plan.graph, str(plan.target), f"{plan.bytes / 1e6:.1f}", f"{plan.seconds:.1f}")
     console.print(table)
+
+
+def run_arguments(arguments: list[str], program: str) -> int:
+    """Run the command of `arguments` as part of `program`. Returns the exit code. Raises what the command raises."""
+    with torch.no_grad():
+        return typer.main.get_command(app)(arguments, prog_name=program, standalone_mode=False) or 0
 
 
 def run() -> None:

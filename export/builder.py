@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
+from sc_runtime.bundle.manifest import BUILD, MANIFEST, FileEntry, GraphEntry, Manifest
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BackendError, MissingExtraError
@@ -77,6 +77,7 @@ def build_bundle(
             trained=weights.trained,
             precision=precision,
             made_with={package: version(package) for package in (*PACKAGES, *(ROUNDING_PACKAGES if rounded else ()))},
+            sources=weights.sources,
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
         builder.add_codebooks()
@@ -225,7 +226,7 @@ def name_bundle(sizes: Sizes, vocabularies: tuple[int, ...], label: str, size: s
 def describe_command(sizes: Sizes, vocabularies: tuple[int, ...], weights: Weights, size: str, precision: str) -> str:
     """The command that builds the bundle again."""
     config = sizes.config
-    parts = ["python -m export.build", find_export(config.codec).list_arguments(config, vocabularies)]
+    parts = [BUILD, find_export(config.codec).list_arguments(config, vocabularies)]
     if weights.arguments:
         parts.append(weights.arguments)
     if size != "full":

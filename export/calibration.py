@@ -19,6 +19,7 @@ import numpy as np
 from sc_runtime.backends.base import Backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
+from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Arrays, Graph, Search
 from sc_runtime.samples import SPEECH_AND_MUSIC
 
@@ -29,7 +30,7 @@ def import_nncf() -> ModuleType:
     os.environ.setdefault("NNCF_CI", "1")  # no telemetry
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import nncf
+        nncf: ModuleType = import_openvino("nncf")
     return nncf
 
 
@@ -46,9 +47,7 @@ def quantise(source: Path, feeds: list[Arrays], target: Path, attends: bool) -> 
 
     `attends`: whether NNCF treats it as a transformer.
     """
-    import openvino
-
-    nncf = import_nncf()
+    openvino, nncf = import_openvino(), import_nncf()
     import logging
 
     nncf.set_log_level(logging.ERROR)

@@ -20,6 +20,7 @@ from sc_runtime.bundle.manifest import FileEntry
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.errors import MissingExtraError, SettingsError, VerificationError
 from sc_runtime.files import link_or_copy
+from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Arrays, Graph
 
 from .accuracy import relative_error
@@ -34,7 +35,7 @@ def require_nncf() -> None:
     """Raises MissingExtraError if NNCF or OpenVINO is not installed."""
     try:
         import_nncf()
-        import openvino  # noqa: F401
+        import_openvino()
     except ImportError as error:
         raise MissingExtraError(
             f"--precision int8 without {error.name}", "the extra `int8`", "pip install 'sc-runtime[int8]'"

@@ -34,8 +34,9 @@ class Weights(Protocol):
 
     description: str  #: for the manifest and messages
     label: str  #: for the bundle's name; empty for the published weights
-    arguments: str  #: of `export.build` that select this source
+    arguments: str  #: of `sc-runtime build` that select this source
     identity: str  #: equal for equal weights, different for different ones
+    sources: dict[str, str]  #: file that the weights are read from -> its SHA-256
     trained: bool  #: False for stand-in weights
 
     @property
@@ -132,7 +133,7 @@ class CodecExport(Protocol):
         ...
 
     def list_arguments(self, config: Any, vocabularies: tuple[int, ...]) -> str:
-        """The arguments of `export.build` that choose this codec, rate and vocabularies."""
+        """The arguments of `sc-runtime build` that choose this codec, rate and vocabularies."""
         ...
 
     def choose_sizes(self, size: str, tps: int | None, vocab: int) -> Sizes:
@@ -153,8 +154,8 @@ class CodecExport(Protocol):
         """The checkpoint in `path`. Raises CheckpointError."""
         ...
 
-    def fetch(self, sizes: Any, vocabularies: tuple[int, ...]) -> Weights:
-        """The published checkpoint, from the hub. Raises CheckpointError."""
+    def fetch(self, sizes: Any, vocabularies: tuple[int, ...], revision: str) -> Weights:
+        """The published checkpoint, from the hub: a branch, a tag or a commit. Raises CheckpointError."""
         ...
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import VerificationError
+from sc_runtime.files import temporary_file
 from sc_runtime.networks import Graph
 from sc_runtime.spec import TensorSpec
 
@@ -124,12 +125,9 @@ def open_rounded(bundle: Bundle, name: str) -> Graph:
     LSTM of 100 tps has an error of 1.6e-3 instead of 9e-4.
     """
     path = bundle.find_graph(name)
-    rounded = path.with_name(f".{name}.rounded.onnx")  # beside the weights, which it shares
-    try:
+    with temporary_file(path.parent, ".rounded.onnx") as rounded:  # beside the weights, which it shares
         save_rounded(ir.load(path), rounded)
         return OnnxRuntimeBackend().load(rounded, bundle, name)
-    finally:
-        rounded.unlink(missing_ok=True)
 
 
 def save_rounded(model: ir.Model, path: Path) -> None:

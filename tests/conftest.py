@@ -21,9 +21,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of the tests that import 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The caches of this session lie in a folder of its own, not in the user's."""
+    """The caches of this session, and those of other programs, lie in a folder of its own, not in the user's.
+
+    They are cold. A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
+    """
+    folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME"):
+            patch.setenv(variable, str(folder / variable.lower()))
         yield
 
 

@@ -77,6 +77,7 @@ def test_openvino_decoding_in_bfloat16_stays_near(tiny_bundle: Path, reference: 
             assert 1e-6 < error < bound, f"{name} {key}: {error}"
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_the_vocoders_last_stage_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loud channels cancel in it: rounded too, the trained vocoder is noisy where this clip of speech is quiet."""

@@ -89,7 +89,7 @@ def test_the_manifest_is_true(tiny_bundle: Path) -> None:
     schedule = {"steps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
     assert (raw["codec"], raw["vocabularies"]) == ("semanticodec", [4096, 32768])
     assert raw["settings"] == {"tps": 50, "acoustic_vocab": 8192, "width": 16, "schedule": schedule}
-    assert raw["command"] == "python -m export.build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
+    assert raw["command"] == "sc-runtime build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
     assert list(raw["graphs"]) == list(GRAPHS)
     assert raw["made_with"]["torch"] == torch.__version__
     hashes = hash_folder(tiny_bundle)
@@ -181,7 +181,7 @@ def test_a_checkpoint_builds_the_bundle_of_the_same_weights(
     assert found == seeded
     manifest = Bundle.load(tmp_path / "bundle").manifest
     assert manifest.weights == "checkpoint my checkpoint"
-    assert manifest.command == (f"python -m export.build --tps 50 --vocab 4096 --checkpoint '{checkpoint}' --size tiny")
+    assert manifest.command == (f"sc-runtime build --tps 50 --vocab 4096 --checkpoint '{checkpoint}' --size tiny")
 
 
 # A bundle of a few graphs, built by each test as it likes

@@ -48,7 +48,7 @@ def test_manifest_survives_its_json(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["hifigan.onnx", "tunet_step.onnx.data", "acoustic.npy", "semantic-32768.npy"])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(BundleError, match=rf"{name} is missing.*rebuild it: python -m export\.build --tps 50"):
+    with pytest.raises(BundleError, match=rf"{name} is missing.*rebuild it: sc-runtime build --tps 50"):
         Codec.load(copy)
 
 

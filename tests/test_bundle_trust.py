@@ -158,7 +158,7 @@ def test_a_graph_that_is_no_onnx_is_one_clear_error(copy: Path, data: bytes) -> 
 def test_a_codebook_of_another_shape_is_refused(copy: Path, codebook: np.ndarray) -> None:
     np.save(copy / "acoustic.npy", codebook)
     state_file(copy, "acoustic.npy")
-    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings have it"
+    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings state"
     with pytest.raises(BundleError, match=expected):
         Bundle.load(copy).load_codebook("acoustic")
 
@@ -211,3 +211,28 @@ def test_bytes_that_are_no_text_are_one_clear_error(copy: Path) -> None:
     (copy / MANIFEST).write_bytes(b"\xff\xfe{}")
     with pytest.raises(BundleError, match="expected a manifest of format 2"):
         Bundle.load(copy)
+
+
+def test_a_codebook_that_is_cut_after_loading_is_one_clear_error(copy: Path) -> None:
+    """Mapping more than the file holds would kill the process at the first access."""
+    bundle = Bundle.load(copy)
+    bundle.load_codebook("acoustic")
+    os.truncate(copy / "acoustic.npy", 5000)
+    with pytest.raises(BundleError, match=r"acoustic\.npy has been altered or swapped"):
+        bundle.load_codebook("acoustic")
+    with pytest.raises(BundleError, match=r"acoustic\.npy holds 5000 bytes"):
+        Bundle.load(copy)
+    state_file(copy, "acoustic.npy")
+    with pytest.raises(BundleError, match=r"acoustic\.npy: .*expected a codebook"):
+        Bundle.load(copy).load_codebook("acoustic")
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00\x10\x00{'descr': (((  \n", b"\x80\x04N."]
+)
+def test_a_codebook_that_is_no_array_is_one_clear_error(copy: Path, data: bytes) -> None:
+    """A zip archive, a header that Python's tokenizer refuses (found by tests.fuzz), a pickle."""
+    (copy / "acoustic.npy").write_bytes(data)
+    state_file(copy, "acoustic.npy")
+    with pytest.raises(BundleError, match=r"acoustic\.npy: .*expected a codebook"):
+        Bundle.load(copy).load_codebook("acoustic")

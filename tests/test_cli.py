@@ -24,6 +24,7 @@ import pytest
 import soundfile
 
 from sc_runtime.bundle.manifest import MANIFEST
+from sc_runtime.caches import Cache
 from sc_runtime.cli.app import app
 from sc_runtime.cli.options import spread_options
 from sc_runtime.cli.program import run_command
@@ -1010,3 +1011,20 @@ def test_an_error_of_the_system(fails, speech, monkeypatch):
 
     monkeypatch.setattr("sc_runtime.codec.Codec.encode_many", encode)
     fails("encode", "speech.wav", words=["somewhere: Permission denied"])
+
+
+def test_caches_are_shown_and_emptied(call, tmp_path, monkeypatch):
+    """What the program did not write there stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "sc-runtime" / "bundles" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    Cache("openvino", ".blob").write("key", b"x" * 3_000_000)
+    code, out, err = call("caches")
+    assert (code, err) == (0, "")
+    assert re.search(r"openvino +1 +3\.0 MB", out)
+    document = json.loads(call("caches", "--json")[1])
+    assert {row["name"]: row["bytes"] for row in document["caches"]}["openvino"] == 3_000_000
+    assert "freed 3.0 MB" in call("caches", "--empty")[1]
+    assert {row["bytes"] for row in json.loads(call("caches", "--json")[1])["caches"]} == {0}
+    assert kept.read_text() == "mine"

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sc_runtime.cli.tokenize import format_snapshot, parse_part
 from sc_runtime.collection.cluster import choose_threads, count_places, turn_off_usage_reports
 from sc_runtime.collection.local import choose_gpus, split
 from sc_runtime.collection.progress import Progress, Snapshot
 from sc_runtime.collection.rows import Counts, Row
 from sc_runtime.collection.worker import Failure, ShardReport
+from sc_runtime.errors import SettingsError
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 1000])
@@ -69,3 +71,20 @@ def test_progress_adds_up_rows_shards_and_earlier_runs() -> None:
     assert seen[-1].eta is not None and seen[-1].eta > 0
     known = Progress(10, 100.0, None)
     assert (known.snapshot().hours_left, known.snapshot().eta) == (100.0 / 3600, None)
+
+
+def test_progress_fits_on_a_line() -> None:
+    snapshot = Snapshot(123456, 9999, 1234.5, 20000.0, 310.4, 56.78, 12, 230400.0)
+    assert format_snapshot(snapshot) == (
+        "9999/123456, 12 errors, ETA 64:00:00, 1234.50 h done, 20000.00 h left, 310 × real time, 56.8 files/s"
+    )
+    assert format_snapshot(Snapshot(3, 0, 0.0, None, 0.0, 0.0, 0, None)) == (
+        "0/3, 0.00 h done, 0 × real time, 0 files/s"
+    )
+
+
+def test_parts_are_written_as_fractions() -> None:
+    assert parse_part("3/16") == (3, 16)
+    for text in ("3", "3/", "/16", "a/b", "-1/2"):
+        with pytest.raises(SettingsError, match="expected I/N"):
+            parse_part(text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +21,12 @@ pytest.importorskip("fsspec")
 from pyarrow import parquet
 
 from bench.kills import find_local_victims, read_folder, start_command, survive
+from sc_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest
+from sc_runtime.bundle.store import EMBEDDED
 from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.errors import BundleError, OutputError
+from sc_runtime.files import PREFIX, name_machine
 from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
 
 SHARDS = {"shard_files": 2}
@@ -121,22 +127,16 @@ def test_another_plan_is_refused_with_what_differs(recordings: Path, tmp_path: P
 
 
 def copy_bundle(target: Path) -> Path:
-    """The embedded bundle with another token in its name: the last byte of a codebook differs."""
-    import hashlib
-    import json
-
-    from sc_runtime.bundle.store import EMBEDDED
-
+    """The embedded bundle, but for the last byte of a codebook."""
     shutil.copytree(EMBEDDED, target)
-    book = target / "semantic-4096.npy"
-    if not book.is_file():
-        book = next(iter(sorted(target.glob("semantic-*.npy"))))
+    book = min(target.glob("semantic-*.npy"))
     data = bytearray(book.read_bytes())
     data[-1] ^= 1
-    book.write_bytes(bytes(data))
-    manifest = json.loads((target / "manifest.json").read_text())
-    manifest["files"][book.name]["sha256"] = hashlib.sha256(data).hexdigest()
-    (target / "manifest.json").write_text(json.dumps(manifest))
+    book.write_bytes(data)
+    manifest = Manifest.from_json((target / MANIFEST).read_text())
+    entry = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    changed = dataclasses.replace(manifest, files={**manifest.files, book.name: entry})
+    (target / MANIFEST).write_text(changed.to_json())
     return target
 
 
@@ -178,7 +178,7 @@ def test_of_two_plans_one_is_first(tmp_path: Path) -> None:
 
 def test_leftovers_of_the_dead_are_removed_and_not_those_of_the_living(tmp_path: Path) -> None:
     folder = OutputFolder(str(tmp_path))
-    dead = tmp_path / ".0123456789abcdef.parquet"
+    dead = tmp_path / f"{PREFIX}{name_machine()}-0123456789abcdef.parquet"
     dead.write_bytes(b"half a shard")
     with folder.replacing("shard-000000.parquet") as living:
         folder.remove_leftovers()
@@ -186,6 +186,25 @@ def test_leftovers_of_the_dead_are_removed_and_not_those_of_the_living(tmp_path:
         living.write_bytes(b"a shard")
         folder.remove_leftovers()
     assert read_folder(tmp_path) == {"shard-000000.parquet": b"a shard"}
+
+
+def test_a_writer_keeps_its_file_until_it_is_renamed(tmp_path: Path) -> None:
+    """One thread removes leftovers all the time: its lock must not end before the rename."""
+    folder, ended = OutputFolder(str(tmp_path)), threading.Event()
+
+    def clean() -> None:
+        while not ended.is_set():
+            folder.remove_leftovers()
+
+    cleaner = threading.Thread(target=clean)
+    cleaner.start()
+    try:
+        for number in range(100):
+            folder.write(f"shard-{number:06d}.parquet", b"a shard")
+    finally:
+        ended.set()
+        cleaner.join()
+    assert len(read_folder(tmp_path)) == 100
 
 
 def test_two_drivers_on_one_folder_do_no_harm(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:

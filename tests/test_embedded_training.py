@@ -141,6 +141,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         return build_bundle(tmp_path_factory.mktemp("built") / "bundle", SIZES, (4096,), weights, size="tiny")
 
 
+@pytest.mark.slow
 def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, clips: np.ndarray) -> None:
     assert bundle.manifest.trained
     assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
@@ -154,6 +155,7 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, c
     assert np.isfinite(decoded).all() and np.abs(decoded).max() > 0
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
     """Every weight is back where it was, rounded as it was stored; then each stage that goes on has a piece."""
     assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "diffusion")

@@ -348,7 +348,7 @@ COPIES = ["early copies", "late copies"]
 @pytest.mark.parametrize("late", range(2), ids=COPIES)
 @pytest.mark.parametrize(
     ("stages", "count", "size", "width", "processors"),
-    [(2, 5, 1300, 64, 1), (3, 5, 1300, 64, 1), (4, 5, 1300, 64, 1), (4, 3, 300, 272, 1), (4, 130, 260, 16, 2)],
+    [(2, 5, 1100, 64, 1), (3, 5, 1100, 64, 1), (4, 5, 1100, 64, 1), (4, 3, 300, 272, 1), (4, 129, 260, 16, 2)],
     ids=["2 stages", "3 stages", "4 stages", "many slices", "two query tiles"],
 )
 def test_any_order_of_warps_and_copies(

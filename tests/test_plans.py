@@ -18,6 +18,8 @@ import onnx
 import pytest
 import torch
 
+from sc_runtime import caches
+from sc_runtime.backends.tensorrt import backend as tensorrt
 from sc_runtime.backends.tensorrt import plans as runtime_plans
 from sc_runtime.backends.tensorrt.plans import (
     Target,
@@ -30,7 +32,7 @@ from sc_runtime.backends.tensorrt.plans import (
 )
 from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import VERIFIED, Bundle, hash_file
-from sc_runtime.errors import BackendError, BundleError, MissingExtraError, SettingsError
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError
 from sc_runtime.export import build, plans
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
 from sc_runtime.export.semanticodec.graphs import GRAPHS
@@ -244,7 +246,7 @@ def damage(path: Path) -> None:
 @pytest.fixture
 def command(bundle: Bundle) -> str:
     return (
-        r"build it: python -m export\.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
+        r"build it: sc-runtime build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
         rf" --engines rtx --compute-capability \d+\.\d --out {bundle.path}$"
     )
 
@@ -258,7 +260,7 @@ def test_a_foreign_plan_is_named(bundle: Bundle, target: Target, command: str, c
     wanted = dataclasses.replace(target, **change)
     if wanted.library == "tensorrt":
         command = command.replace(r"rtx --compute-capability \d+\.\d", "tensorrt")
-    named = rf"no plan of {QUICK} for {wanted} \(those there are for {target}\); expected one for this library and GPU"
+    named = rf"no plan of {QUICK} for {wanted} \(there are plans for {target}\); expected one for this library and GPU"
     with pytest.raises(BundleError, match=f"{named}: {command}"):
         find_plan(bundle, QUICK, wanted)
 
@@ -277,6 +279,55 @@ def test_a_plan_without_its_record_is_none(bundle: Bundle, target: Target, recor
         path.write_text(record)
     with pytest.raises(BundleError, match=f"no plan of {QUICK}"):
         find_plan(bundle, QUICK, target)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, "\x00", '{"source": 1, "bytes": "x"}', "NaN"])
+def test_a_description_that_is_none_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
+    locate_plan(bundle, QUICK, target).with_suffix(".json").write_text(text)
+    with pytest.raises(BundleError, match=f"no plan of {QUICK}"):
+        find_plan(bundle, QUICK, target)
+    assert not tensorrt.has_plans(bundle)
+
+
+def test_a_plan_from_a_stranger_is_not_loaded(
+    bundle: Bundle, target: Target, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its description is right in every value, as a stranger makes it. The bundle is as another user gets it."""
+    assert find_plan(bundle, QUICK, target)
+    monkeypatch.setattr(tensorrt, "choose_target", lambda bundle: target)
+    assert tensorrt.has_plans(bundle)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another user"))
+    named = rf"{QUICK}\.plan was not built by this user; expected a plan of your own: plans are programs: {command}"
+    with pytest.raises(BundleError, match=named):
+        find_plan(Bundle.load(bundle.path), QUICK, target)
+    assert not tensorrt.has_plans(bundle)
+    other = copy_bundle(bundle.path, bundle.path.with_name("other"))
+    reuse_plans(other, [bundle.path])
+    assert not (other.path / "plans").exists()
+
+
+def test_emptying_the_caches_keeps_the_records_of_plans(bundle: Bundle, target: Target) -> None:
+    caches.empty()
+    assert find_plan(bundle, QUICK, target)
+
+
+def test_a_plan_is_not_written_through_links(bundle: Bundle, target: Target, tmp_path: Path) -> None:
+    """Neither through one under the plan's name nor through one in place of its folder."""
+    (victim := tmp_path / "victim").mkdir()
+    (victim / "file").write_text("mine")
+    plan = locate_plan(bundle, QUICK, target)
+    for name in (plan, plan.with_suffix(".json")):
+        name.unlink()
+        name.symlink_to(victim / "file")
+        with pytest.raises(OutputError, match=r"a link that leads to .*file; expected a file in this folder"):
+            build_plan(bundle, QUICK, target)
+        name.unlink()
+    shutil.rmtree(bundle.path / "plans")
+    (bundle.path / "plans").symlink_to(victim)
+    with pytest.raises(OutputError, match="a link that leads out of"):
+        build_plan(bundle, QUICK, target)
+    assert (victim / "file").read_text() == "mine"
+    assert [path.name for path in victim.rglob("*.*")] == []
 
 
 def test_a_plan_of_another_graph_is_named(bundle: Bundle, target: Target, command: str) -> None:
@@ -427,8 +478,8 @@ def test_the_command_builds_plans_and_keeps_them(
     shutil.rmtree(folder / "plans")
     with pytest.raises(BundleError) as caught:
         find_plan(bundle, QUICK, target)
-    assert caught.value.remedy.startswith("build it: python -m export.build ")
-    run(caught.value.remedy.removeprefix("build it: python -m export.build ").split(" --out ")[0])
+    assert caught.value.remedy.startswith("build it: sc-runtime build ")
+    run(caught.value.remedy.removeprefix("build it: sc-runtime build ").split(" --out ")[0])
     assert find_plan(bundle, QUICK, target) == plan
 
 

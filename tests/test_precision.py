@@ -153,7 +153,7 @@ def test_the_manifest_says_so(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None
     manifest = Bundle.load(tiny_fp16_bundle).manifest
     assert tiny_fp16_bundle.name == "tps50-v4096-seeded1-tiny-fp16"
     assert manifest.precision == "fp16"
-    assert manifest.command == "python -m export.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
+    assert manifest.command == "sc-runtime build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
     assert Bundle.load(tiny_bundle).manifest.precision == "float32"
     assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
 

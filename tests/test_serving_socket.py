@@ -155,29 +155,30 @@ def test_close_codes(served: Any, codec: Codec, messages: list[Any], code: int, 
 def test_a_client_that_leaves_or_talks(served: Any, codec: Codec) -> None:
     tokens = Tokens.from_array(np.zeros((200, 2), np.int32), codec.config).to_bytes()
     for message in (None, "what else?"):
-        connection = connect(served)
-        connection.send(json.dumps({**DECODE, "steps": 500}))
-        connection.send(tokens)
-        served_in_thread.wait_until(lambda: any(job.begun for job in served.service.worker.jobs), 20)
-        if message is None:
-            connection.socket.shutdown(socket.SHUT_RDWR)
-        else:
-            connection.send(message)
-            read_all(connection)
-            assert connection.close_code == 1007
-        served.wait_idle(10)
-        connection.close()
+        with connect(served) as connection:
+            connection.send(json.dumps({**DECODE, "steps": 500}))
+            connection.send(tokens)
+            served_in_thread.wait_until(lambda: any(job.begun for job in served.service.worker.jobs), 20)
+            if message is None:
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            else:
+                connection.send(message)
+                read_all(connection)
+                assert connection.close_code == 1007
+            served.wait_idle(10)
 
 
 def test_pages_of_other_origins(served: Any) -> None:
     for origin, accepted in ((served.url, True), ("https://example.org", True), ("https://example.com", False)):
         if accepted:
-            connect(served, origin=origin).close()
+            with connect(served, origin=origin):
+                pass
         else:
-            with pytest.raises(websockets.InvalidStatus, match="403"):
-                connect(served, origin=origin)
+            with pytest.raises(websockets.InvalidStatus, match="403"), connect(served, origin=origin):
+                pass
 
 
+@pytest.mark.slow
 def test_api_key(tiny_bundle: Path) -> None:
     settings = served_in_thread.ServeSettings(str(tiny_bundle), backend="onnxruntime", api_key="swordfish")
     with served_in_thread.serving(settings) as served:
@@ -203,7 +204,7 @@ make_server(ServeSettings(sys.argv[1], backend="onnxruntime", limits=limits), po
 """
 
 
-@pytest.mark.parametrize("drain_seconds", [30, 1])
+@pytest.mark.parametrize("drain_seconds", [30, pytest.param(1, marks=pytest.mark.slow)])
 def test_sigterm(tiny_bundle: Path, codec: Codec, drain_seconds: int) -> None:
     """What runs is finished, if there is time; what waits and what comes is refused; the process ends with 0."""
     import httpx

@@ -26,13 +26,22 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.backends.tensorrt import backend as tensorrt
-from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
+from sc_runtime.backends.tensorrt.plans import (
+    PlanEntry,
+    Target,
+    hash_source,
+    list_planned,
+    list_shapes,
+    locate_plan,
+    read_entry,
+    record,
+)
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
 from sc_runtime.cuda.graph import RECENT, keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
@@ -131,7 +140,7 @@ def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeyp
 @needs_compiler
 def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     emulated = EmulatedDevice(emulations)
-    solver = Solver(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
+    solver = SolverKernel(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
     table, _ = tabulate(Sampling(), Schedule())
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
@@ -302,6 +311,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
         plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
         entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
+        record(plan, entry)
 
 
 BUNDLES = {
@@ -375,7 +385,7 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
+@pytest.mark.parametrize("name", ["tensorrt", pytest.param("onnxruntime-cuda", marks=pytest.mark.slow)])
 def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
     """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
@@ -517,7 +527,7 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
     with pytest.raises(BundleError, match=rf"no plan of hifigan .*there is none.*build it: {command}"):
         backend.open(bundle, "hifigan")
     save_plans(bundle, Target("tensorrt", "1.2.3", (9, 0)))
-    with pytest.raises(BundleError, match=rf"those there are for tensorrt-1.2.3-sm90.*{command}"):
+    with pytest.raises(BundleError, match=rf"there are plans for tensorrt-1.2.3-sm90.*{command}"):
         backend.open(bundle, "hifigan")
     assert not tensorrt.has_plans(bundle)
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
@@ -528,8 +538,9 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
             backend.open(bundle, "hifigan")
     plan = locate_plan(bundle, "hifigan", Target("tensorrt", "1.2.3", (8, 9)))
     plan.write_text("not JSON")
-    record = plan.with_suffix(".json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": hash_file(plan)}))
+    description = plan.with_suffix(".json")
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"sha256": hash_file(plan)}))
+    record(plan, read_entry(plan))
     with pytest.raises(BackendError, match=r"refuses it \(magicTag failed\); .*delete .*hifigan.plan"):
         backend.open(bundle, "hifigan")
 

@@ -35,7 +35,7 @@ from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import CodecSpec
 from sc_runtime.token_files import count_bytes
-from sc_runtime.tokens import Tokens, read_array
+from sc_runtime.tokens import Tokens, read_npy
 from sc_runtime.unicodec.config import UniCodecConfig
 
 SMALL, UNIFIED = SemantiCodecConfig(25, 4096), UniCodecConfig()
@@ -265,7 +265,7 @@ def test_objects_are_refused(array: Any) -> None:
 
 
 def test_ragged_list_is_refused() -> None:
-    with pytest.raises(TokensError, match=r"list that makes no array.*expected integers \[T, C\]"):
+    with pytest.raises(TokensError, match=r"list that cannot become an array.*expected integers \[T, C\]"):
         Tokens.from_array([[1, 2], [3]], SMALL)
 
 
@@ -792,7 +792,7 @@ def test_npy_round_trip(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
     assert array.dtype == np.int64 and array.shape == (1, *tokens.codes.shape)
     assert np.array_equal(array[0], tokens.codes)
     assert Tokens.load(path, tokens.config) == dataclasses.replace(tokens, samples=None)
-    assert np.array_equal(read_array(path), tokens.codes)
+    assert np.array_equal(read_npy(path), tokens.codes)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
@@ -816,7 +816,7 @@ def test_npy_needs_a_config(tmp_path: Path) -> None:
 def test_an_npy_is_read_without_knowing_its_codec(shape: tuple[int, ...], tmp_path: Path) -> None:
     codes = np.arange(np.prod(shape)).reshape(shape)
     np.save(tmp_path / "a.npy", codes)
-    assert np.array_equal(read_array(tmp_path / "a.npy"), codes.reshape(shape[-2:]))
+    assert np.array_equal(read_npy(tmp_path / "a.npy"), codes.reshape(shape[-2:]))
 
 
 @pytest.mark.parametrize(
@@ -835,10 +835,10 @@ def test_an_npy_is_read_without_knowing_its_codec(shape: tuple[int, ...], tmp_pa
 def test_an_npy_of_no_codec_is_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(TokensError, match=rf"a\.npy: {message}"):
-        read_array(tmp_path / "a.npy")
+        read_npy(tmp_path / "a.npy")
     make_tokens().save(tmp_path / "b.sct")
     with pytest.raises(TokensError, match=r"b\.sct: a file that is no \.npy"):
-        read_array(tmp_path / "b.sct")
+        read_npy(tmp_path / "b.sct")
 
 
 class Trap:

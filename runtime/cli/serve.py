@@ -23,7 +23,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="SC_RUNTIME_API_KEY",
-            help="What clients must send; by default none. The variable does not show in lists of processes.",
+            help="The key that clients must send; by default none. Process lists show the option, not the variable.",
             show_default=False,
             show_envvar=True,
         ),
@@ -32,7 +32,7 @@ def serve(
         list[str] | None, typer.Option(help="A web page's origin that may use the server (CORS); may be repeated.")
     ] = None,
     batch_ms: Annotated[
-        float, typer.Option(help="Longest wait of a window for those of other requests, in milliseconds.")
+        float, typer.Option(help="How long a window waits for windows of other requests, at most, in milliseconds.")
     ] = 5.0,
     limit: Annotated[
         list[str] | None,
@@ -44,14 +44,17 @@ def serve(
 ) -> None:
     """Serve the codec over HTTP and WebSocket, with a page to try it.
 
-    SIGTERM ends the server after the requests that run, within 20 s unless --limit drain_seconds=… states another time.
+    After SIGTERM the server completes the requests that run, for at most 20 s; --limit drain_seconds=… changes that.
     """
+    from sc_runtime.bundle.locate import locate_bundle
+
     try:
         from sc_runtime.serving.server import make_server
         from sc_runtime.serving.settings import ServeSettings
     except ModuleNotFoundError as error:
         given = f"serve without the package {error.name}"
         raise MissingExtraError(given, "the extra serve", "pip install 'sc-runtime[serve]'") from error
+    locate_bundle(bundle)  # an unknown bundle ends the command here
     bounds = ServeSettings.from_mapping({"limits": dict(map(parse_limit, limit or []))}).limits
     settings = ServeSettings(
         bundle=bundle,

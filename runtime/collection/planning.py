@@ -33,7 +33,7 @@ def agree(folder: OutputFolder, wanted: Plan, sources: Sequence[str], items: lis
     """
     present = load_plan(folder)
     if present is None:
-        if any(name.startswith("shard-") for name in folder.list_names()):
+        if any(name.startswith("shard-") for name in folder.list_names()) and load_plan(folder) is None:
             raise OutputError(
                 f"{folder.uri}: shards without a plan", "an empty folder, or one of this command", ANOTHER
             )

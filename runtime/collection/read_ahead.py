@@ -30,7 +30,8 @@ class ReadAhead:
 
     plan: opens a recording and plans its windows.
     recordings: how many are begun ahead of the one that is encoded.
-    windows: how many windows of each are held at most. So memory does not grow with a recording or their number.
+    windows: how many windows of each are held, and at most three more. So memory does not grow with a recording or
+        their number.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Reading:
 
     def __init__(self, ahead: ReadAhead, item: Item) -> None:
         self.ahead, self.item = ahead, item
-        self.entries: Entries = Queue(1 + ahead.windows)
+        self.entries: Entries = Queue(ahead.windows + 2)  # the plan and the end too: a short one leaves its thread free
         ahead.pool.submit(self.read)
 
     def read(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sc_runtime.cuda.device import Device, Memory, Replay
 from sc_runtime.cuda.graph import Call, DeviceGraph, keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.networks import Networks
 from sc_runtime.spec import Noise
 
@@ -32,7 +32,7 @@ class ResidentDecoder:
 
     def __init__(self, device: Device, networks: Networks) -> None:
         self.device = device
-        self._solver = Solver(device, LATENT_SIZE, PHILOX_DOMAIN)
+        self._solver = SolverKernel(device, LATENT_SIZE, PHILOX_DOMAIN)
         self._graphs = {name: open_device_graph(networks, name) for name in DECODER_GRAPHS}
         self._groups: dict[tuple[int, Sampling, Schedule], Group] = {}
 
@@ -41,8 +41,8 @@ class ResidentDecoder:
     ) -> np.ndarray:
         """features float32 [B, L, 2D] of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
 
-        `noise` is called for these windows. The result is that of the stages one by one, within the arithmetic's
-        tolerance. Several threads may call this; their windows run one group after the other.
+        `noise` is called for these windows. The result is that of running the stages one by one, up to rounding.
+        Several threads may call this; their windows run one group after the other.
         """
         with self.device.lock:
             group = self.prepare(len(features), sampling, schedule)
@@ -75,14 +75,14 @@ class Vocoder:
 class Group:
     """`batch` windows decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
 
-    Where guidance acts, a T-UNet call takes 2 `batch` windows, without conditioning and with it, as `guidance.guide`
-    arranges them; where it does not, the latter alone. Only `vocode` waits for the GPU.
+    Where guidance acts, a T-UNet call computes 2 `batch` windows: first those without conditioning, then those with
+    it, as in `guidance.guide`. Elsewhere it computes only those with conditioning. Only `vocode` waits for the GPU.
     """
 
     def __init__(
         self,
         device: Device,
-        solver: Solver,
+        solver: SolverKernel,
         graphs: dict[str, DeviceGraph],
         batch: int,
         sampling: Sampling,
@@ -109,7 +109,7 @@ class Group:
         self._sources = allocate(24 * batch)
         self._arguments = (v, self._latent, steps, *rings, table, self._sources)
         device.write(table, self._table)
-        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # addresses, at the first launch
+        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # the first launch must find no addresses
 
         inner = {"latent": self._latent, "step": steps, "v": v}
         assert inner.keys() | context.keys() == tunet.inputs.keys() | tunet.outputs.keys()

@@ -12,6 +12,7 @@ SOUND_EXAMPLE = "speech.wav"
 BOUNDED = {
     400: "A request that cannot be read.",
     401: "The API key is missing or wrong.",
+    403: "The request comes from a web page of another server.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server accepts.",
     422: "The recording, the tokens or a setting cannot work.",

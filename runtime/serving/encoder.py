@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import BinaryIO
 
+import anyio
 import numpy as np
 
 from sc_runtime.audio import Audio
@@ -53,13 +54,17 @@ def explain_length(what: str, seconds: float) -> ProblemError:
 
 
 class Encoder:
-    """Encodes recordings of at most `seconds` by the batches of `batcher`."""
+    """Encodes recordings of at most `seconds` by the batches of `batcher`.
+
+    room: for windows that are read and not yet encoded, of all requests: two batches.
+    """
 
     def __init__(
         self, codec: Codec, batcher: EncodeBatcher, threads: Threads, metrics: Metrics, seconds: float
     ) -> None:
         self.codec, self.batcher, self.threads, self.metrics = codec, batcher, threads, metrics
         self.seconds = seconds
+        self.room = anyio.Semaphore(2 * batcher.size)
 
     def check_options(self, vocab: int | None, options: EncodeOptions) -> CodecConfig:
         """The settings that tokens will have. Raises SettingsError."""
@@ -104,9 +109,16 @@ class Encoder:
                 recording = await self.threads.run(BoundedAudio, sound, sample_rate, self.codec, self.seconds)
                 plan = await self.threads.run(self.codec.model.plan_windows, recording, config)
             for _ in range(plan.count):
-                with self.batcher.announce():
-                    window = await self.threads.run(next, plan.windows)
-                    pending.append(asyncio.wrap_future(self.batcher.submit(config, options, window)))
+                await self.room.acquire()
+                try:
+                    with self.batcher.announce():
+                        window = await self.threads.run(next, plan.windows)
+                        future = asyncio.wrap_future(self.batcher.submit(config, options, window))
+                except BaseException:
+                    self.room.release()
+                    raise
+                future.add_done_callback(lambda _: self.room.release())
+                pending.append(future)
                 while pending and (len(pending) >= self.batcher.size or pending[0].done()):
                     await take(plan)
             while pending:

@@ -17,8 +17,8 @@ PREFIX = "sc_runtime_"
 class Metrics:
     """The metrics of one server.
 
-    Stages of a request: `read` its body, `prepare` its sound (reading, resampling, spectrograms), `wait` for the
-    networks, `encode`, `decode`, `write` the answer's sound.
+    Stages of a request: `read` its body, `prepare` its sound (reading, resampling, spectrograms), `wait` of a
+    decoding for its turn, `encode` with the wait for a batch, `decode`, `write` the answer's sound.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -44,12 +44,11 @@ class Envelope:
             await self.app(scope, receive, send)
 
     async def open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A page of another origin must not use the server with the visitor's network access."""
+        """Refuse pages of other origins, to which a browser would open a WebSocket without asking."""
         service: Service = scope["app"].state.service
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = choose_id(headers)
-        origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host") and origin not in service.settings.origins:
+        if is_foreign(headers, service.settings.origins):
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "a page of another origin"})
             return
@@ -78,9 +77,9 @@ class Exchange:
         try:
             await self.answer()
         except Exception as error:
-            problem = explain_error(error)
+            problem = explain_error(error, self.request_id)
             if self.status:
-                log.warning("an answer was cut: %s", problem)
+                log.warning("request %s: the answer was cut: %s", self.request_id, problem)
             else:
                 await self.refuse(problem)
         finally:
@@ -93,6 +92,9 @@ class Exchange:
         if self.path not in BODY_BOUNDS or self.scope["method"] != "POST":
             await self.app(self.scope, self.receive_message, self.send)
             return
+        if is_foreign(self.headers, self.service.settings.origins):
+            given, expected = f"a page of {self.headers['origin'][:100]}", "a page of this server"
+            raise ProblemError(403, "origin", given, expected, "start the server with --origin")
         declared = self.headers.get("content-length", "")
         self.check_size(int(declared) if declared.isdecimal() else 0)
         with self.service.admission.admit() as ticket:
@@ -149,6 +151,12 @@ class Exchange:
             response.headers["www-authenticate"] = "Bearer"
         with suppress(OSError):  # the client has left
             await response(self.scope, self.receive_message, self.send)
+
+
+def is_foreign(headers: Mapping[str, str], origins: Collection[str]) -> bool:
+    """Whether a request comes from a web page of another server that is not among `origins`."""
+    origin = headers.get("origin")
+    return bool(origin) and urlsplit(origin).netloc != headers.get("host") and origin not in origins
 
 
 def choose_id(headers: Mapping[str, str]) -> str:

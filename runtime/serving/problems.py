@@ -54,14 +54,14 @@ class ProblemError(Exception):
         }
 
 
-def explain_error(error: Exception) -> ProblemError:
+def explain_error(error: Exception, request_id: str) -> ProblemError:
     """`error` as a problem. An error that no client can cause is logged, and its text stays on the server."""
     if isinstance(error, ProblemError):
         return error
     for kind, name in ((AudioError, "audio"), (TokensError, "tokens"), (SettingsError, "settings")):
         if isinstance(error, kind):
             return ProblemError(422, name, error.given, error.expected, error.remedy)
-    log.error("a request failed", exc_info=error)
+    log.error("request %s failed", request_id, exc_info=error)
     return ProblemError(500, "internal", "an error of the server", "an answer", "see the server's log")
 
 
@@ -98,7 +98,7 @@ def install_handlers(app: FastAPI) -> None:
         elif isinstance(error, HTTPException):
             problem = explain_http_error(error)
         else:
-            problem = explain_error(error)
+            problem = explain_error(error, find_request_id(request.scope))
         response = answer_problem(problem, find_request_id(request.scope))
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)

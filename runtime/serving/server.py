@@ -17,15 +17,17 @@ from .app import create_app
 from .service import Service
 from .settings import ServeSettings
 
+SILENT_SECONDS = 5.0  #: after which a connection without a request is closed
+KEEP_SECONDS = 30  #: that a connection is kept for another request; longer than clients keep theirs
 LAST_SECONDS = 2.0  #: between the end of the time to drain and the end of what has not stopped by itself
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1, whose connections are closed if no request has arrived after `timeout_keep_alive` seconds."""
+    """HTTP/1.1, whose connections are closed if no request has arrived after `SILENT_SECONDS`."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(self.timeout_keep_alive, self.close_silent)
+        self.loop.call_later(SILENT_SECONDS, self.close_silent)
 
     def close_silent(self) -> None:
         if self.cycle is None and self.transport.get_protocol() is self:  # else it has become a WebSocket
@@ -81,7 +83,7 @@ def make_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 80
         http=BoundedProtocol,
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=int(limits.drain_seconds + LAST_SECONDS),
-        timeout_keep_alive=5,
+        timeout_keep_alive=KEEP_SECONDS,
         ws_max_size=limits.token_bytes,
         ws_per_message_deflate=False,
         server_header=False,

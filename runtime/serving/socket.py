@@ -62,7 +62,7 @@ async def stream(socket: WebSocket) -> None:
     except RequestValidationError as error:
         await session.close(explain_validation(error))
     except Exception as error:
-        await session.close(explain_error(error))
+        await session.close(explain_error(error, find_request_id(socket.scope)))
 
 
 class Session:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc_runtime.errors import BackendError, MissingExtraError
+from sc_runtime.libraries import import_onnxruntime
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .signals import Signal, seconds
@@ -87,8 +88,7 @@ class PiperVoice:
 
 def load_piper(seed: int) -> Any:
     """Piper's voice, with noise that begins at `seed`: ONNX Runtime seeds its generators when a session is made."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     voice, path = load_piper_once()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
