@@ -29,7 +29,7 @@ _checked: set[tuple[object, ...]] = set()  #: archives whose CRCs were found rig
 def download(repository: str, name: str, revision: str = REVISION) -> Path:
     """One file of a `revision` from the hub, kept in the hub's own cache and not fetched again.
 
-    Raises CheckpointError, for a file that differs from what the hub announced too.
+    Raises CheckpointError, also if the file differs from the one that the hub announced.
     """
     try:
         import huggingface_hub
@@ -112,7 +112,7 @@ def check_archive(path: Path) -> None:
 
 
 def describe_kind(tensor: Tensor) -> str:
-    """What keeps `tensor` from being read as an array. "" if nothing does."""
+    """Why `tensor` cannot be read as an array, or "" if it can."""
     if tensor.is_nested:
         return "nested"
     if tensor.layout is not torch.strided:

@@ -64,7 +64,7 @@ def clear_lock(path: Path) -> Path:
 
 
 def restore(folder: Path, old: Path) -> None:
-    """Rename `old`, which was set aside for a new `folder`, back if there is no `folder`; remove it if there is."""
+    """If `folder` is missing, rename `old` back to it. Else remove `old`, which `folder` has replaced."""
     if old.is_dir() and not old.is_symlink() and not folder.exists():
         old.rename(folder)
     remove_leftover(old)
@@ -130,7 +130,7 @@ def is_folder(path: Path) -> bool:
 
 
 def remove_files(folder: Path, files: list[Path]) -> None:
-    """Remove `files`, the folders above them in `folder` that are empty then, and `folder` if it is."""
+    """Remove `files` from `folder`, then every folder in it that is empty, then `folder` itself if it is empty."""
     for path in files:
         path.unlink(missing_ok=True)
     for path in sorted((path for path in folder.rglob("*") if is_folder(path)), reverse=True):
