@@ -42,7 +42,7 @@ QUICK = (
     "1",
     "--backend",
     "onnxruntime",
-)  #: options of decoding; this backend loads the tiny networks fastest
+)  #: options; this backend loads the tiny networks fastest
 HEAVY = {"numpy", "onnxruntime", "openvino", "soundfile", "soxr", "kaldi_native_fbank", "matplotlib", "rich", "torch"}
 
 
