@@ -146,7 +146,7 @@ def print_plans(console: Console, plans: list[BuiltPlan]) -> None:
 
 
 def run_arguments(arguments: list[str], program: str) -> int:
-    """Run the command of `arguments` as part of `program`. Returns the exit code. Raises what the command raises."""
+    """Run the build command with `arguments` as part of `program`. Returns the exit code. Exceptions pass through."""
     with torch.no_grad():
         return typer.main.get_command(app)(arguments, prog_name=program, standalone_mode=False) or 0
 

@@ -21,7 +21,7 @@ from sc_runtime.errors import CheckpointError
 
 from .spec import Shapes
 
-REVISION = "main"  #: of a repository, where none is named
+REVISION = "main"  #: of a repository, if none is named
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _checked: set[tuple[object, ...]] = set()  #: archives whose CRCs were found right, by path and stamp
 
@@ -55,7 +55,7 @@ def download(repository: str, name: str, revision: str = REVISION) -> Path:
 
 
 def find_revision(path: Path) -> str:
-    """The commit of a file that `download` returned, by which the same file is found again."""
+    """The commit of a file that `download` returned. The same file can be fetched again from that commit."""
     parts = path.parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
     return commit if COMMIT.fullmatch(commit) else REVISION

@@ -17,7 +17,7 @@ from sc_runtime.files import TEMPORARY
 
 #: Files that a build writes, and lists in the manifest.
 WRITTEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(onnx|onnx\.data|npy|xml|bin)")
-#: Files that no manifest lists: TensorRT plans and their descriptions, and what earlier versions kept.
+#: Files that no manifest lists: TensorRT plans and their descriptions, and files of earlier versions.
 UNLISTED = re.compile(r"plans/(tensorrt|rtx)-[0-9A-Za-z.+_]+-sm\d+/[a-z_]+\.(plan|json)|\.verified\.json")
 
 
@@ -56,7 +56,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def clear_lock(path: Path) -> Path:
-    """`path`, after a link or a file that is not empty is removed there: taking a lock would empty the linked file."""
+    """Remove a link or a file that is not empty from `path`; return `path`. Taking a lock would empty that file."""
     with suppress(FileNotFoundError):
         if path.is_symlink() or path.lstat().st_size:
             path.unlink()
@@ -71,7 +71,7 @@ def restore(folder: Path, old: Path) -> None:
 
 
 def remove_leftover(folder: Path) -> None:
-    """Remove a folder that a killed build has left, or a link of its name.
+    """Remove a folder that a killed build has left, or a link under its name.
 
     Raises BundleError, and removes nothing, if it holds a file that no build writes.
     """
@@ -108,7 +108,7 @@ def list_own_files(folder: Path) -> list[Path]:
 
 
 def read_listed(path: Path) -> set[str] | None:
-    """The names that the manifest `path` lists, as far as a build writes such files. None if it is no manifest.
+    """The files that the manifest `path` lists and that a build may have written. None if it is no manifest.
 
     A manifest that was altered, or that states what this version refuses, still counts: its bundle may be built again.
     """

@@ -21,7 +21,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The caches of this session, and those of other programs, lie in a folder of its own, not in the user's.
+    """The caches of this session, and those of other programs, lie in a temporary folder, not in the user's.
 
     They are cold. A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
     """

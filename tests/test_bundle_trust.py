@@ -214,7 +214,7 @@ def test_bytes_that_are_no_text_are_one_clear_error(copy: Path) -> None:
 
 
 def test_a_codebook_that_is_cut_after_loading_is_one_clear_error(copy: Path) -> None:
-    """Mapping more than the file holds would kill the process at the first access."""
+    """A mapping longer than the file would kill the process at the first access."""
     bundle = Bundle.load(copy)
     bundle.load_codebook("acoustic")
     os.truncate(copy / "acoustic.npy", 5000)

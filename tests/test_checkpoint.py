@@ -392,7 +392,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path, compression: int) -> No
 
 
 def test_an_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
-    """zipfile checks the one and torch may read the other."""
+    """zipfile may check one of them while torch reads the other."""
     path = tmp_path / "twice.ckpt"
     torch.save({"a": torch.arange(1000.0)}, path)
     with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
@@ -404,7 +404,7 @@ def test_an_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> N
 
 
 def test_a_flipped_bit_never_changes_a_tensor(tmp_path: Path) -> None:
-    """Every bit of a small file: an error of this package, or the tensors that were saved."""
+    """Each bit of a small file is flipped: reading raises an error of this package, or gives the saved tensors."""
     state = {"a": torch.arange(6.0), "b": torch.ones(2, 2, dtype=torch.float16)}
     path = tmp_path / "small.ckpt"
     torch.save(state, path)

@@ -1019,7 +1019,7 @@ def test_an_error_of_the_system(fails, speech, monkeypatch):
 
 
 def test_caches_are_shown_and_emptied(call, tmp_path, monkeypatch):
-    """What the program did not write there stays."""
+    """Files that the program did not write there stay."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept = tmp_path / "cache" / "sc-runtime" / "bundles" / "notes.txt"
     kept.parent.mkdir(parents=True)

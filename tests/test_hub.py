@@ -227,7 +227,7 @@ def test_nothing_is_fetched_twice(repository: Path, tmp_path: Path) -> None:
 
 
 def test_all_files_are_of_one_commit_which_is_found_again(repository: Path, tmp_path: Path) -> None:
-    """The branch moves after the first file: the others are those of the commit that it had."""
+    """The branch moves after the first file. The other files come from the commit of the first."""
     with serving(Hub(repository)) as hub:
         first = fetch(hub.address, tmp_path, 4096)
         downloads = [path for method, path, _ in hub.paths if method == "GET" and path.startswith(f"/{REPOSITORY}/")]

@@ -282,7 +282,7 @@ def test_a_plan_without_its_record_is_none(bundle: Bundle, target: Target, recor
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, "\x00", '{"source": 1, "bytes": "x"}', "NaN"])
-def test_a_description_that_is_none_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
+def test_a_malformed_description_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
     locate_plan(bundle, QUICK, target).with_suffix(".json").write_text(text)
     with pytest.raises(BundleError, match=f"no plan of {QUICK}"):
         find_plan(bundle, QUICK, target)
@@ -292,7 +292,7 @@ def test_a_description_that_is_none_raises_nothing(bundle: Bundle, target: Targe
 def test_a_plan_from_a_stranger_is_not_loaded(
     bundle: Bundle, target: Target, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its description is right in every value, as a stranger makes it. The bundle is as another user gets it."""
+    """An attacker can make every value of its description right. The bundle is as another user receives it."""
     assert find_plan(bundle, QUICK, target)
     monkeypatch.setattr(tensorrt, "choose_target", lambda bundle: target)
     assert tensorrt.has_plans(bundle)
@@ -312,7 +312,7 @@ def test_emptying_the_caches_keeps_the_records_of_plans(bundle: Bundle, target: 
 
 
 def test_a_plan_is_not_written_through_links(bundle: Bundle, target: Target, tmp_path: Path) -> None:
-    """Neither through one under the plan's name nor through one in place of its folder."""
+    """This holds for a link under the plan's name and for one in place of its folder."""
     (victim := tmp_path / "victim").mkdir()
     (victim / "file").write_text("mine")
     plan = locate_plan(bundle, QUICK, target)
