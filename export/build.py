@@ -55,8 +55,8 @@ def main(
     precision: Annotated[
         str,
         typer.Option(
-            help="Of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is harmless, for "
-            "OpenVINO on processors."
+            help="Precision of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is "
+            "harmless, for OpenVINO on processors."
         ),
     ] = "float32",
     engines: Annotated[
@@ -109,16 +109,16 @@ def main(
 
 
 def check_int8(export: CodecExport, codec: str, engines: str | None) -> None:
-    """Raises SettingsError where int8 graphs cannot be, MissingExtraError without what makes them."""
+    """Raises SettingsError if int8 is impossible, MissingExtraError if NNCF or OpenVINO is not installed."""
     if not export.int8:
-        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: of no graph of it was int8 measured")
+        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: none of its graphs was measured in int8")
     if engines:
         raise SettingsError(f"--engines {engines} with --precision int8", "--precision fp16: int8 is for processors")
     require_nncf()
 
 
 def parse_vocabularies(text: str | None, published: tuple[int, ...]) -> tuple[int, ...]:
-    """By default the last of the `published`."""
+    """The vocabularies that `text` lists; without `text` the last of the `published`."""
     if text is None:
         return published[-1:]
     try:
@@ -146,7 +146,7 @@ def print_plans(console: Console, plans: list[BuiltPlan]) -> None:
 
 
 def run_arguments(arguments: list[str], program: str) -> int:
-    """Run the command of `arguments` as part of `program`. Returns the exit code. Raises what the command raises."""
+    """Run the build command with `arguments` as part of `program`. Returns the exit code. Exceptions pass through."""
     with torch.no_grad():
         return typer.main.get_command(app)(arguments, prog_name=program, standalone_mode=False) or 0
 

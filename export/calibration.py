@@ -1,7 +1,7 @@
-"""Quantisation of a graph by NNCF, its ranges calibrated on what decoding the demo's recording feeds it.
+"""Quantises a graph by NNCF. The ranges are calibrated on the graph's inputs in a decoding of the demo's recording.
 
-The graphs are OpenVINO's own files. As ONNX (QuantizeLinear, DequantizeLinear) OpenVINO 2026.4 computes the T-UNet
-wrongly, by 38 %, and ONNX Runtime runs it no faster than float32.
+The graphs are stored in OpenVINO's own format. From ONNX (QuantizeLinear, DequantizeLinear) OpenVINO 2026.4 computes
+the T-UNet with an error of 38 %, and ONNX Runtime runs it no faster than float32.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def import_nncf() -> ModuleType:
 
 
 def record_decoding(bundle: Bundle, graphs: Iterable[str], backend: Backend) -> Recorder:
-    """Code and decode the demo's recording, of two windows, and record what the `graphs` of `bundle` get."""
+    """Encode and decode the demo's recording, two windows long, and record the inputs of the `graphs` of `bundle`."""
     recorder = Recorder(backend, frozenset(graphs))
     codec = Codec(bundle, recorder)
     codec.decode(codec.encode(SPEECH_AND_MUSIC), preset=PRESET)

@@ -21,7 +21,7 @@ from sc_runtime.errors import CheckpointError
 
 from .spec import Shapes
 
-REVISION = "main"  #: of a repository, where none is named
+REVISION = "main"  #: of a repository, if none is named
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _checked: set[tuple[object, ...]] = set()  #: archives whose CRCs were found right, by path and stamp
 
@@ -29,7 +29,7 @@ _checked: set[tuple[object, ...]] = set()  #: archives whose CRCs were found rig
 def download(repository: str, name: str, revision: str = REVISION) -> Path:
     """One file of a `revision` from the hub, kept in the hub's own cache and not fetched again.
 
-    Raises CheckpointError, for a file that differs from what the hub announced too.
+    Raises CheckpointError, also if the file differs from the one that the hub announced.
     """
     try:
         import huggingface_hub
@@ -41,7 +41,7 @@ def download(repository: str, name: str, revision: str = REVISION) -> Path:
     logging.set_verbosity_error()  # it retries by itself, and would print a warning each time
     try:
         path = Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-    except Exception as error:  # the hub's client passes on those of the HTTP library and of the disk
+    except Exception as error:  # the hub's client passes on errors of the HTTP library and of the disk
         raise CheckpointError(
             f"cannot download {name} of {repository} from the hub ({explain(error)})",
             "a connection to the hub",
@@ -55,7 +55,7 @@ def download(repository: str, name: str, revision: str = REVISION) -> Path:
 
 
 def find_revision(path: Path) -> str:
-    """The commit of a file that `download` returned, by which the same file is found again."""
+    """The commit of a file that `download` returned. The same file can be fetched again from that commit."""
     parts = path.parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
     return commit if COMMIT.fullmatch(commit) else REVISION
@@ -112,7 +112,7 @@ def check_archive(path: Path) -> None:
 
 
 def describe_kind(tensor: Tensor) -> str:
-    """What keeps `tensor` from being read as an array. "" if nothing does."""
+    """Why `tensor` cannot be read as an array, or "" if it can."""
     if tensor.is_nested:
         return "nested"
     if tensor.layout is not torch.strided:

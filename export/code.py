@@ -63,7 +63,7 @@ def locate(module: str, folder: Path) -> Path:
 
 
 def list_imports(path: Path, module: str) -> Iterator[tuple[str, str]]:
-    """(module, name in it) of all that the file `path` of `module` imports of this package, anywhere in the file.
+    """(module, name in it) of every import from this package in the file `path` of `module`, nested ones too.
 
     The name is empty if the module itself is imported.
     """

@@ -1,7 +1,7 @@
 """ONNX graph to TensorRT plan, by polygraphy, for TensorRT and TensorRT-RTX alike.
 
 Networks are strongly typed: a plan computes in the types that its graph states, and float32 is float32, not TF32. A
-plan that matches is kept. A plan that a neighbouring bundle holds of the same graph is linked.
+plan that matches is kept. A neighbouring bundle's plan of the same graph is linked.
 
 TensorRT times its kernels on the GPU at hand, and keeps the times in the user's cache folder for the next build.
 TensorRT-RTX compiles kernels when a plan is loaded, so it builds without a GPU and without timing.
@@ -46,8 +46,8 @@ from sc_runtime.cuda.device import find_capability
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError, SettingsError, first_line
 from sc_runtime.files import link_or_copy, make_folder, replacing, write_atomically
 
-DEFAULT_CAPABILITY = (8, 9)  #: of plans by TensorRT-RTX where there is no GPU
-TIMINGS = Cache("tensorrt", ".timings")  #: of kernels, which spare TensorRT measuring them again
+DEFAULT_CAPABILITY = (8, 9)  #: compute capability of TensorRT-RTX's plans if there is no GPU
+TIMINGS = Cache("tensorrt", ".timings")  #: measured times of kernels; TensorRT need not measure them again
 LOGGER = "Polygraphy"  #: the name under which polygraphy logs
 
 
@@ -80,7 +80,7 @@ def choose_targets(engines: str | None, capabilities: str | None) -> list[Target
         if present is None:
             raise BackendError(
                 "--engines tensorrt without a GPU",
-                "the one that the plans are for",
+                "the GPU that the plans are for",
                 "or --engines rtx, which needs none",
             )
         chosen = [present]
@@ -115,7 +115,7 @@ def check_capabilities(capabilities: list[tuple[int, int]], module: Any) -> None
 def build_plans(
     bundle: Bundle, target: Target, *, force: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> list[BuiltPlan]:
-    """A plan for `target` of every graph in `bundle` that is for GPUs. `force` builds plans again that exist.
+    """Build a plan for `target` of every graph in `bundle` that is for GPUs. `force` rebuilds plans that exist.
 
     Raises BundleError, BackendError, OutputError, SettingsError.
     """
@@ -137,7 +137,7 @@ def build_plans(
 
 
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
-    """Compile one graph and put the plan in its place, also if there is a plan already."""
+    """Compile one graph and write its plan. An older plan is replaced."""
     path, started = bundle.find_graph(graph), time.perf_counter()
     compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
@@ -153,9 +153,9 @@ def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
 
 
 def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> None:
-    """Link every plan for `target` (its name, or "*" for any) that `donors` hold of a graph of `bundle`.
+    """Link the donors' plans for `target` (its name, or "*" for any) of graphs that `bundle` has too.
 
-    Plans that this user has not built are left.
+    Plans that another user built are not linked.
     """
     for donor in donors:
         for plan in donor.glob(f"{FOLDER}/{target}/*.plan"):

@@ -40,7 +40,7 @@ def write_recipe(
     description = describe_graph(export.graphs[name], sizes)
     modules = {"trace", *LOWERING[precision], *description.modules}
     facts: list[object] = [name, description.facts, weights.identity, [version(package) for package in PACKAGES]]
-    if precision == "int8":  # its ranges are those of a decoding, by all that the codec is
+    if precision == "int8":  # the ranges come from a decoding, which runs the whole codec
         facts += [sizes, export.int8[name], [version(package) for package in ROUNDING_PACKAGES]]
         facts += [hash_file(SPEECH_AND_MUSIC), PRESETS[PRESET]]
     if weights.half and precision != "fp16":
@@ -51,7 +51,7 @@ def write_recipe(
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a graph says of itself at given sizes: facts, and the modules of the export that make it."""
+    """What a graph is made from at given sizes: facts, and the modules of the export that make it."""
 
     facts: tuple[object, ...]
     modules: frozenset[str]
@@ -98,7 +98,7 @@ def name_module(module: str) -> str | None:
 
 
 class Noted:
-    """Stands in for a record of settings, and notes what is read of it under the record's name and the field's."""
+    """Stands in for a record of settings. Notes each field that is read, under the record's name and the field's."""
 
     def __init__(self, record: object, values: dict[str, Any]) -> None:
         self._record, self._values = record, values

@@ -17,7 +17,7 @@ from sc_runtime.files import TEMPORARY
 
 #: Files that a build writes, and lists in the manifest.
 WRITTEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(onnx|onnx\.data|npy|xml|bin)")
-#: Files that no manifest lists: TensorRT plans and their descriptions, and what earlier versions kept.
+#: Files that no manifest lists: TensorRT plans and their descriptions, and files of earlier versions.
 UNLISTED = re.compile(r"plans/(tensorrt|rtx)-[0-9A-Za-z.+_]+-sm\d+/[a-z_]+\.(plan|json)|\.verified\.json")
 
 
@@ -25,9 +25,9 @@ UNLISTED = re.compile(r"plans/(tensorrt|rtx)-[0-9A-Za-z.+_]+-sm\d+/[a-z_]+\.(pla
 def staging(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `folder` if the block succeeds, and is removed if it does not.
 
-    A lock lets one process at a time build `folder`; the system frees it when the process dies. What a killed build
-    has left is therefore in nobody's use, and is removed. Raises BundleError if `folder`, or a hidden folder beside it
-    of a name that builds use, holds anything that no build wrote, OutputError for every OSError.
+    A lock lets one process at a time build `folder`; the system frees it when the process dies. So no process uses the
+    files that a killed build left, and they are removed. Raises BundleError if `folder`, or a hidden folder beside it
+    whose name builds use, holds anything that no build wrote, OutputError for every OSError.
     """
     stage, old = (folder.with_name(f".{folder.name}.{role}") for role in ("partial", "old"))
     try:
@@ -56,7 +56,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def clear_lock(path: Path) -> Path:
-    """`path`, after a link or a file that is not empty is removed there: taking a lock would empty the linked file."""
+    """Remove a link or a file that is not empty from `path`; return `path`. Taking a lock would empty that file."""
     with suppress(FileNotFoundError):
         if path.is_symlink() or path.lstat().st_size:
             path.unlink()
@@ -64,14 +64,14 @@ def clear_lock(path: Path) -> Path:
 
 
 def restore(folder: Path, old: Path) -> None:
-    """Rename `old`, which was set aside for a new `folder`, back if there is no `folder`; remove it if there is."""
+    """If `folder` is missing, rename `old` back to it. Else remove `old`, which `folder` has replaced."""
     if old.is_dir() and not old.is_symlink() and not folder.exists():
         old.rename(folder)
     remove_leftover(old)
 
 
 def remove_leftover(folder: Path) -> None:
-    """Remove a folder that a killed build has left, or a link of its name.
+    """Remove a folder that a killed build has left, or a link under its name.
 
     Raises BundleError, and removes nothing, if it holds a file that no build writes.
     """
@@ -108,7 +108,7 @@ def list_own_files(folder: Path) -> list[Path]:
 
 
 def read_listed(path: Path) -> set[str] | None:
-    """The names that the manifest `path` lists, as far as a build writes such files. None if it is no manifest.
+    """The files that the manifest `path` lists and that a build may have written. None if it is no manifest.
 
     A manifest that was altered, or that states what this version refuses, still counts: its bundle may be built again.
     """
@@ -130,7 +130,7 @@ def is_folder(path: Path) -> bool:
 
 
 def remove_files(folder: Path, files: list[Path]) -> None:
-    """Remove `files`, the folders above them in `folder` that are empty then, and `folder` if it is."""
+    """Remove `files` from `folder`, then every folder in it that is empty, then `folder` itself if it is empty."""
     for path in files:
         path.unlink(missing_ok=True)
     for path in sorted((path for path in folder.rglob("*") if is_folder(path)), reverse=True):

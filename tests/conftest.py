@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 BUNDLES = ROOT / "build" / "test-bundles"
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of the tests that import ONNX Runtime themselves
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import ONNX Runtime themselves
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The caches of this session, and those of other programs, lie in a folder of its own, not in the user's.
+    """The caches of this session, and those of other programs, lie in a temporary folder, not in the user's.
 
     They are cold. A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
     """
@@ -41,7 +41,7 @@ def build_test_bundle(
     precision: str = "float32",
     codec: str = "semanticodec",
 ) -> Path:
-    """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
+    """A bundle of stand-in weights. It is built again only if its recipes have changed."""
     from sc_runtime.export.builder import build_bundle, name_bundle
     from sc_runtime.export.registry import find_export
     from sc_runtime.export.seeded import SeededWeights
@@ -77,12 +77,12 @@ def tiny_fp16_unicodec() -> Path:
 
 
 def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticodec") -> None:
-    """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
+    """Make bundles of `codec` hold only the graphs `names`, until `patch` is undone."""
     from sc_runtime.export.registry import find_export
 
     export = find_export(codec)
     patch.setattr(export, "graphs", {name: graph for name, graph in export.graphs.items() if name in names})
-    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # it needs every graph
 
 
 @pytest.fixture(scope="session")

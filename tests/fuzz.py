@@ -1,4 +1,4 @@
-"""Fuzzers of everything that a stranger may send: each case ends in a value or in an error of this package.
+"""Fuzzers of every input from an untrusted source: each case ends in a value or in an error of this package.
 
 `python -m tests.fuzz --minutes 10 [--only NAME] [--seed 0]` runs them in turn and prints their figures. A case that
 raises anything else is printed with its number: `python -m tests.fuzz --only NAME --case NUMBER` repeats it.
@@ -38,9 +38,9 @@ from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.tokens import Tokens
 
 RATE, MAX_SECONDS = 16_000, 60.0
-#: Values that take the place of one in a manifest.
+#: Values that replace a value of a manifest.
 FALSE_VALUES = (None, True, -1, 0, 1.5, "x", "", [], {}, [None], {"a": 1}, 1e400, 10**30, "../x", "\0", "\ud800")
-#: Numbers that take the place of bytes.
+#: Numbers that replace bytes.
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 
 Case = Callable[[random.Random, Path], None]
@@ -75,7 +75,7 @@ def damage(data: bytes, generator: random.Random) -> bytes:
 
 
 def fuzz_container(generator: random.Random, folder: Path) -> None:
-    """An .sct file whose CRC is right whatever its header states, so that the reader goes on."""
+    """An .sct file with any header and the right CRC, so that the reader does not stop at the CRC."""
     config = SemantiCodecConfig(tps=generator.choice((25, 50, 100)), vocab=generator.choice((4096, 32768)))
     codes = np.random.default_rng(generator.randrange(2**32)).integers(0, 4096, (generator.randrange(1, 50), 2))
     data = bytearray(damage(Tokens(codes, config).to_bytes(), generator))
@@ -115,7 +115,7 @@ def fuzz_npy(generator: random.Random, folder: Path) -> None:
 
 @cache
 def make_recordings() -> list[bytes]:
-    """A quarter of a second in every container that libsndfile writes and the reader has code for."""
+    """A quarter of a second in every container that libsndfile writes and that the reader parses itself."""
     samples = np.sin(np.arange(RATE // 4) / 20).astype(np.float32)
     found = []
     for kind in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU", "W64", "RF64", "NIST"):
@@ -143,7 +143,7 @@ def fuzz_audio(generator: random.Random, folder: Path) -> None:
 
 @cache
 def read_manifest_text() -> str:
-    """The embedded manifest with two weights a graph, so that a case is short."""
+    """The embedded manifest with two weights for each graph, so that a case is short."""
     raw = json.loads((EMBEDDED / MANIFEST).read_text())
     raw.pop("sha256", None)
     for graph in raw["graphs"].values():
@@ -184,7 +184,7 @@ def fuzz_manifest(generator: random.Random, folder: Path) -> None:
 
 
 def fuzz_bundle(generator: random.Random, folder: Path) -> None:
-    """A bundle of which one file is damaged, and whose manifest states the hash of the damage."""
+    """A bundle with one damaged file. The manifest states the damaged file's hash."""
     bundle = folder / "bundle"
     if not bundle.exists():
         bundle.mkdir()
@@ -254,12 +254,12 @@ FUZZERS: dict[str, Case] = {
 
 
 def run_case(name: str, seed: int, number: int, folder: Path) -> None:
-    """Run one case of the fuzzer `name`. Raises whatever is wrong."""
+    """Run one case of the fuzzer `name`. An exception that is no error of this package passes through."""
     FUZZERS[name](random.Random(f"{name} {seed} {number}"), folder)
 
 
 def run_fuzzer(name: str, seed: int, seconds: float) -> tuple[int, int]:
-    """(cases, those that raised something else), for `seconds`. Each is printed."""
+    """Run cases for `seconds`. Returns their number, and that of cases with other exceptions, which are printed."""
     folder, end, number, raw = Path(tempfile.mkdtemp(prefix="sc-runtime-fuzz-")), time.monotonic() + seconds, 0, 0
     try:
         while time.monotonic() < end:

@@ -39,7 +39,7 @@ class Served:
         return httpx.Client(base_url=self.url, timeout=120, headers=headers)
 
     def wait_idle(self, seconds: float = 20.0) -> None:
-        """Until no request is left and the worker has no decoding."""
+        """Wait until no request is left and the worker has no decoding."""
         wait_until(lambda: not self.service.admission.tickets and not self.service.worker.jobs, seconds)
 
 

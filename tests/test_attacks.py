@@ -1,4 +1,4 @@
-"""Archives with links under every name that the program writes, and folders of somebody else in its way.
+"""Archives with links under every name that the program writes, and foreign folders where it would write.
 
 Every link leads to a victim's folder outside. Afterwards the victim's folder holds what it held before.
 """
@@ -111,7 +111,7 @@ def test_a_bundle_of_links_is_replaced_without_following_them(victim: Path, copy
 
 
 @pytest.mark.parametrize("manifest", ["web page", "of this format", "another format", "number", "deep"])
-def test_a_thesis_beside_a_manifest_and_a_graph_is_left_alone(tmp_path: Path, manifest: str) -> None:
+def test_a_foreign_file_beside_a_manifest_and_a_graph_is_kept(tmp_path: Path, manifest: str) -> None:
     raw = json.loads((EMBEDDED / MANIFEST).read_text())
     raw["files"]["thesis.tex"] = {"bytes": 3, "sha256": "0" * 64}
     text = {
@@ -164,7 +164,7 @@ def test_a_hidden_folder_of_somebody_else_is_kept(copy: Path, role: str) -> None
 
 
 def test_a_bundle_with_plans_and_leftovers_is_replaced(copy: Path) -> None:
-    """And nothing but its own files goes: damaged, altered, or with the files of earlier versions."""
+    """Only the bundle's own files are removed, also if it is damaged, altered or of an earlier version."""
     for name in ("plans/rtx-1.7.1.116-sm89/hifigan.plan", "plans/rtx-1.7.1.116-sm89/hifigan.json", ".verified.json"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text("x")
@@ -213,7 +213,7 @@ def test_an_output_that_is_a_link_out_of_its_folder_is_refused(victim: Path, tmp
 def test_encoding_a_strangers_folder_writes_nothing_outside(
     victim: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside its recordings, and into a folder that it brings."""
+    """Links beside its recordings, and links in an output folder that it contains, are not followed."""
     source, out = tmp_path / "source", tmp_path / "out"
     (source / "sub").mkdir(parents=True)
     for name in ("a.wav", "sub/b.wav"):

@@ -58,7 +58,7 @@ def test_every_format_is_refused(suffix: str, undecoded: None) -> None:
 
 
 def test_a_length_that_is_not_stated_is_refused_at_the_limit() -> None:
-    """An endless source: it is read for 30 seconds of sound, and no further."""
+    """From an endless source only 30 seconds of audio are read."""
     read = 0
     with pytest.raises(AudioError, match=r"stream: 31\.0 s of audio or more; expected at most 30 s"):
         for _ in limit_length(repeat(np.zeros(RATE, np.float32)), "stream", RATE, 30):

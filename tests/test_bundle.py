@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, or it is refused by name."""
+"""A bundle equals the description in its manifest, or an error names the file that differs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import load_manifest
 
 @pytest.fixture
 def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged, its verification memory gone."""
+    """A copy that tests may damage, without the record of verified files."""
     target = tmp_path / "copy"
     shutil.copytree(tiny_bundle, target)
     (target / VERIFIED).unlink(missing_ok=True)
@@ -33,7 +33,7 @@ def open_everything(path: Path) -> None:
     codec.decode(codec.encode(np.zeros(1000, np.float32)), steps=1)
 
 
-def test_a_sound_bundle_opens_and_remembers_what_it_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_intact_bundle_opens_and_is_hashed_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_everything(copy)
     assert not (copy / VERIFIED).exists()  # nothing is written to a bundle
     monkeypatch.setattr(store, "hash_file", lambda path: pytest.fail(f"{path} hashed twice"))
@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_one_clear_error(copy: Path, damage) -> None:
         (lambda raw: raw.update(vocabularies=[4096, 0]), "vocab 0; expected a positive number"),
     ],
 )
-def test_a_manifest_of_a_codec_that_is_none_names_it(copy: Path, damage, message: str) -> None:
+def test_an_unknown_codec_or_setting_of_a_manifest_is_named(copy: Path, damage, message: str) -> None:
     raw = load_manifest(copy)
     damage(raw)
     (copy / MANIFEST).write_text(json.dumps(raw | {"trained": True}))
@@ -144,7 +144,7 @@ def test_a_manifest_of_the_other_codec_does_not_fit_these_settings(copy: Path) -
 
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_unicodec"])
 def test_settings_come_back_from_a_manifest(bundle: str, request: pytest.FixtureRequest) -> None:
-    """Of either codec and every vocabulary: what the file holds gives the configuration it was made from."""
+    """For both codecs and every vocabulary the manifest restores the configuration that it was made from."""
     manifest = Bundle.load(request.getfixturevalue(bundle)).manifest
     assert manifest.vocabularies
     for vocab in manifest.vocabularies:

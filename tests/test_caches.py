@@ -1,4 +1,4 @@
-"""Caches: optional, checked, bounded. And nothing is written, or looked up, that is not the program's."""
+"""Caches are optional, checked and bounded. The program writes only its own files and looks up no address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROUND_TRIP = """
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The program's folder of a user's cache folder of this test alone."""
+    """The program's folder in a cache folder that belongs to this test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(caches, "_reported", set())
     return tmp_path / "cache" / "sc-runtime"
@@ -62,7 +62,7 @@ def lines() -> Iterator[list[str]]:
 
 
 def run_python(code: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`code` in a process of its own that has these environment variables changed; "" removes one."""
+    """Run `code` in another process with these environment variables; "" removes one."""
     environment = {name: value for name, value in {**os.environ, **variables}.items() if value}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
@@ -262,7 +262,7 @@ def test_an_altered_compiled_graph_is_compiled_again(tiny_bundle: Path, home: Pa
 def test_a_kept_graph_that_openvino_refuses_is_compiled_again(
     tiny_bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it was written, but not by this OpenVINO."""
+    """The file is intact, but another OpenVINO wrote it."""
     bundle = Bundle.load(tiny_bundle)
     latent = np.zeros((1, 8, 256, 16), np.float32)
     graph = choose_backend("openvino").open(bundle, "vae_decoder")

@@ -1,4 +1,4 @@
-"""A checkpoint folder in the published layout is read as it is, and refused in one line that names what is wrong."""
+"""A checkpoint folder in the published layout is read. Any other is refused in one line that names the fault."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_seeded_weights_of_the_same_seed_are_the_same(folder: Path) -> None:
 
 
 def test_tensors_are_mapped_from_the_disk(folder: Path) -> None:
-    """Two copies of the largest network would not fit: what is read lies in the file's pages."""
+    """Tensors lie in the file's pages, because two copies of the largest network would not fit into memory."""
     tensors = read_tensors("encoder", Folder(folder, TPS), SIZES)
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -306,7 +306,7 @@ def test_a_codebook_is_known_by_its_shape_not_its_name(folder: Path) -> None:
     np.testing.assert_array_equal(Folder(folder, TPS).centroids(16384, WIDTH), centroids(1, 16384, WIDTH))
 
 
-def test_of_two_codebooks_of_one_shape_the_published_name_decides(folder: Path) -> None:
+def test_the_published_name_decides_between_codebooks_of_one_shape(folder: Path) -> None:
     other = folder / "codebook_idx" / "a_first_folder" / "codebook_2048_0.npy"
     other.parent.mkdir()
     np.save(other, centroids(2, VOCAB, WIDTH))
@@ -348,7 +348,7 @@ def damage_codebook(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "pickled", "header", "integers", "archive"])
-def test_a_damaged_codebook_is_named_and_does_not_hide_a_sound_one(folder: Path, kind: str) -> None:
+def test_a_damaged_codebook_is_named_and_does_not_hide_an_intact_one(folder: Path, kind: str) -> None:
     path = next(folder.glob("codebook_idx/*/codebook_2048_0.npy"))
     sound = path.read_bytes()
     damage_codebook(path, kind)
@@ -392,7 +392,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path, compression: int) -> No
 
 
 def test_an_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
-    """zipfile checks the one and torch may read the other."""
+    """zipfile may check one of them while torch reads the other."""
     path = tmp_path / "twice.ckpt"
     torch.save({"a": torch.arange(1000.0)}, path)
     with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
@@ -404,7 +404,7 @@ def test_an_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> N
 
 
 def test_a_flipped_bit_never_changes_a_tensor(tmp_path: Path) -> None:
-    """Every bit of a small file: an error of this package, or the tensors that were saved."""
+    """Each bit of a small file is flipped: reading raises an error of this package, or gives the saved tensors."""
     state = {"a": torch.arange(6.0), "b": torch.ones(2, 2, dtype=torch.float16)}
     path = tmp_path / "small.ckpt"
     torch.save(state, path)

@@ -37,7 +37,12 @@ from tests.conftest import load_manifest
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
 SECOND = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000).astype(np.float32)
 CODES = np.random.default_rng(4).integers(0, 4096, (29, 2))
-QUICK = ("--steps", "1", "--backend", "onnxruntime")  #: of decoding; this backend loads the tiny networks fastest
+QUICK = (
+    "--steps",
+    "1",
+    "--backend",
+    "onnxruntime",
+)  #: options; this backend loads the tiny networks fastest
 HEAVY = {"numpy", "onnxruntime", "openvino", "soundfile", "soxr", "kaldi_native_fbank", "matplotlib", "rich", "torch"}
 
 
@@ -277,7 +282,7 @@ def test_a_folder_keeps_its_shape_and_one_bad_file_stops_nothing(call, speech, t
     (tmp_path / "empty").mkdir()
     code, _, err = call("encode", "set", "gone.wav", "empty", "-o", "out")
     assert code == 1
-    lines = err.splitlines()  # libmpg123 has a comment on the MP3, which is muted
+    lines = err.splitlines()  # libmpg123 prints a remark on the MP3, which is suppressed
     assert len(lines) == 4, lines
     for name in ("empty", "set/bad.wav", "set/bad.mp3.mp3", "gone.wav"):
         assert any(line.startswith(f"error: {name}") for line in lines)
@@ -361,7 +366,7 @@ def test_nonsense_on_standard_input(fails, tmp_path, command, given):
 
 @POSIX
 @pytest.mark.parametrize("arguments", [["encode", "speech.wav", "-o", "-"], ["info", "speech.wav", "--json"]])
-def test_a_reader_that_left_is_no_error(speech, environment, arguments):
+def test_a_closed_pipe_is_no_error(speech, environment, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "sc_runtime.cli", *arguments]
@@ -918,7 +923,7 @@ def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
 # --- outputs that cannot be written ----------------------------------------------------------------------------
 
 
-def test_outputs_that_cannot_be(fails, speech, tokens, tmp_path):
+def test_impossible_outputs(fails, speech, tokens, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.sct").mkdir()
     fails("encode", "speech.wav", "-o", "nowhere/out.sct", words=["nowhere"])
@@ -1014,7 +1019,7 @@ def test_an_error_of_the_system(fails, speech, monkeypatch):
 
 
 def test_caches_are_shown_and_emptied(call, tmp_path, monkeypatch):
-    """What the program did not write there stays."""
+    """Files that the program did not write there stay."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept = tmp_path / "cache" / "sc-runtime" / "bundles" / "notes.txt"
     kept.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ SOURCES = ("export", "kernels", "runtime")
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """`kind` "sdist" or "wheel", of the files in `source`, by the backend that pip calls."""
+    """Build a `kind` ("sdist" or "wheel") of the files in `source` with the build backend that pip calls."""
     target.mkdir(exist_ok=True)
     command = [sys.executable, "-c", BUILD, f"build_{kind}", str(target)]
     output = subprocess.run(command, cwd=source, check=True, capture_output=True, text=True).stdout

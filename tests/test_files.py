@@ -41,7 +41,7 @@ def list_hidden(folder: Path) -> list[str]:
 
 
 def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
-    """And the file of a writer that is at work is not."""
+    """The file of a writer that still runs is kept."""
     dead, alive = (start_writer(tmp_path / f"{name}.wav") for name in ("dead", "alive"))
     try:
         assert len(list_hidden(tmp_path)) == 2
@@ -61,7 +61,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 
 
 def test_another_machines_file_is_removed_after_a_day(tmp_path: Path) -> None:
-    """Its lock may be invisible here."""
+    """Locks of another machine may be invisible here, so only the age counts."""
     path = tmp_path / f"{files.PREFIX}{'0' * 8}-{'1' * 16}.sct"
     path.touch()
     files.remove_abandoned(tmp_path)
@@ -80,7 +80,7 @@ def test_files_of_other_names_are_kept(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_what_is_no_file_is_kept(tmp_path: Path, kind: str) -> None:
+def test_links_pipes_and_folders_are_kept(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"{files.PREFIX}{files.name_machine()}-{'1' * 16}.sct"
     (tmp_path / "mine").write_text("mine")
     if kind == "link":

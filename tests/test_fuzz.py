@@ -1,4 +1,4 @@
-"""Some cases of each fuzzer, by a seed. `python -m tests.fuzz` runs as many as one likes."""
+"""Some cases of each fuzzer, drawn by a seed. `python -m tests.fuzz` runs any number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published weights come from the hub: fetched once, resumed, found again; what goes wrong is said in one line.
+"""The published weights are fetched from the hub once, resumed and found again. Errors are one line.
 
 A server on this machine stands in for the hub; `huggingface_hub` reads its settings when it is imported, so every
 client is a process of its own.
@@ -200,7 +200,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
 def test_what_is_fetched_is_what_was_published(
     refused: dict[str, subprocess.Popen[str]], repository: Path, tmp_path: Path
 ) -> None:
-    """`refused` is asked for to begin waiting."""
+    """The fixture `refused` is requested so that its clients begin to wait now."""
     with serving(Hub(repository)) as hub:
         path, identity, *words = fetch(hub.address, tmp_path, 4096)
         names = [CODEBOOK.format(2048), f"{RATE}/encoder.ckpt", f"{RATE}/decoder.ckpt"]
@@ -227,7 +227,7 @@ def test_nothing_is_fetched_twice(repository: Path, tmp_path: Path) -> None:
 
 
 def test_all_files_are_of_one_commit_which_is_found_again(repository: Path, tmp_path: Path) -> None:
-    """The branch moves after the first file: the others are those of the commit that it had."""
+    """The branch moves after the first file. The other files come from the commit of the first."""
     with serving(Hub(repository)) as hub:
         first = fetch(hub.address, tmp_path, 4096)
         downloads = [path for method, path, _ in hub.paths if method == "GET" and path.startswith(f"/{REPOSITORY}/")]

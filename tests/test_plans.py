@@ -104,7 +104,7 @@ def source(request: pytest.FixtureRequest) -> Path:
 
 
 def diagnose(plan: bytes) -> int:
-    """What TensorRT-RTX finds wrong with a plan but for the GPU: it judges all that, too, where there is none."""
+    """TensorRT-RTX's objections to a plan, except to the GPU. It checks a plan without a GPU too."""
     module = find_library()
     runtime = module.Runtime(module.Logger(module.Logger.INTERNAL_ERROR))
     return int(runtime.get_engine_validity(plan)[1])
@@ -127,7 +127,7 @@ def test_rtx_compiles_every_graph(source: Path, target: Target, tmp_path: Path, 
 
 @every_graph
 def test_tensorrt_reads_a_graph_as_it_is_meant(source: Path, name: str) -> None:
-    """The parsed network, strongly typed: its tensors have the manifest's names and types, dynamic axes are free."""
+    """The parsed network is strongly typed, has the manifest's names and types, and leaves dynamic axes free."""
     trt = find_library()
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -208,7 +208,7 @@ def test_a_plan_that_matches_is_kept(bundle: Bundle, target: Target, uncompilabl
 
 
 def test_force_builds_again(bundle: Bundle, target: Target) -> None:
-    """From files with a second name, too, as bundles that share graphs have."""
+    """Also from files with a second hard link, as in bundles that share graphs."""
     before = find_plan(bundle, QUICK, target).stat()
     for file in (f"{QUICK}.onnx", f"{QUICK}.onnx.data"):
         (bundle.path.parent / file).hardlink_to(bundle.path / file)
@@ -282,7 +282,7 @@ def test_a_plan_without_its_record_is_none(bundle: Bundle, target: Target, recor
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, "\x00", '{"source": 1, "bytes": "x"}', "NaN"])
-def test_a_description_that_is_none_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
+def test_a_malformed_description_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
     locate_plan(bundle, QUICK, target).with_suffix(".json").write_text(text)
     with pytest.raises(BundleError, match=f"no plan of {QUICK}"):
         find_plan(bundle, QUICK, target)
@@ -292,7 +292,7 @@ def test_a_description_that_is_none_raises_nothing(bundle: Bundle, target: Targe
 def test_a_plan_from_a_stranger_is_not_loaded(
     bundle: Bundle, target: Target, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its description is right in every value, as a stranger makes it. The bundle is as another user gets it."""
+    """An attacker can make every value of its description right. The bundle is as another user receives it."""
     assert find_plan(bundle, QUICK, target)
     monkeypatch.setattr(tensorrt, "choose_target", lambda bundle: target)
     assert tensorrt.has_plans(bundle)
@@ -312,7 +312,7 @@ def test_emptying_the_caches_keeps_the_records_of_plans(bundle: Bundle, target: 
 
 
 def test_a_plan_is_not_written_through_links(bundle: Bundle, target: Target, tmp_path: Path) -> None:
-    """Neither through one under the plan's name nor through one in place of its folder."""
+    """This holds for a link under the plan's name and for one in place of its folder."""
     (victim := tmp_path / "victim").mkdir()
     (victim / "file").write_text("mine")
     plan = locate_plan(bundle, QUICK, target)
@@ -379,9 +379,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "find_capability", lambda: None)
 
 
-def test_what_is_asked_for_is_what_plans_are_for(
-    target: Target, without_gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_targets_are_those_of_the_options(target: Target, without_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_targets(None, None) == []
     assert choose_targets("rtx", None) == [target]
     assert [t.capability for t in choose_targets("rtx", "12.0, 8.6,12.0")] == [(12, 0), (8, 6)]
@@ -454,7 +452,7 @@ def test_the_command_builds_plans_and_keeps_them(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """And the command that an error names is the one that was given, so it builds what is missing."""
+    """The command that an error names equals the one that was given, so it builds the missing plan."""
     folder = tmp_path / "engines" / "bundle"
 
     def run(words: str) -> None:

@@ -75,7 +75,7 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_table_gives_what_the_solver_gives(sampling: Sampling) -> None:
-    """A loop that has only the table, beside the solver, on a velocity that is not linear."""
+    """A loop that uses only the table equals the solver, on a velocity that is not linear."""
     table, guided = tabulate(sampling, Schedule())
     low, high = sampling.interval
     solver = SOLVERS[sampling.solver]
@@ -294,7 +294,7 @@ def test_the_interface_is_that_of_the_real_library() -> None:
             assert hasattr(getattr(real, name), attribute)
 
 
-def test_what_the_real_library_says_is_kept() -> None:
+def test_messages_of_the_real_library_are_kept() -> None:
     pytest.importorskip("tensorrt_rtx")
     loaded = tensorrt.load("rtx")
     assert loaded.runtime.deserialize_cuda_engine(b"no plan" * 100) is None
@@ -324,7 +324,7 @@ BUNDLES = {
 
 @pytest.fixture
 def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
-    """A bundle of its own, to put plans into: one of BUNDLES where the test asks for it, else the first."""
+    """A copy of a bundle that tests put plans into: the one of BUNDLES that the test asks for, else the first."""
     built = request.getfixturevalue(BUNDLES[getattr(request, "param", "float32")])
     return Bundle.load(Path(shutil.copytree(built, tmp_path / "bundle", copy_function=shutil.copy)))
 
@@ -432,7 +432,7 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
 def test_a_codec_of_free_lengths_on_the_device(
     name: str, bundle: Bundle, tolerance: float, library: dict[str, Any]
 ) -> None:
-    """Lengths that are no multiple of a position, windows, domains: as on the CPU."""
+    """Lengths that are no multiple of a position, windows and domains give the CPU's results."""
     library |= RTX if name == "rtx" else {}
     save_plans(bundle, Target("rtx" if name == "rtx" else "tensorrt", "1.2.3", (8, 9)))
     codec = Codec(bundle, open_backend(name, None))
@@ -459,7 +459,7 @@ def test_longer_sound_than_a_plan_is_for_is_one_line(bundle: Bundle, library: di
 
 @pytest.mark.parametrize("bundle", ["float32", "unicodec"], indirect=True)
 def test_the_sizes_of_outputs_follow_from_those_of_inputs(bundle: Bundle) -> None:
-    """As the graphs give them, at the least and at other sizes of every profile."""
+    """They equal the graphs' output sizes, at the smallest and at other sizes of every profile."""
     backend = OnnxRuntimeBackend()
     for name in list_planned(bundle):
         entry, spec = bundle.manifest.graphs[name], bundle.spec.graphs[name]

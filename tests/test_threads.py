@@ -38,7 +38,7 @@ def draw_recordings(rate: int, seconds: Sequence[float] = SECONDS) -> list[np.nd
 
 
 def list_tasks(codec: Codec, seconds: Sequence[float], **options: Any) -> list[Task]:
-    """Encoding, decoding, streams and embedding of recordings; each task compares with what one thread gets."""
+    """Encoding, decoding, streams and embedding of recordings. Each task compares with the result of one thread."""
 
     def make(recording: np.ndarray) -> list[Task]:
         tokens = codec.encode(recording)
@@ -156,7 +156,7 @@ def test_an_error_is_not_kept() -> None:
     assert made.get("key", lambda: 1) == made.get("key", lambda: 2) == 1
 
 
-def test_of_too_many_values_the_latest_used_stay() -> None:
+def test_the_latest_used_values_stay() -> None:
     made: OnceEach[int, int] = OnceEach(3)
     for key in (1, 2, 3, 1, 4):
         made.get(key, lambda key=key: 10 * key)  # type: ignore[misc]

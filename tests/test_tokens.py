@@ -61,7 +61,7 @@ CRC = slice(20, 24)  #: where the checksum stands
 
 @dataclasses.dataclass(frozen=True)
 class ManyConfig(CodecConfig):
-    """A codec of as many codebooks as it is told, 8 kHz, 100 samples a position."""
+    """A codec of any number of codebooks, 8 kHz, 100 samples a position."""
 
     codec: ClassVar[str] = "many"
     sample_rate: ClassVar[int] = 8000
@@ -102,14 +102,14 @@ class ManyConfig(CodecConfig):
 
 
 class ManyModel:
-    """As much of a model as token files use."""
+    """The part of a model that token files use."""
 
     spec = CodecSpec(NUMBERS["many"], ManyConfig, (), "first", batches=False, graphs={})
 
 
 @pytest.fixture(scope="module", autouse=True)
 def many() -> Iterator[None]:
-    """`ManyConfig` among the codecs there are."""
+    """`ManyConfig` is registered as a codec."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "MODELS", (*MODELS, ManyModel))
         yield
@@ -138,7 +138,7 @@ def pack_by_strings(codes: Any, *sizes: int) -> bytes:
 
 
 def list_sizes(config: CodecConfig) -> tuple[int, ...]:
-    """Entries of the codebooks, whose number and order a reader of the codecs' own fields expects."""
+    """Entries of the codebooks, in number and order as read from the codecs' own fields."""
     if isinstance(config, SemantiCodecConfig):
         return config.vocab, config.acoustic_vocab
     return config.entries if isinstance(config, ManyConfig) else (config.vocab,)
@@ -361,7 +361,7 @@ def test_equality() -> None:
 
 
 def test_tokens_of_another_codec_are_not_equal() -> None:
-    """Though their codes, rates and vocabularies be the same."""
+    """Even if their codes, rates and vocabularies are equal."""
     mine, other = (Tokens.from_array([[1]], config) for config in (UNIFIED, ManyConfig(75, (16384,))))
     assert mine != other and mine.codes.tolist() == other.codes.tolist()
 
@@ -495,7 +495,7 @@ def test_packing_in_chunks(positions: int, config: CodecConfig) -> None:
 def test_packing_is_bounded_in_memory() -> None:
     tokens = make_tokens(SemantiCodecConfig(50, 65536, 65536), 1_000_000)
     with expect_little(peak=20_000_000, seconds=10):
-        data = tokens.to_bytes()  # 4 MB, of which the chunks are another 4; all bits at once were 32
+        data = tokens.to_bytes()  # 4 MB, and 4 MB for the chunks; all bits at once would be 32 MB
     with expect_little(peak=40_000_000, seconds=10):
         assert len(Tokens.from_bytes(data)) == 1_000_000  # codes of 8 MB, and their read-only copy
 
@@ -1184,7 +1184,7 @@ def test_saved_file_is_an_ordinary_file(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "b.sct").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_replacing_serves_other_writers(tmp_path: Path) -> None:
+def test_replacing_works_for_any_writer(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with files.replacing(path) as temporary:
         assert temporary.suffix == ".wav" and temporary.parent == tmp_path and temporary != path

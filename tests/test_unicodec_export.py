@@ -1,4 +1,4 @@
-"""UniCodec's checkpoint, from a file and from the hub, to a bundle; what is wrong with it in one line."""
+"""UniCodec's checkpoint, from a file or from the hub, becomes a bundle. A faulty one is an error of one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(json.dumps([str(weights.path), weights.identity, weights.description, weig
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in the published layout: the tensors of inference, some of training's, and what a trainer saves beside."""
+    """A file in the published layout: tensors of inference, some of training, and other objects that trainers save."""
     path = tmp_path_factory.mktemp("checkpoint") / FILE
     tensors = read_tensors(FILE, SeededWeights(1), SIZES)
     state = {name: tensors[name] for name in tensors}

@@ -1,4 +1,4 @@
-"""The table of weights gives every tensor that a graph computes with, as the module has it; false tables are named."""
+"""The table of weights restores every tensor that a graph uses, as in the module. Errors name false tables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BUNDLES = {"semanticodec": "tiny_bundle", "unicodec": "tiny_unicodec"}
 
 
 def find_unused(codec: str, graph: str, names: set[str]) -> set[str]:
-    """The tensors of a traced module that its graph does not compute with: the T-UNet is traced in two parts."""
+    """The tensors of a traced module that its graph does not use, because the T-UNet is traced in two parts."""
     context = {name for name in names if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     context = {name for name in context if ".2.transformer_blocks" in name}
     if graph == "tunet_step":
@@ -66,7 +66,7 @@ def test_every_weight_of_a_graph_is_read_back_exactly(codec: str, graph: str, re
 
 
 def test_the_embedded_networks_are_read_back(tmp_path: Path) -> None:
-    """Its weights are float16 for the most part. Every tensor of the networks is there."""
+    """Every tensor of the networks is in the bundle. Most of its weights are float16."""
     bundle, sizes = Bundle.load(EMBEDDED), semanticodec.EMBEDDED
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {"vae_decoder": VaeDecoder(sizes), "hifigan": HifiGan(sizes)}
@@ -203,7 +203,7 @@ def test_a_table_that_cannot_be_true_is_refused(tiny_bundle: Path, damage: Calla
         Manifest.from_json(json.dumps(raw))
 
 
-def test_a_manifest_of_before_has_no_table(tiny_bundle: Path) -> None:
+def test_an_older_manifest_has_no_table(tiny_bundle: Path) -> None:
     raw = load_manifest(tiny_bundle)
     for entry in raw["graphs"].values():
         del entry["weights"]

@@ -3,10 +3,10 @@
     python -m bench.kernels.recurrence                          # the layers of 100 tps, batches of 1, 6 and 12
     python -m bench.kernels.recurrence --width 6144 --batch 6   # those of 25 tps; takes 5 GB of memory
 
-The weights are random, of the real shapes. The windows have a few of the real positions, as all positions cost the
-same. The cases take turns. The fastest turn of each counts, as other programs can only slow a turn down. The floor is
-the larger of two times: the arithmetic at the rate of a large float32 product, and reading the recurrent weights once
-for each position. Results go to bench/results/recurrence-WIDTH.json.
+The weights are random and have the real shapes. The windows have fewer positions than real ones, as all positions cost
+the same. The cases take turns. The fastest turn of each counts, as other programs can only slow a turn down. The floor
+is the larger of two times: the arithmetic at the rate of a large float32 product, and reading the recurrent weights
+once for each position. Results go to bench/results/recurrence-WIDTH.json.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     width: Annotated[int, typer.Option(help="H: 1536 at 100 tps, 3072 at 50, 6144 at 25.")] = 1536,
     batch: Annotated[str, typer.Option(help="Windows at once, comma-separated.")] = "1,6,12",
-    positions: Annotated[int, typer.Option(help="Of each window.")] = 64,
+    positions: Annotated[int, typer.Option(help="Positions of each window.")] = 64,
     repeats: Annotated[int, typer.Option(help="Turns of each case.")] = 5,
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:

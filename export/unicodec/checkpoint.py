@@ -17,7 +17,7 @@ from sc_runtime.export.spec import Shapes, Tensors
 HUB_REPOSITORY, FILE = "Yidiii/UniCodec_ckpt", "unicode.ckpt"
 PREFIXES = ("feature_extractor.", "backbone.", "head.")  #: of inference; the rest are discriminators and losses
 
-#: What has one of PREFIXES and takes no part in inference.
+#: Tensors that have one of PREFIXES and that inference does not use.
 UNUSED = re.compile(
     r"feature_extractor\.encodec\.(decoder\.|encoder\.mask_emb$"
     r"|encoder\.transformer_enocoder\.transformer\.layers\.\d+\.(linear[12]\.weight|layer_scale_2\.scale)$)"

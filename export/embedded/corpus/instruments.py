@@ -49,13 +49,13 @@ INSTRUMENTS = {
     for number, (low, high) in enumerate(registers)
 }
 HELD_OUT_PROGRAMS = (11, 71)  #: vibraphone and clarinet
-#: Programs that sustain one note at its pitch, which a melody's pitch can be measured on.
+#: Programs that sustain one note at its pitch, so that a melody's pitch can be measured.
 SINGING_FAMILIES = ("strings", "brass", "reed", "pipe")
 NOT_SINGING = (44, 45, 46, 47, 61, 62, 63, 77, 78)  #: tremolo, plucked, timpani, sections; breath and whistles
 
 
 def instruments_of(split: Split) -> list[Instrument]:
-    """The instruments of a split. The held-out split has the trained ones too, for tunes of its own."""
+    """The instruments of a split. The held-out split also has the instruments of training, for its own tunes."""
     return [one for one in INSTRUMENTS if split == "held-out" or one.program not in HELD_OUT_PROGRAMS]
 
 

@@ -36,7 +36,7 @@ class Recorded:
     def utter(self, rng: np.random.Generator, split: Split) -> Signal:
         """One prompt, drawn at random: float32 [samples] at 16 kHz. The speaker belongs to training as a whole."""
         if split != "train":
-            raise ValueError(f"a recorded speaker trains and is not part of the {split} split")
+            raise ValueError(f"a recorded speaker is for training and not part of the {split} split")
         return read_prompt(pick(rng, list_prompts(self.source)))
 
 
@@ -77,7 +77,7 @@ def read_prompt(path: Path) -> Signal:
 
 
 def make_recorded(source: Source, index: int) -> Signal:
-    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts, each of which is in one clip.
+    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts. Each prompt is in one clip.
 
     Raises IndexError after the last clip.
     """

@@ -21,7 +21,7 @@ HEADER = 44  #: bytes of the WAV header that espeak-ng and flite write
 ESPEAK_RATE, FLITE_RATE = 22_050, 16_000  #: Hz
 LOUDNESS = "60"  #: of 200; at espeak-ng's usual 100 some voices clip
 TIMEOUT = 60.0  #: seconds; a sentence takes some milliseconds
-ATTEMPTS = 3  #: of a program; under load espeak-ng 1.51 was seen to write an incomplete file once in some thousand runs
+ATTEMPTS = 3  #: of a program; under load espeak-ng 1.51 wrote an incomplete file once in some thousand runs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FliteVoice:
 
     name: str
     stretch: float  #: duration relative to the speaker's own
-    tract: float  #: as of EspeakVoice
+    tract: float  #: as in EspeakVoice
     language: str = "en-us"
 
     def speak(self, text: str) -> Signal:
@@ -131,7 +131,7 @@ def run_speaker(source: Source, name: str, command: list[str], text: str) -> npt
 
 
 def resample(samples: npt.NDArray[np.float32], rate: int, tract: float) -> Signal:
-    """`samples` at `rate` Hz -> 16 kHz, played slower by `tract`: as of a speaker with a longer vocal tract."""
+    """`samples` at `rate` Hz -> 16 kHz, played slower by `tract`, as if the speaker had a longer vocal tract."""
     import soxr
 
     return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE * tract, quality="HQ"), np.float32)
