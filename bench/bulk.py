@@ -256,14 +256,9 @@ def measure_ray(bundle: str) -> dict[str, Any]:
             started = time.perf_counter()
             encode_together(codec, paths)
             bare = time.perf_counter() - started
+            source, target = Path(folder, f"in{count}"), Path(folder, f"out{count}")
             outcome = tokenize_collection(
-                Path(folder, f"in{count}"),
-                Path(folder, f"out{count}"),
-                bundle=bundle,
-                shard_files=24,
-                engine="ray",
-                workers=1,
-                threads=1,
+                source, target, bundle=bundle, shard_files=24, engine="ray", workers=1, threads=1
             )
             seconds.append((bare, outcome.elapsed))
     bare, on_ray = (after - before for before, after in zip(*seconds, strict=True))
