@@ -44,8 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises `OutputError` for every OSError, in the block too: no such folder, no permission, disk full. A missing
     folder, a `path` that is a folder or a device, and a link to another place are found before the block runs.
     """
-    target = follow(path)
     try:
+        target = follow(path)
         if target.exists() and not target.is_file():
             raise OutputError(f"{path}: a folder or a device", "the name of a file", "choose another name")
         with temporary_file(target.parent, target.suffix) as temporary:

@@ -807,7 +807,8 @@ def test_npy_of_any_integers_and_order(dtype: str, order: Any, version: tuple[in
 def test_npy_needs_a_config(tmp_path: Path) -> None:
     make_tokens().save(tmp_path / "a.npy")
     with pytest.raises(
-        TokensError, match=r"a\.npy: tokens in an \.npy file, which states no rate and no vocabulary; expected a bundle"
+        TokensError,
+        match=r"a\.npy: tokens in an \.npy file, which states no rate and no vocabulary; expected the bundle",
     ):
         Tokens.load(tmp_path / "a.npy")
 
@@ -1055,7 +1056,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("owner", "name", "failing"),
     [
-        (Path, "touch", fail),
+        (files, "create_temporary", fail),
         (Path, "write_bytes", fail_half_written),
         (os, "fsync", fail),
         (Path, "replace", fail),

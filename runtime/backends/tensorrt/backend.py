@@ -59,6 +59,8 @@ def choose_target(bundle: Bundle) -> Target:
     Raises BackendError.
     """
     installed = list_libraries()
+    if not installed:
+        raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
     planned = [
         library
         for library in installed
