@@ -144,7 +144,9 @@ def measure_reading(bundle: str) -> dict[str, Any]:
                     for _ in codec.model.plan_windows(audio, codec.config).windows:
                         pass
 
-            for case, run in {"decoding": partial(soundfile.read, path), "windows": read_windows}.items():
+            cases: dict[str, Callable[[], object]]
+            cases = {"decoding": partial(soundfile.read, path), "windows": read_windows}
+            for case, run in cases.items():
                 times = []
                 for _ in range(REPEATS):
                     begun = time.process_time()
@@ -252,9 +254,15 @@ def measure_ray(bundle: str) -> dict[str, Any]:
             encode_together(codec, paths[:2])
             started = time.perf_counter()
             encode_together(codec, paths)
-            bare, options = time.perf_counter() - started, {"engine": "ray", "workers": 1, "threads": 1}
+            bare = time.perf_counter() - started
             outcome = tokenize_collection(
-                Path(folder, f"in{count}"), Path(folder, f"out{count}"), bundle=bundle, shard_files=24, **options
+                Path(folder, f"in{count}"),
+                Path(folder, f"out{count}"),
+                bundle=bundle,
+                shard_files=24,
+                engine="ray",
+                workers=1,
+                threads=1,
             )
             seconds.append((bare, outcome.elapsed))
     bare, on_ray = (after - before for before, after in zip(*seconds, strict=True))

@@ -1,4 +1,4 @@
-"""Kills at random moments of what encodes a collection: drivers, workers, and nodes of a Ray cluster."""
+"""Kills processes that encode a collection, at random moments: drivers, workers, and nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if __name__ == "__main__":
     own_streams()
     run_app(app)
 """
-EXPECTED_ERRORS = ("workers died", "Ray: ", "Ray at ")  #: of a driver that cannot go on: the next one does
+EXPECTED_ERRORS = (
+    "workers died",
+    "Ray: ",
+    "Ray at ",
+)  #: of a driver that stops; the next continues
 
 Victims = Callable[[subprocess.Popen[str]], dict[str, Callable[[], None]]]  #: what can be killed now, by kind
 
@@ -117,7 +121,7 @@ def ray_cluster(nodes: int = 3) -> Iterator[tuple[str, Victims]]:
 
     def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
         def kill_node() -> None:
-            """A node leaves without a word, and another joins."""
+            """A node dies without notice, and another joins."""
             cluster.remove_node(workers.pop(0), allow_graceful=False)
             workers.append(cluster.add_node(num_cpus=1))
 

@@ -58,9 +58,9 @@ def main(
     batch: Annotated[
         str | None, typer.Option(help="Windows the runtime runs together, such as 4,1 for encoding and decoding.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Runs a row at most, each side.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Most runs of each side for a row.")] = 3,
     row_seconds: Annotated[
-        float, typer.Option(help="What a side may spend on a row; a decode that takes longer is extrapolated.")
+        float, typer.Option(help="Seconds that a side may spend on a row; a longer decode is extrapolated.")
     ] = 60,
     measure_steps: Annotated[
         int, typer.Option(help="Steps that are timed where a decode is extrapolated; the rest cost the same.")
@@ -78,7 +78,8 @@ def main(
 ) -> None:
     """Time encoding and decoding by stage; print a table, write JSON and a chart.
 
-    The options of the sampler are the runtime's. The published side has the same where it can: its solver is DDIM.
+    The options of the sampler are the runtime's. The published side uses them too if the solver is DDIM, its only one;
+    otherwise it uses the preset `reference`.
     """
     durations = parse_seconds(seconds)
     batches = parse_batch(batch) if batch else None

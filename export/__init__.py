@@ -1,1 +1,1 @@
-"""Checkpoint to bundle: traces the five networks to ONNX. Needs torch; nothing in the runtime imports it."""
+"""Checkpoint to bundle: traces a codec's networks to ONNX. Needs torch; nothing in the runtime imports it."""

@@ -16,6 +16,7 @@ from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
 
 from .builder import build_bundle, name_bundle
+from .checkpoint import REVISION
 from .int8 import require_nncf
 from .plans import BuiltPlan, build_plans, choose_targets
 from .precision import PRECISIONS
@@ -46,12 +47,16 @@ def main(
     seeded: Annotated[
         int | None, typer.Option(help="Stand-in weights of this seed, instead of the hub: no download, no meaning.")
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="A commit, tag or branch of the hub's repository. The bundle's manifest states the commit."),
+    ] = None,
     size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
     precision: Annotated[
         str,
         typer.Option(
-            help="Of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is harmless, for "
-            "OpenVINO on processors."
+            help="Precision of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is "
+            "harmless, for OpenVINO on processors."
         ),
     ] = "float32",
     engines: Annotated[
@@ -69,6 +74,8 @@ def main(
     console = Console(stderr=True, highlight=False)
     if checkpoint and seeded is not None:
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
+    if revision and (checkpoint or seeded is not None):
+        raise SettingsError(f"--revision {revision} with other weights than the hub's", "--revision alone")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
     export = find_export(codec)
@@ -88,7 +95,7 @@ def main(
     else:
         if console.is_terminal:  # no status here: the hub's client draws its own bars
             console.print("Fetching the published weights")
-        weights = export.fetch(sizes, vocabularies)
+        weights = export.fetch(sizes, vocabularies, revision or REVISION)
     folder = out or bundles_folder() / name_bundle(sizes, vocabularies, weights.label, size, precision)
     with console.status("") as status:
         bundle = build_bundle(
@@ -102,16 +109,16 @@ def main(
 
 
 def check_int8(export: CodecExport, codec: str, engines: str | None) -> None:
-    """Raises SettingsError where int8 graphs cannot be, MissingExtraError without what makes them."""
+    """Raises SettingsError if int8 is impossible, MissingExtraError if NNCF or OpenVINO is not installed."""
     if not export.int8:
-        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: of no graph of it was int8 measured")
+        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: none of its graphs was measured in int8")
     if engines:
         raise SettingsError(f"--engines {engines} with --precision int8", "--precision fp16: int8 is for processors")
     require_nncf()
 
 
 def parse_vocabularies(text: str | None, published: tuple[int, ...]) -> tuple[int, ...]:
-    """By default the last of the `published`."""
+    """The vocabularies that `text` lists; without `text` the last of the `published`."""
     if text is None:
         return published[-1:]
     try:
@@ -136,6 +143,12 @@ def print_plans(console: Console, plans: list[BuiltPlan]) -> None:
     for plan in plans:
         table.add_row(plan.graph, str(plan.target), f"{plan.bytes / 1e6:.1f}", f"{plan.seconds:.1f}")
     console.print(table)
+
+
+def run_arguments(arguments: list[str], program: str) -> int:
+    """Run the build command with `arguments` as part of `program`. Returns the exit code. Exceptions pass through."""
+    with torch.no_grad():
+        return typer.main.get_command(app)(arguments, prog_name=program, standalone_mode=False) or 0
 
 
 def run() -> None:

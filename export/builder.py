@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
+from sc_runtime.bundle.manifest import BUILD, MANIFEST, FileEntry, GraphEntry, Manifest
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BackendError, MissingExtraError
@@ -47,7 +47,7 @@ def build_bundle(
     force: bool = False,
     report: Report = lambda line: None,
 ) -> Bundle:
-    """Write the bundle `folder`; `report` is called with what is being done.
+    """Write the bundle `folder`. `report` is called with a line before each step.
 
     Graphs of the same recipe are taken from `folder` or its neighbours instead of being built again, unless `force`.
     Everything is written to a folder beside `folder` and renamed into place; on any error nothing is left. Raises
@@ -77,6 +77,7 @@ def build_bundle(
             trained=weights.trained,
             precision=precision,
             made_with={package: version(package) for package in (*PACKAGES, *(ROUNDING_PACKAGES if rounded else ()))},
+            sources=weights.sources,
         )
         builder = Builder(Bundle(stage, manifest), sizes, recipes, weights, report)
         builder.add_codebooks()
@@ -120,7 +121,7 @@ class Builder:
             self.record(path)
 
     def add_graphs(self, names: list[str]) -> None:
-        """Add the graphs `names`, those of one checkpoint file together, and of these those of one network."""
+        """Add the graphs `names`, grouped by checkpoint file and within a file by network."""
         files = list(dict.fromkeys(map(self.file_of, names)))
         for file in files:  # an error in the weights is raised now, not after minutes of tracing
             read_file(self.export, file, self.weights, self.sizes)
@@ -177,7 +178,7 @@ class Builder:
         )
 
     def run_references(self, network: str, graphs: Iterable[str], tensors: Tensors) -> dict[str, list[Case]]:
-        """Graph -> random inputs and what the torch network gives for them."""
+        """Graph -> random inputs, and the torch network's outputs for them."""
         module = load_network(self.export.networks[network], self.sizes, tensors)
         cases: dict[str, list[Case]] = {}
         for name in graphs:
@@ -205,7 +206,7 @@ def find_tensor(origins: dict[str, Origin], tensors: Tensors, name: str) -> Tens
 
 
 def compare_bfloat16(bundle: Bundle) -> float | None:
-    """The share of the demo's tokens that stay equal in bfloat16; None if nothing here computes in bfloat16."""
+    """The share of the demo's tokens that stay equal in bfloat16; None if this machine cannot compute in bfloat16."""
     try:
         backends = [choose_backend("openvino", precision=precision) for precision in ("float32", "bfloat16")]
     except (BackendError, MissingExtraError):
@@ -215,7 +216,7 @@ def compare_bfloat16(bundle: Bundle) -> float | None:
 
 
 def name_bundle(sizes: Sizes, vocabularies: tuple[int, ...], label: str, size: str, precision: str = "float32") -> str:
-    """Such as tps50-v32768-fp16, tps25-v4096-v32768-seeded1-tiny, unicodec: what is not the usual is part of it."""
+    """Such as tps50-v32768-fp16, tps25-v4096-v32768-seeded1-tiny or unicodec. Usual values are left out."""
     config = sizes.config
     parts = [find_export(config.codec).name_bundle(config, vocabularies), label]
     parts += [part for part in (size, precision) if part not in ("full", "float32")]
@@ -225,7 +226,7 @@ def name_bundle(sizes: Sizes, vocabularies: tuple[int, ...], label: str, size: s
 def describe_command(sizes: Sizes, vocabularies: tuple[int, ...], weights: Weights, size: str, precision: str) -> str:
     """The command that builds the bundle again."""
     config = sizes.config
-    parts = ["python -m export.build", find_export(config.codec).list_arguments(config, vocabularies)]
+    parts = [BUILD, find_export(config.codec).list_arguments(config, vocabularies)]
     if weights.arguments:
         parts.append(weights.arguments)
     if size != "full":

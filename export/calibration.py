@@ -1,7 +1,7 @@
-"""Quantisation of a graph by NNCF, its ranges calibrated on what decoding the demo's recording feeds it.
+"""Quantises a graph by NNCF. The ranges are calibrated on the graph's inputs in a decoding of the demo's recording.
 
-The graphs are OpenVINO's own files. As ONNX (QuantizeLinear, DequantizeLinear) OpenVINO 2026.4 computes the T-UNet
-wrongly, by 38 %, and ONNX Runtime runs it no faster than float32.
+The graphs are stored in OpenVINO's own format. From ONNX (QuantizeLinear, DequantizeLinear) OpenVINO 2026.4 computes
+the T-UNet with an error of 38 %, and ONNX Runtime runs it no faster than float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from sc_runtime.backends.base import Backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
+from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Arrays, Graph, Search
 from sc_runtime.samples import SPEECH_AND_MUSIC
 
@@ -29,12 +30,12 @@ def import_nncf() -> ModuleType:
     os.environ.setdefault("NNCF_CI", "1")  # no telemetry
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import nncf
+        nncf: ModuleType = import_openvino("nncf")
     return nncf
 
 
 def record_decoding(bundle: Bundle, graphs: Iterable[str], backend: Backend) -> Recorder:
-    """Code and decode the demo's recording, of two windows, and record what the `graphs` of `bundle` get."""
+    """Encode and decode the demo's recording, two windows long, and record the inputs of the `graphs` of `bundle`."""
     recorder = Recorder(backend, frozenset(graphs))
     codec = Codec(bundle, recorder)
     codec.decode(codec.encode(SPEECH_AND_MUSIC), preset=PRESET)
@@ -46,9 +47,7 @@ def quantise(source: Path, feeds: list[Arrays], target: Path, attends: bool) -> 
 
     `attends`: whether NNCF treats it as a transformer.
     """
-    import openvino
-
-    nncf = import_nncf()
+    openvino, nncf = import_openvino(), import_nncf()
     import logging
 
     nncf.set_log_level(logging.ERROR)

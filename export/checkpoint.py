@@ -1,25 +1,36 @@
 """Reading a published checkpoint: fetched from the hub, opened as data, its tensors checked before use.
 
-A checkpoint is data, never code: `torch.load(weights_only=True)`.
+A checkpoint is data, never code: `torch.load(weights_only=True)`. torch maps tensors from the file, whatever bytes lie
+there: it neither unpacks compressed members of the zip archive nor compares their CRCs. Both are checked here first.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sc_runtime.bundle.store import hash_file, take_stamp
 from sc_runtime.errors import CheckpointError
 
 from .spec import Shapes
 
+REVISION = "main"  #: of a repository, if none is named
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_checked: set[tuple[object, ...]] = set()  #: archives whose CRCs were found right, by path and stamp
 
-def download(repository: str, name: str) -> Path:
-    """One file from the hub, kept in the hub's own cache and not fetched again. Raises CheckpointError."""
+
+def download(repository: str, name: str, revision: str = REVISION) -> Path:
+    """One file of a `revision` from the hub, kept in the hub's own cache and not fetched again.
+
+    Raises CheckpointError, also if the file differs from the one that the hub announced.
+    """
     try:
         import huggingface_hub
         from huggingface_hub.utils import logging
@@ -29,18 +40,34 @@ def download(repository: str, name: str) -> Path:
         ) from None
     logging.set_verbosity_error()  # it retries by itself, and would print a warning each time
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, name))
-    except Exception as error:  # the hub's client passes on those of the HTTP library and of the disk
+        path = Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+    except Exception as error:  # the hub's client passes on errors of the HTTP library and of the disk
         raise CheckpointError(
             f"cannot download {name} of {repository} from the hub ({explain(error)})",
             "a connection to the hub",
             "use a local copy with --checkpoint, or stand-in weights with --seeded 1",
         ) from error
+    announced = path.resolve().name  # the hub's cache names large files by their SHA-256
+    if re.fullmatch(r"[0-9a-f]{64}", announced) and hash_file(path) != announced:
+        given = f"{path} differs from what the hub announced"
+        raise CheckpointError(given, f"SHA-256 {announced[:12]}…", f"delete {path.resolve()}: it is fetched again")
+    return path
+
+
+def find_revision(path: Path) -> str:
+    """The commit of a file that `download` returned. The same file can be fetched again from that commit."""
+    parts = path.parts
+    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
+    return commit if COMMIT.fullmatch(commit) else REVISION
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .ckpt file, mapped from the disk where its format allows."""
+    """The tensors of a .ckpt file, dense and in the CPU's memory, mapped from the disk where its format allows.
+
+    Raises CheckpointError. Files in torch's format before 2020 hold no checksums: their bytes are taken as they are.
+    """
     try:
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = load_tensors(path)
@@ -56,7 +83,45 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise CheckpointError(f"{path} holds {type(state).__name__}", "a dictionary of tensors by name")
+    for name, tensor in state.items():
+        if kind := describe_kind(tensor):
+            raise CheckpointError(f"{path}: tensor {name} is {kind}", "dense tensors with their values")
     return state
+
+
+def check_archive(path: Path) -> None:
+    """Compare the CRC of every member of a zip archive, once. Other files are left to torch.
+
+    Raises ValueError for compressed, encrypted or ambiguous members, zipfile's errors for damage.
+    """
+    key = (path.absolute(), *take_stamp(path))
+    with path.open("rb") as file:
+        if key in _checked or file.read(4) != b"PK\3\4":
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        name, count = Counter(member.filename for member in members).most_common(1)[0] if members else ("", 0)
+        if count > 1:
+            raise ValueError(f"{count} members named {name}")
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+                raise ValueError(f"the member {member.filename} is compressed or encrypted, as torch.save never does")
+        if damaged := archive.testzip():
+            raise ValueError(f"the CRC of {damaged} is wrong")
+    _checked.add(key)
+
+
+def describe_kind(tensor: Tensor) -> str:
+    """Why `tensor` cannot be read as an array, or "" if it can."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return f"sparse ({tensor.layout})"
+    if tensor.device.type != "cpu":
+        return f"without values (on the device {tensor.device.type})"
+    if tensor.is_quantized:
+        return f"quantised ({tensor.dtype})"
+    return "a view that negates or conjugates" if tensor.is_neg() or tensor.is_conj() else ""
 
 
 def load_tensors(path: Path) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,12 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 def hash_code(path: Path) -> str:
     """SHA-256 of the Python file without its comments, docstrings and layout."""
-    tree = ast.parse(path.read_bytes())
+    return hash_source(path.read_bytes())
+
+
+@cache
+def hash_source(source: bytes) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
@@ -57,17 +63,17 @@ def locate(module: str, folder: Path) -> Path:
 
 
 def list_imports(path: Path, module: str) -> Iterator[tuple[str, str]]:
-    """(module, name in it) of all that the file `path` of `module` imports of this package, anywhere in the file.
+    """(module, name in it) of every import from this package in the file `path` of `module`, nested ones too.
 
     The name is empty if the module itself is imported.
     """
     parents = f"{EXPORT}.{module}".split(".")
     if path.name != "__init__.py":
         parents.pop()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in find_imports(path.read_bytes()):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
-        elif isinstance(node, ast.ImportFrom):
+        else:
             start = parents[: len(parents) - node.level + 1] if node.level else []
             source = ".".join([*start, *filter(None, [node.module])])
             for alias in node.names:
@@ -76,6 +82,11 @@ def list_imports(path: Path, module: str) -> Iterator[tuple[str, str]]:
                     yield f"{EXPORT}.{inside}", ""
                 elif source.startswith(f"{PACKAGE}."):
                     yield source, alias.name
+
+
+@cache
+def find_imports(source: bytes) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def is_plain(value: object) -> bool:

@@ -1,9 +1,10 @@
 """Bundles with graphs in int8, for processors.
 
-`CodecExport.int8` lists the graphs: those whose rounding was measured on the embedded model to be harmless
-(`bench/quality.py --curves`, `bench/results/curves-embedded.png`). Of SemantiCodec these are `tunet_step` and
-`vae_decoder`. Not the vocoder: 8 bits leave quiet passages full of noise, and the mel distance of music grows by half
-or more, even where only its widest convolutions are rounded. Not what encodes: tokens stay exact.
+`CodecExport.int8` lists the graphs: those whose rounding proved harmless in measurements on the embedded model
+(`bench.quality.run --curves`, `bench/results/curves-embedded.png`). For SemantiCodec these are `tunet_step` and
+`vae_decoder`. The vocoder stays float32: 8 bits leave quiet passages full of noise, and the mel distance of music grows
+by half or more, even if only its widest convolutions are rounded. Graphs that encode stay float32, so that tokens
+stay exact.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sc_runtime.bundle.manifest import FileEntry
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.errors import MissingExtraError, SettingsError, VerificationError
 from sc_runtime.files import link_or_copy
+from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Arrays, Graph
 
 from .accuracy import relative_error
@@ -33,7 +35,7 @@ def require_nncf() -> None:
     """Raises MissingExtraError if NNCF or OpenVINO is not installed."""
     try:
         import_nncf()
-        import openvino  # noqa: F401
+        import_openvino()
     except ImportError as error:
         raise MissingExtraError(
             f"--precision int8 without {error.name}", "the extra `int8`", "pip install 'sc-runtime[int8]'"
@@ -60,9 +62,9 @@ def round_bundle(bundle: Bundle, folder: Path, report: Report = lambda line: Non
 def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Report = lambda line: None) -> None:
     """Replace the float32 graphs named in `recipes` (name -> recipe) by int8 ones, in the folder and the manifest.
 
-    Each is calibrated on every second input that it gets when the demo's recording is decoded, and verified on the
-    others. The manifest takes the relative error there, against the float32 graph. Raises VerificationError if it
-    is over TOLERANCE.
+    Each graph is calibrated on every second input that it gets when the demo's recording is decoded. It is verified on
+    the others, against the float32 graph. The manifest states the relative error. Raises VerificationError if that is
+    over TOLERANCE.
     """
     report("Decoding the demo's recording, for the ranges of numbers")
     backend = OpenVinoBackend(precision="float32")
@@ -94,7 +96,7 @@ def round_graphs(bundle: Bundle, recipes: Mapping[str, str], report: Report = la
 
 
 def compare(graph: Graph, inputs: list[Arrays], expected: list[dict[str, np.ndarray]]) -> float:
-    """The largest relative error of an output of `graph`, all `inputs` together."""
+    """The largest relative error among the outputs of `graph`, each over all `inputs` together."""
     found = [graph.run(feeds) for feeds in inputs]
     return max(
         relative_error(*(np.concatenate([outputs[output] for outputs in cases]) for cases in (found, expected)))

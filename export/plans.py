@@ -1,7 +1,7 @@
 """ONNX graph to TensorRT plan, by polygraphy, for TensorRT and TensorRT-RTX alike.
 
 Networks are strongly typed: a plan computes in the types that its graph states, and float32 is float32, not TF32. A
-plan that matches is kept. A plan that a neighbouring bundle holds of the same graph is linked.
+plan that matches is kept. A neighbouring bundle's plan of the same graph is linked.
 
 TensorRT times its kernels on the GPU at hand, and keeps the times in the user's cache folder for the next build.
 TensorRT-RTX compiles kernels when a plan is loaded, so it builds without a GPU and without timing.
@@ -14,6 +14,7 @@ import json
 import logging
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import platformdirs
 
 from sc_runtime.backends.tensorrt.plans import (
     FOLDER,
@@ -33,18 +32,22 @@ from sc_runtime.backends.tensorrt.plans import (
     find_plan,
     hash_source,
     import_library,
+    is_recorded,
     list_planned,
     list_shapes,
     locate_plan,
     read_entry,
+    record,
 )
 from sc_runtime.bundle.locate import list_bundles
 from sc_runtime.bundle.store import Bundle, hash_file
+from sc_runtime.caches import Cache
 from sc_runtime.cuda.device import find_capability
-from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError, first_line
-from sc_runtime.files import link_or_copy, replacing, write_atomically
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError, SettingsError, first_line
+from sc_runtime.files import link_or_copy, make_folder, replacing, write_atomically
 
-DEFAULT_CAPABILITY = (8, 9)  #: of plans by TensorRT-RTX where there is no GPU
+DEFAULT_CAPABILITY = (8, 9)  #: compute capability of TensorRT-RTX's plans if there is no GPU
+TIMINGS = Cache("tensorrt", ".timings")  #: measured times of kernels; TensorRT need not measure them again
 LOGGER = "Polygraphy"  #: the name under which polygraphy logs
 
 
@@ -77,7 +80,7 @@ def choose_targets(engines: str | None, capabilities: str | None) -> list[Target
         if present is None:
             raise BackendError(
                 "--engines tensorrt without a GPU",
-                "the one that the plans are for",
+                "the GPU that the plans are for",
                 "or --engines rtx, which needs none",
             )
         chosen = [present]
@@ -112,7 +115,7 @@ def check_capabilities(capabilities: list[tuple[int, int]], module: Any) -> None
 def build_plans(
     bundle: Bundle, target: Target, *, force: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> list[BuiltPlan]:
-    """A plan for `target` of every graph in `bundle` that is for GPUs. `force` builds plans again that exist.
+    """Build a plan for `target` of every graph in `bundle` that is for GPUs. `force` rebuilds plans that exist.
 
     Raises BundleError, BackendError, OutputError, SettingsError.
     """
@@ -134,33 +137,37 @@ def build_plans(
 
 
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
-    """Compile one graph and put the plan in its place, also if there is a plan already."""
+    """Compile one graph and write its plan. An older plan is replaced."""
     path, started = bundle.find_graph(graph), time.perf_counter()
     compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
-    try:
-        plan.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{plan.parent}: {error.strerror}", "a place that can be written to") from error
+    make_folder(plan.parent, bundle.path)
     with replacing(plan) as temporary:
         temporary.write_bytes(compiled)
+        sha256 = hash_file(temporary)
     seconds = round(time.perf_counter() - started, 2)
-    entry = PlanEntry(hash_source(bundle, graph), compiled.nbytes, hash_file(plan), seconds)
+    entry = PlanEntry(hash_source(bundle, graph), compiled.nbytes, sha256, seconds)
     write_atomically(plan.with_suffix(".json"), (json.dumps(dataclasses.asdict(entry), indent=1) + "\n").encode())
+    record(plan, entry)
     return plan
 
 
 def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> None:
-    """Link every plan for `target` (its name, or "*" for any) that `donors` hold of a graph of `bundle`."""
+    """Link the donors' plans for `target` (its name, or "*" for any) of graphs that `bundle` has too.
+
+    Plans that another user built are not linked.
+    """
     for donor in donors:
         for plan in donor.glob(f"{FOLDER}/{target}/*.plan"):
             entry, own = read_entry(plan), bundle.path / plan.relative_to(donor)
-            if entry is None or plan.stem not in bundle.manifest.graphs or own.exists():
+            if entry is None or plan.stem not in bundle.manifest.graphs or own.exists() or own.is_symlink():
                 continue
-            if entry.source == hash_source(bundle, plan.stem) and hash_file(plan) == entry.sha256:
-                own.parent.mkdir(parents=True, exist_ok=True)
-                for source in (plan, plan.with_suffix(".json")):
-                    link_or_copy(source, own.parent / source.name)
+            if not is_recorded(plan, entry) or entry.source != hash_source(bundle, plan.stem):
+                continue
+            if plan.is_file() and hash_file(plan) == entry.sha256:
+                make_folder(own.parent, bundle.path)
+                link_or_copy(plan, own)
+                write_atomically(own.with_suffix(".json"), plan.with_suffix(".json").read_bytes())
 
 
 def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], target: Target) -> Any:
@@ -169,13 +176,11 @@ def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], tar
     profile = trt.Profile()
     for name, (least, typical, most) in shapes.items():
         profile.add(name, least, typical, most)
-    cache = None
-    if target.library == "rtx":
-        config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=[profile])
-    else:
-        cache = locate_timings(target)
-        config = trt.CreateConfig(load_timing_cache=cache, profiles=[profile])
-    with collecting() as said:
+    with collecting() as said, keeping_timings(target) as cache:
+        if target.library == "rtx":
+            config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=[profile])
+        else:
+            config = trt.CreateConfig(load_timing_cache=cache, profiles=[profile])
         try:
             return trt.engine_bytes_from_network(
                 trt.network_from_onnx_path(str(path), strongly_typed=True),
@@ -196,10 +201,22 @@ def use_float32(library: str, builder: Any, network: Any, config: Any) -> None:
     config.clear_flag(import_library(library).BuilderFlag.TF32)
 
 
-def locate_timings(target: Target) -> str:
-    folder = Path(platformdirs.user_cache_dir("sc-runtime")) / "tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder / f"{target}.timings")
+@contextmanager
+def keeping_timings(target: Target) -> Iterator[str | None]:
+    """Yield the path of the timings of kernels for `target`, and keep what the block writes there.
+
+    None for TensorRT-RTX, which times no kernels.
+    """
+    if target.library == "rtx":
+        yield None
+        return
+    key = str(target).replace(".", "_")
+    with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
+        path = Path(folder, "timings")
+        path.write_bytes(b"" if (kept := TIMINGS.read(key)) is None else kept.tobytes())
+        yield str(path)
+        if data := path.read_bytes():
+            TIMINGS.write(key, data)
 
 
 def import_polygraphy(library: str) -> tuple[Any, Any]:

@@ -10,16 +10,16 @@ stays float32, and nothing else:
 - all that is computed from whole numbers alone, from the diffusion step and from positions (`find_counted`): angles
   reach 999 and 2250 rad, where half precision has steps of 0.5 and 2. The layers that follow the sinusoids stay float32
   too, because they are hardly any arithmetic. Measured: without this island the error of the T-UNet is 1.2e-2, with it
-  2.6e-3 (full size, 100 tps, stand-in weights); that of UniCodec's encoder, over 17 s of sound, 3.0e-3 and 1.9e-3;
+  2.6e-3 (full size, 100 tps, stand-in weights). UniCodec's encoder has 3.0e-3 and 1.9e-3, over 17 s of audio;
 - the graphs' inputs and outputs, except the keys and values that go from `conditioning` to every `tunet_step`
   (`lower_specs`): callers see float32 as before, and in the loop only the latent is converted.
 
 Islands that gained nothing at full size were removed. UniCodec's decoder has an error of 2.5e-3 with its phases,
 magnitudes and inverse STFT in half precision, 2.4e-3 with them in float32 (phases ten times as wide: 1.07e-2 and
-1.05e-2): the rounding there is small beside the error of its inputs. The gates of UniCodec's mixture of experts are
-alike: rounded, they choose another expert in 7 of 10 168 cases, in float32 in 9. These are cases in which two experts
-are about equally likely, and the position is then off by 18 %. With convolutions in float32, at many times the cost, it
-would be 3 cases; without the positions' island it is 18.
+1.05e-2): the rounding there is small beside the error of its inputs. For the gates of UniCodec's mixture of experts
+float32 gained nothing either: rounded gates choose another expert in 7 of 10 168 cases, float32 gates in 9. These are
+cases in which two experts are about equally likely, and the position is then off by 18 %. Float32 convolutions, at many
+times the cost, would leave 3 cases. Without the positions' island there are 18.
 
 The converters that exist (onnxconverter-common, its copy in ONNX Runtime, ModelOpt AutoCast) need the whole model in
 memory as one protobuf, which cannot hold 7 GB of weights. This one passes on the promises of `trace`.
@@ -39,7 +39,7 @@ PRECISIONS = ("float32", "fp16", "int8")
 ISLANDS = ("InstanceNormalization", "LayerNormalization", "Softmax")  #: operators computed in float32
 KEYS_AND_VALUES = ("key_", "value_")  #: prefixes of the inputs and outputs that are float16
 ACTIVATIONS = {"Resize": 1}  #: how many of an operator's inputs, from the first, are of its type; by default all
-TYPELESS = ("Shape", "Cast")  #: operators that take any type, and give the one they always gave
+TYPELESS = ("Shape", "Cast")  #: operators that take any type, and whose output type does not change
 
 LOW, HIGH = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -80,7 +80,7 @@ def lower_precision(model: ir.Model) -> None:
 
 
 def find_counted(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that compute with numbers made of integers alone: of the diffusion step and of sizes."""
+    """The nodes whose float32 values derive from integers alone: from the diffusion step and from sizes."""
     inputs = set(graph.inputs)
     counted = {value for value in inputs if value.dtype != HIGH}
     found: set[ir.Node] = set()
@@ -97,7 +97,7 @@ def find_counted(graph: ir.Graph) -> set[ir.Node]:
 
 
 class Caster:
-    """Gives values in another type, each once: weights as another promise, computed values through a Cast."""
+    """Converts values to another type, each once: weights by another promise, computed values by a Cast."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph

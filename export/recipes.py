@@ -40,18 +40,18 @@ def write_recipe(
     description = describe_graph(export.graphs[name], sizes)
     modules = {"trace", *LOWERING[precision], *description.modules}
     facts: list[object] = [name, description.facts, weights.identity, [version(package) for package in PACKAGES]]
-    if precision == "int8":  # its ranges are those of a decoding, by all that the codec is
+    if precision == "int8":  # the ranges come from a decoding, which runs the whole codec
         facts += [sizes, export.int8[name], [version(package) for package in ROUNDING_PACKAGES]]
         facts += [hash_file(SPEECH_AND_MUSIC), PRESETS[PRESET]]
     if weights.half and precision != "fp16":
         modules.add("storage")
-    facts.append(describe_code(modules, apart=[name_module(type(sizes).__module__)], folder=folder))
+    facts.append(describe_code(modules, apart=[str(name_module(type(sizes).__module__))], folder=folder))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a graph says of itself at given sizes: facts, and the modules of the export that make it."""
+    """What a graph is made from at given sizes: facts, and the modules of the export that make it."""
 
     facts: tuple[object, ...]
     modules: frozenset[str]
@@ -76,8 +76,7 @@ def describe_graph(graph: Graph, sizes: Sizes) -> Description:
         sorted(read.items()),
     )
     sources = {kind.__module__ for _, kind in parts} | {maker[0] for maker in makers.values()}
-    own = {name_module(source) for source in sources if source.split(".")[0] != "torch"}
-    return Description(facts, frozenset(own), read)
+    return Description(facts, frozenset(filter(None, map(name_module, sources))), read)
 
 
 def describe_maker(make: Callable[..., torch.Tensor]) -> tuple[str, str, tuple[object, ...]]:
@@ -87,14 +86,19 @@ def describe_maker(make: Callable[..., torch.Tensor]) -> tuple[str, str, tuple[o
     return function.__module__, function.__qualname__, bound
 
 
-def name_module(module: str) -> str:
-    """The name of a module relative to the export, which is `export` or `sc_runtime.export`, as it was started."""
-    path = Path(sys.modules[module].__file__ or "").resolve().relative_to(FOLDER.resolve())
-    return ".".join(path.with_suffix("").parts)
+def name_module(module: str) -> str | None:
+    """The name of a module relative to the export; None for one outside, such as torch's.
+
+    The file decides: the export is `export` or `sc_runtime.export`, depending on how it was started.
+    """
+    path = Path(sys.modules[module].__file__ or "").resolve()
+    if not path.is_relative_to(FOLDER.resolve()):
+        return None
+    return ".".join(path.relative_to(FOLDER.resolve()).with_suffix("").parts)
 
 
 class Noted:
-    """Stands in for a record of settings, and notes what is read of it under the record's name and the field's."""
+    """Stands in for a record of settings. Notes each field that is read, under the record's name and the field's."""
 
     def __init__(self, record: object, values: dict[str, Any]) -> None:
         self._record, self._values = record, values

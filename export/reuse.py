@@ -1,4 +1,4 @@
-"""Graphs that were built before, from the same recipe, are taken from where they lie."""
+"""Takes graphs from bundles that were built earlier, if their recipes are equal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .spec import Sizes, Weights
 def find_finished(
     folder: Path, recipes: Mapping[str, str], vocabularies: tuple[int, ...], sizes: Sizes, weights: Weights
 ) -> Bundle | None:
-    """The bundle in `folder` if it is already what would be built."""
+    """The bundle in `folder` if it equals the one that would be built, else None."""
     if not (folder / MANIFEST).is_file():
         return None
     try:
@@ -79,7 +79,7 @@ def has_recipe(bundle: Bundle, graph: str, recipe: str) -> bool:
 
 
 def fits(bundle: Bundle, donor: Bundle, graph: str) -> bool:
-    """Whether the weights that the donor's `graph` shares with another graph are those that `bundle` has of it."""
+    """Whether `bundle` holds the files of another graph from which the donor's `graph` reads its weights."""
     shares = find_export(bundle.manifest.codec).graphs[graph].shares
     ours, theirs = bundle.manifest.files, donor.manifest
     return not shares or all(

@@ -38,6 +38,7 @@ class SeededWeights:
         self.description = f"stand-in weights, seed {seed}"
         self.label = f"seeded{seed}"
         self.arguments = f"--seeded {seed}"
+        self.sources: dict[str, str] = {}
         self.identity = f"seeded {seed} {hash_code(Path(__file__))}"
 
     def read(self, file: str, shapes: Shapes) -> Tensors:

@@ -17,7 +17,7 @@ from sc_runtime.spec import TensorSpec
 Tensors = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 Specs = dict[str, TensorSpec]
-Report = Callable[[str], None]  #: is called with a line that says what is being done
+Report = Callable[[str], None]  #: called with a line that describes the step that begins
 
 
 class Sizes(Protocol):
@@ -34,8 +34,9 @@ class Weights(Protocol):
 
     description: str  #: for the manifest and messages
     label: str  #: for the bundle's name; empty for the published weights
-    arguments: str  #: of `export.build` that name this source again
+    arguments: str  #: of `sc-runtime build` that select this source
     identity: str  #: equal for equal weights, different for different ones
+    sources: dict[str, str]  #: file that the weights are read from -> its SHA-256
     trained: bool  #: False for stand-in weights
 
     @property
@@ -78,7 +79,7 @@ class Graph(Protocol):
 
     @property
     def shares(self) -> str | None:
-        """The name of another graph of the same function whose weights this one reads from that graph's file.
+        """Another graph of the same function, from whose file this graph reads the weights. None: it has its own.
 
         A graph that shares is for processors, so FP16 bundles do not have it.
         """
@@ -119,12 +120,12 @@ class CodecExport(Protocol):
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
-        """Those to choose from; the last is the default."""
+        """The sizes to choose from; the last is the default."""
         ...
 
     @property
     def int8(self) -> Mapping[str, bool]:
-        """Graphs that `--precision int8` rounds, as measured to be harmless -> whether the graph is a transformer."""
+        """Graph that `--precision int8` rounds, measured to be harmless -> whether the graph is a transformer."""
         ...
 
     def name_bundle(self, config: Any, vocabularies: tuple[int, ...]) -> str:
@@ -132,7 +133,7 @@ class CodecExport(Protocol):
         ...
 
     def list_arguments(self, config: Any, vocabularies: tuple[int, ...]) -> str:
-        """The arguments of `export.build` that choose this codec, rate and vocabularies."""
+        """The arguments of `sc-runtime build` that choose this codec, rate and vocabularies."""
         ...
 
     def choose_sizes(self, size: str, tps: int | None, vocab: int) -> Sizes:
@@ -153,8 +154,8 @@ class CodecExport(Protocol):
         """The checkpoint in `path`. Raises CheckpointError."""
         ...
 
-    def fetch(self, sizes: Any, vocabularies: tuple[int, ...]) -> Weights:
-        """The published checkpoint, from the hub. Raises CheckpointError."""
+    def fetch(self, sizes: Any, vocabularies: tuple[int, ...], revision: str) -> Weights:
+        """The published checkpoint, from the hub: a branch, a tag or a commit. Raises CheckpointError."""
         ...
 
 

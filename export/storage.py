@@ -13,7 +13,7 @@ SMALLEST = 256  #: elements; a smaller weight is not worth a Cast
 
 
 def store_half(model: ir.Model) -> None:
-    """Store as float16 those float32 weights of `model` that it holds exactly."""
+    """Store as float16 those float32 weights of `model` that float16 holds exactly."""
     graph = model.graph
     for name, value in list(graph.initializers.items()):
         weight = value.const_value
@@ -44,7 +44,7 @@ def promise_half(name: str, weight: ir.TensorProtocol) -> ir.Value:
 
 
 def shrink(array: np.ndarray) -> np.ndarray:
-    """The float32 `array` as float16 if that holds it exactly, else unchanged."""
+    """The float32 `array` as float16 if float16 holds every value exactly, else unchanged."""
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
     return half if np.array_equal(half.astype(np.float32), array) else array

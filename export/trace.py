@@ -34,12 +34,12 @@ class StoredWeight:
 
     initializer: str
     shape: tuple[int, ...]  #: of the module's tensor
-    permutation: tuple[int, ...] | None  #: the order in which the initializer has its axes; None: their own
+    permutation: tuple[int, ...] | None  #: order of the initializer's axes; None: that of the module's tensor
 
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """An ONNX model and, by name, those tensors of the module that it computes with."""
+    """An ONNX model and the module's tensors that it uses, by name."""
 
     model: ir.Model
     weights: dict[str, StoredWeight]
@@ -86,8 +86,8 @@ def follow_weights(
 ) -> dict[str, StoredWeight]:
     """`weights` with the initializers that hold them after the optimizer has run.
 
-    The optimizer merges small initializers that are equal, and writes those that only get another shape anew, under
-    another name. Such a tensor is found again by its values. One that is part of a computed constant is left out.
+    The optimizer merges small initializers that are equal. It also renames an initializer that it reshapes; such a
+    tensor is found again by its values. A tensor that is part of a computed constant is left out.
     """
     initializers = model.graph.initializers
     lost = {name: weight for name, weight in weights.items() if weight.initializer not in initializers}
@@ -109,7 +109,7 @@ def follow_weights(
 
 
 def share_weights(model: ir.Model, donor: Path) -> None:
-    """Let `model` read the weights that it has in common with the graph in the file `donor` from that graph's data."""
+    """Make `model` read its weights from the data of the graph in the file `donor`, where that has them too."""
     theirs = ir.load(donor).graph.initializers
     for name, value in model.graph.initializers.items():
         found = theirs[name].const_value if name in theirs else None
@@ -138,7 +138,7 @@ def describe_axes(module: nn.Module, inputs: dict[str, TensorSpec]) -> tuple:
 
 
 def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) -> StoredWeight:
-    """Have `value` hold the tensor `name`, which is asked for when it is saved."""
+    """Make `value` hold the tensor `name`. `find(name)` is called when the model is saved."""
     shape, dtype = value.shape, value.dtype
     assert shape is not None and dtype is not None
 
@@ -152,7 +152,7 @@ def promise_weight(value: ir.Value, find: Callable[[str], Tensor], name: str) ->
 
 
 def fold_transposes(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, StoredWeight]:
-    """Turn Transpose(weight) into a weight: a runtime would do it at every load, and hold both.
+    """Replace Transpose(weight) by a transposed weight. A runtime would transpose at every load, and hold both.
 
     Returns those of `weights` that the graph uses, with the initializers that hold them now.
     """

@@ -14,6 +14,7 @@ from torch import nn
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import VerificationError
+from sc_runtime.files import temporary_file
 from sc_runtime.networks import Graph
 from sc_runtime.spec import TensorSpec
 
@@ -27,7 +28,7 @@ CASES = (
 TOLERANCE = 1e-4  #: relative error ||a - b|| / ||b||, float32 graphs
 FP16_TOLERANCE = 1e-2  #: the same, FP16 graphs
 CHOICES = 0.05  #: share of positions for which an FP16 graph with an ArgMax may choose another expert
-LARGE = 10  #: an FP16 graph must not overflow on inputs so many times as large as usual
+LARGE = 10  #: an FP16 graph must not overflow on inputs this many times the usual ones
 
 Arrays = dict[str, np.ndarray]
 
@@ -95,7 +96,7 @@ def chooses(path: Path) -> bool:
 
 
 def keep_nearest(found: np.ndarray, truth: np.ndarray, spare: float) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (last axis) of both, without the share `spare` of them, rounded up, that are furthest apart."""
+    """The rows (last axis) of both arrays, without those that are furthest apart: the share `spare`, rounded up."""
     rows, others = (array.reshape(-1, array.shape[-1]) for array in (found, truth))
     distances = np.linalg.norm(np.subtract(rows, others, dtype=np.float64), axis=1)
     nearest = distances.argsort()[: len(rows) - math.ceil(spare * len(rows))]
@@ -124,12 +125,9 @@ def open_rounded(bundle: Bundle, name: str) -> Graph:
     LSTM of 100 tps has an error of 1.6e-3 instead of 9e-4.
     """
     path = bundle.find_graph(name)
-    rounded = path.with_name(f".{name}.rounded.onnx")  # beside the weights, which it shares
-    try:
+    with temporary_file(path.parent, ".rounded.onnx") as rounded:  # beside the weights, which it shares
         save_rounded(ir.load(path), rounded)
         return OnnxRuntimeBackend().load(rounded, bundle, name)
-    finally:
-        rounded.unlink(missing_ok=True)
 
 
 def save_rounded(model: ir.Model, path: Path) -> None:

@@ -1,6 +1,6 @@
 """The table of weights: where the files of a bundle hold each tensor of an exported module.
 
-The build writes the table into the manifest. What reads weights out of a bundle needs neither ONNX nor the exporter.
+The build writes the table into the manifest. Reading weights from a bundle needs neither ONNX nor the exporter.
 """
 
 from __future__ import annotations

@@ -39,14 +39,14 @@
 //
 // How it works
 // ------------
-// `screen` takes tiles of 128 queries × 256 centroids, a block a multiprocessor, tile after tile; the query tiles of
-// one centroid tile run side by side, so that each centroid is read from memory about once. Slices of 64 columns of
-// both operands come through cp.async into a ring of STAGES slots. A row of a slice is 128 bytes, eight chunks of 16;
-// chunk c of row i lies at c ^ (i mod 8), so that neither copies nor ldmatrix meet in a bank. 8 warps, 2 × 4, hold
-// 64 × 64 sums each. Thread `lane` of a warp holds, of each row, columns 8f + 2·(lane mod 4) + {0, 1}, f = 0 … 7,
-// of the warp's 64: these 16 are a group, and their best score never leaves the registers of one thread:
+// `screen` computes tiles of 128 queries × 256 centroids: one block on each multiprocessor, tile after tile. The query
+// tiles of one centroid tile run side by side, so that each centroid is read from memory about once. cp.async copies
+// slices of 64 columns of both operands into a ring of STAGES slots. A row of a slice is 128 bytes, eight chunks of 16;
+// chunk c of row i lies at c ^ (i mod 8), so that neither copies nor ldmatrix have bank conflicts. 8 warps, 2 × 4, hold
+// 64 × 64 sums each. In each row, thread `lane` of a warp holds columns 8f + 2·(lane mod 4) + {0, 1}, f = 0 … 7,
+// of the warp's 64. These 16 are a group, and their best score never leaves the registers of one thread:
 //     group 16·tile + 4·w + l holds rows 256·tile + 64·w + 8f + 2l + {0, 1} of the sorted codebook.
-// In memory are n × N / 16 scores, 4 MB for 512 queries and 32768 centroids.
+// The scores take n × N / 16 floats of memory, 4 MB for 512 queries and 32768 centroids.
 
 #ifndef STAGES
 #define STAGES 2  // slots, as many as the architecture's shared memory holds; runtime/cuda/nearest.py chooses them
@@ -76,7 +76,7 @@ constexpr double TINY = 7.888609052210118e-31;          // 2⁻¹⁰⁰
 constexpr int LAST = 0x7fffffff;
 constexpr unsigned ALL = 0xffffffffu;
 
-// The instructions without a name in CUDA C++. Emulated on the CPU by tests/emulated_gpu.cpp.
+// PTX instructions that have no function in CUDA C++. tests/emulated_gpu.cpp emulates them on the CPU.
 #ifndef EMULATED_GPU
 #define LOWEST __int_as_float(0xff800000)  // −∞
 #define FURTHEST __longlong_as_double(0x7ff0000000000000LL)
@@ -114,7 +114,7 @@ __device__ __forceinline__ void await_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/// Four 8 × 8 matrices of float16, whose rows begin where lanes 0–7, 8–15, 16–23, 24–31 say.
+/// Four 8 × 8 matrices of float16, whose rows begin at `row_in_shared` of lanes 0–7, 8–15, 16–23, 24–31.
 __device__ __forceinline__ void load_matrices(unsigned (&fragment)[4], unsigned row_in_shared) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
@@ -147,9 +147,9 @@ __device__ __forceinline__ half_bits round_to_normal_half(float value) {
     return (bits & 0x7fff) < 0x0400 ? 0 : bits;
 }
 
-/// A warp a row. queries [count, width]; mean [width]; halves [rows, padded] gets ŷ, zeros in rows from `count` on and
-/// columns from `width` on; ratios [rows] r; lengths [rows, 2] P + π and π, rounded up, or −1 and −1 for a query that is
-/// not finite or too long. codebook_exponent b. Blocks of THREADS, WARPS rows each.
+/// One warp per row. queries [count, width]; mean [width]; halves [rows, padded] gets ŷ, zeros in rows from `count` on
+/// and columns from `width` on; ratios [rows] r; lengths [rows, 2] P + π and π, rounded up, or −1 and −1 for a query
+/// that is not finite or too long. codebook_exponent b. Blocks of THREADS, WARPS rows each.
 extern "C" __global__ void __launch_bounds__(THREADS)
 prepare(const float* __restrict__ queries, const float* __restrict__ mean, half_bits* __restrict__ halves,
         float* __restrict__ ratios, float* __restrict__ lengths, int count, int rows, int width, int padded,
@@ -162,7 +162,7 @@ prepare(const float* __restrict__ queries, const float* __restrict__ mean, half_
     const bool given = row < count;
 
     float largest = 0;
-    double square = 0;  // unscaled, to find what is not finite: fmaxf passes over NaN
+    double square = 0;  // unscaled, to find values that are not finite: fmaxf ignores NaN
     if (given) {
 #pragma unroll 8
         for (int column = lane; column < width; column += 32) {
@@ -172,15 +172,15 @@ prepare(const float* __restrict__ queries, const float* __restrict__ mean, half_
         }
     }
     largest = largest_of_lanes(largest);
-    const bool sound = given && sqrt(add_lanes(square)) < NORM_LIMIT;
-    const int exponent = sound ? min(14 - (__float_as_int(largest) / (1 << 23) - 127), LARGEST_EXPONENT) : 0;
+    const bool valid = given && sqrt(add_lanes(square)) < NORM_LIMIT;
+    const int exponent = valid ? min(14 - (__float_as_int(largest) / (1 << 23) - 127), LARGEST_EXPONENT) : 0;
     const float scale = __int_as_float((exponent + 127) << 23);
 
     double length = 0, rounding = 0;
 #pragma unroll 8
     for (int column = lane; column < padded; column += 32) {
         half_bits bits = 0;
-        if (sound && column < width) {
+        if (valid && column < width) {
             const float centred = query[column] - mean[column];
             bits = round_to_normal_half(centred * scale);
             const double exact = static_cast<double>(centred) * scale;
@@ -195,8 +195,8 @@ prepare(const float* __restrict__ queries, const float* __restrict__ mean, half_
     rounding = ratio * sqrt(add_lanes(rounding));
     if (lane == 0) {
         ratios[row] = static_cast<float>(ratio);
-        lengths[2 * row] = sound ? __double2float_ru(length + rounding) : -1;
-        lengths[2 * row + 1] = sound ? __double2float_ru(rounding) : -1;
+        lengths[2 * row] = valid ? __double2float_ru(length + rounding) : -1;
+        lengths[2 * row + 1] = valid ? __double2float_ru(rounding) : -1;
     }
 }
 
@@ -272,19 +272,19 @@ screen(const half_bits* __restrict__ queries, const float* __restrict__ ratios,
         for (int third = 0; third < 3; ++third) copy_third(step, third);
         close_slice(step);
     }
-    await_copies<STAGES - 2>();  // this thread's of step 0
-    __syncthreads();             // everyone's
+    await_copies<STAGES - 2>();  // this thread's copies of step 0
+    __syncthreads();             // all threads' copies
     load_fragments(0, 0);
     for (int step = 0, slice = 0, tile = blockIdx.x; step < steps; ++step) {
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             if (part + 1 < PARTS) {
                 load_fragments(step, part + 1);
-                copy_third(step + STAGES - 1, part);  // into the slot that the step before has left
+                copy_third(step + STAGES - 1, part);  // into the slot of the step before, which is free
             } else {                                  // this slot is in registers
                 close_slice(step + STAGES - 1);
-                await_copies<STAGES - 2>();  // this thread's of the next step
-                __syncthreads();             // everyone's; and everyone has left this slot
+                await_copies<STAGES - 2>();  // this thread's copies of the next step
+                __syncthreads();             // all threads' copies; and no thread still reads this slot
                 if (step + 1 < steps) load_fragments(step + 1, 0);
             }
 #pragma unroll
@@ -327,7 +327,7 @@ screen(const half_bits* __restrict__ queries, const float* __restrict__ ratios,
                 }
             }
             tile += gridDim.x;
-            __syncthreads();  // everyone has read the factors
+            __syncthreads();  // all threads have read the factors
         }
     }
     await_copies<0>();
@@ -341,7 +341,7 @@ __device__ __forceinline__ double bound_error(double longest, double rounding, d
            3 * UNIT_ROUNDOFF * sum * sum + TINY;
 }
 
-/// A block a query. queries [n, width] and codebook [N, width] float32, as given; best [n, groups]; lengths [n, 2];
+/// One block per query. queries [n, width] and codebook [N, width] float32, as given; best [n, groups]; lengths [n, 2];
 /// order [16·groups] the index in the codebook of each row that was screened, −1 for those that fill up the last tile;
 /// reaches and residuals [groups / 16] X and Δ of the tiles, rounded up; slope A; nearest [n] gets the index, −1 for a
 /// query that was refused. Blocks of THREADS.
@@ -367,7 +367,7 @@ decide(const float* __restrict__ queries, const float* __restrict__ codebook, co
         return bound_error(longest, rounding, reaches[tile], residuals[tile], slope);
     };
 
-    double highest = -FURTHEST;  // that the nearest centroid is known to reach
+    double highest = -FURTHEST;  // largest t − E: the nearest centroid has at least this t + E
 #pragma unroll 4
     for (int group = threadIdx.x; group < groups; group += THREADS) {
         highest = fmax(highest, scores[group] - bound_group(group));

@@ -11,7 +11,7 @@
 constexpr int SIZE = 8 * 256 * 16;  // values of one latent
 constexpr int DEPTH = 3;
 constexpr int THREADS = 128;
-constexpr int QUARTERS = SIZE / 4;          // a thread takes four neighbours of each half of a latent:
+constexpr int QUARTERS = SIZE / 4;          // a thread computes four neighbours of each half of a latent:
 constexpr int LANES = QUARTERS / 2;         // one Philox block of radii and one of angles make these eight values
 constexpr double TURN = 6.283185307179586;  // 2π
 
@@ -34,7 +34,7 @@ struct Source {
     word seed, window, address;
 };
 
-/// Philox 4x64-10 (Salmon et al. 2011), as numpy.random.Philox has it: 53 bits of each word as a double in [0, 1).
+/// Philox 4x64-10 (Salmon et al. 2011), as in numpy.random.Philox: 53 bits of each word as a double in [0, 1).
 __device__ void draw_uniform(double (&uniform)[4], word block, word draw, word window, word seed, word domain) {
     word counter[4] = {block, draw, window, 0}, key[2] = {seed, domain};
     for (int round = 0; round < 10; ++round) {

@@ -1,7 +1,7 @@
-"""Files that save time when they are kept: compiled kernels and graphs, in the user's cache folder.
+"""Caches in the user's cache folder: compiled kernels, compiled graphs, and records of verified files.
 
-Every cache is optional. Where there is no home folder, or the folder cannot be written, the work is done again each
-time, and one line of log (the logger "sc_runtime.caches") says so once.
+Every cache is optional. If there is no home folder, or the folder cannot be written, the work is done again each time,
+and the logger "sc_runtime.caches" warns once.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .errors import OutputError, first_line
-from .files import write_atomically
+from .files import make_folder, write_atomically
 
-NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of the caches there are
+NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of all caches
 #: Bytes that all caches together may hold. The files that were used longest ago are deleted first.
 LIMIT_BYTES = 4_000_000_000
-DIGEST = 32  #: hexadecimal digits of the SHA-256 of the data in a file's name
+DIGEST = 32  #: hexadecimal digits of a SHA-256 in a file's name
 
 log = logging.getLogger(__name__)
 _reported: set[str] = set()
@@ -49,7 +49,7 @@ def report(text: str) -> None:
 
 
 class Cache:
-    """The cache `name`. A file's name holds a key and a hash of the data; data that do not match it are deleted.
+    """The cache `name`. A file's name holds a key and a hash of its data. A file that does not match is deleted.
 
     Several threads and processes may use it at once.
     """
@@ -63,27 +63,30 @@ class Cache:
         return None if root is None else root / self.name
 
     def read(self, key: str) -> np.ndarray | None:
-        """The data of `key`, uint8 [n], mapped from the file; None if they are not there or not as they were written.
+        """The data of `key`, uint8 [n], mapped from the file. None if there are none, or if they have been altered.
 
         `key` is made of letters, digits, "-" and "_".
         """
         for path in self._find(key):
-            with suppress(OSError, ValueError):  # a ValueError for an empty file
+            with suppress(OSError, ValueError):  # an empty file raises ValueError
                 data = np.memmap(path, np.uint8, "r")
-                if hash_data(data) == path.name.split(".")[1]:
+                if hash_data(data.data) == path.name.split(".")[1]:
                     os.utime(path)
                     return data
             self._delete(path)
         return None
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Keep `data` under `key`, in place of what was there. Where that fails, it is logged once."""
+        """Keep `data` under `key`, in place of what was there. Where that fails, it is logged once.
+
+        A folder of a cache that is a link to another place is not used.
+        """
         folder = self.folder
         if folder is None:
             return
         path = folder / f"{key}.{hash_data(data)}{self.suffix}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, folder.parent)
             write_atomically(path, data)
         except (OSError, OutputError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
@@ -152,23 +155,23 @@ def prune(limit: int = LIMIT_BYTES) -> None:
 
 
 def list_files(root: Path) -> list[tuple[float, int, Path]]:
-    """(time of the last use, bytes, path) of every file of the caches under `root`."""
+    """(time of the last use, bytes, path) of every file of the caches under `root`. Links are not followed."""
     found = []
-    for name in NAMES:
+    for folder in (root / name for name in NAMES):
         with suppress(OSError):
-            for path in (root / name).iterdir():
+            for path in () if folder.is_symlink() else folder.iterdir():
                 with suppress(OSError):
                     status = path.lstat()
-                    if path.is_file() and not path.is_symlink():
+                    if stat.S_ISREG(status.st_mode):
                         found.append((status.st_mtime, status.st_size, path))
     return found
 
 
-def hash_data(data: Any) -> str:
-    """The start of the SHA-256 of `data`: bytes, or a contiguous array."""
+def hash_data(data: bytes | memoryview) -> str:
+    """The start of the SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 
 def make_key(*parts: object) -> str:
-    """A key from what the data depend on."""
+    """A key made from `parts`, which are everything that the data depend on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:DIGEST]

@@ -9,7 +9,7 @@ from .errors import SettingsError
 
 BLOCK_SCORES = 1 << 23  #: float32 scores held at a time (32 MiB), however many queries there are
 RESCORED_ROWS = 1024  #: centroids compared in float64 at a time
-NORM_LIMIT = 1e18  #: of a vector about the codebook's mean: its square is far from overflowing float32
+NORM_LIMIT = 1e18  #: bound on a vector's norm about the codebook's mean; its square is far from overflowing float32
 UNIT_ROUNDOFF = 2.0**-24  #: u of float32
 
 
@@ -18,7 +18,7 @@ class NearestCentroid:
 
     The answer is that of a brute-force search in float64: the lowest index among the smallest float64 sums of
     (q − c)². A float32 matrix product screens the codebook, and float64 decides between the centroids that
-    float32 cannot separate. The proof that none is lost:
+    float32 cannot separate. The proof that the nearest centroid is never lost:
 
     Let m be the codebook's mean in float32, q' = fl(q − m), c' = fl(c − m), Q = ‖q'‖, M = max ‖c'_j‖,
     u = 2⁻²⁴, γ_D = D·u / (1 − D·u). As ‖q' − c'‖² / 2 = Q² / 2 − g with g_j = q'·c'_j − ‖c'_j‖² / 2, the
@@ -28,10 +28,10 @@ class NearestCentroid:
     2. u·(Q + M)² for centring, which changes q − c by a vector no longer than u·(Q + M);
     3. 0.1·u·(Q + M)² for all that is smaller up to D = 2²⁰: products of roundings, and the float64 sums that
        decide; and (D + 2)·2⁻¹²⁵ for underflow, flushed to zero or not.
-    With E = γ_D·Q·M + 3u·(Q + M)² + (D + 2)·2⁻¹²⁵, whatever is nearest has t ≥ max t − 2E. Centring makes Q
-    and M small: on vectors that share a large offset it is what leaves one candidate, not thousands.
+    With E = γ_D·Q·M + 3u·(Q + M)² + (D + 2)·2⁻¹²⁵, the nearest centroid has t ≥ max t − 2E. Centring makes Q
+    and M small: for vectors that share a large offset it leaves one candidate instead of thousands.
 
-    Holds a centred copy of the codebook (float32 [N, D]) besides the codebook given.
+    An instance holds the given codebook and a centred copy of it, float32 [N, D].
     """
 
     def __init__(self, codebook: npt.NDArray[np.float32]) -> None:
@@ -45,7 +45,7 @@ class NearestCentroid:
         squares = _square_norms(self._centred)
         self._largest = float(np.sqrt(squares.max()))
         if not self._largest < NORM_LIMIT:
-            remedy = "rebuild the bundle from a sound checkpoint"
+            remedy = "rebuild the bundle from an undamaged checkpoint"
             raise SettingsError(f"codebook with vectors of norm {self._largest:g}", "finite values", remedy)
         self._half_squares = (squares / 2).astype(np.float32)
 

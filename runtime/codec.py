@@ -1,4 +1,4 @@
-"""Sound to tokens and back, by whichever codec a bundle holds.
+"""Sound to tokens and back, with the codec that a bundle holds.
 
 Axis letters, here and everywhere: B windows run together, T positions of a whole recording, C codebooks (columns of
 codes), D feature width, n samples at the codec's rate.
@@ -11,34 +11,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from .audio import Audio
+from .audio import Audio, AudioSource, check_seconds
 from .backends.base import Backend
 from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole, first_line
+from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole
 from .loaded import LoadedBundle
 from .model import Model, WindowPlan
 from .networks import Networks
 from .registry import find_model
-from .spec import DecodeOptions, EncodeOptions, Mono, Progress, change_options, check_options
+from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
 from .tokens import Tokens
 
-
-@runtime_checkable
-class SupportsArray(Protocol):
-    """What NumPy makes an array of, such as a tensor of another library in the CPU's memory."""
-
-    def __array__(self) -> np.ndarray: ...
-
-
-AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
@@ -47,9 +38,9 @@ class Codec:
 
     `Codec.load("tps50-v32768")`, then `encode`, `decode`, `decode_stream`, `embed`.
 
-    Threads: any number of threads may call any of these methods at once, mixed as they come, on every backend; the
-    results are those of one thread. An iterator that `encode_many` or `decode_stream` returned belongs to one thread at
-    a time. It may be abandoned half-way. On a CPU the threads share its cores, so a pool of threads gains what reading,
+    Threads: any number of threads may call any of these methods at once, on every backend. The results are those of one
+    thread. An iterator that `encode_many` or `decode_stream` returned belongs to one thread at a time. It may be
+    abandoned half-way. On a CPU the threads share its cores, so a pool of threads gains only the time that reading,
     resampling and searching leave idle. On a GPU runs of a graph, searches and groups of windows take turns.
 
     Processes: a codec can be pickled. It is then loaded again, by the other process, from the bundle's folder and with
@@ -81,8 +72,8 @@ class Codec:
                 of trained weights, else the embedded model.
             backend: "auto", "openvino", "onnxruntime", "onnxruntime-cuda" or "tensorrt".
             threads: number of CPU threads. None uses all.
-            precision: "auto" computes tokens in float32 and sound in what is fastest. "float32" and "bfloat16" hold for
-                both, except for graphs that the bundle stores in int8.
+            precision: "auto" computes tokens in float32 and sound in the fastest type. "float32" and "bfloat16" hold
+                for both, except for graphs that the bundle stores in int8.
 
         Raises BundleError, SettingsError, MissingExtraError, BackendError.
         """
@@ -108,19 +99,23 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
         """Sound to tokens. Memory does not grow with the recording.
 
         Arguments:
             audio: a path, the bytes of a file, a binary stream, or an array [n] or [n, channels] of int16, int32 or
-                floats. Full scale of floats is 1. A tensor of another library in the CPU's memory is an array.
-            sample_rate: of an array, in Hz. None is the codec's rate. A file states its own, which must not be another.
+                floats. Full scale of floats is 1. A tensor of another library in the CPU's memory counts as an array.
+            sample_rate: in Hz. For an array, None means the codec's rate. For a file, it must equal the rate that the
+                file states.
             vocab: entries of the semantic codebook, one of those that the bundle holds. None is its default.
             domain: "speech", "music" or "sound", for codecs that have this option.
             batch: number of windows that run together, at least 1. It changes speed and memory, not tokens. None
                 uses what suits the backend.
             allow_truncated: whether a file that was cut short is encoded as far as it goes, with an AudioWarning.
+            max_seconds: the longest recording that is encoded; a longer one is an AudioError. None is no limit. A file
+                of a few megabytes may hold hours of silence.
             progress: called with (windows done, windows in all).
 
         Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
@@ -137,6 +132,7 @@ class Codec:
             domain=domain,
             batch=batch,
             allow_truncated=allow_truncated,
+            max_seconds=max_seconds,
             progress=report,
         )
         tokens = next(found)
@@ -153,20 +149,25 @@ class Codec:
         domain: str | None = None,
         batch: int | None = None,
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
         progress: EncodeProgress | None = None,
     ) -> Iterator[Tokens | AudioError]:
-        """The tokens of each of `audios`, in order: those of `encode`, sooner, as windows of several run together.
+        """The tokens of each of `audios`, in order. They equal those of `encode`.
 
-        A recording that cannot be encoded gives its AudioError in its place; the others go on. `audios` is read at most
-        `batch` windows ahead of what is returned. `progress` is called with (number of the recording, its windows that
-        are done, all that it has). The other arguments are those of `encode`. Raises SettingsError.
+        It is faster than `encode` in a loop, because windows of several recordings run together. A recording that
+        cannot be encoded gives its AudioError in its place; the others go on. `audios` is read at most `batch` windows
+        ahead of what is returned. `progress` is called with (number of the recording, its windows done, its windows in
+        all). The other arguments are those of `encode`. Raises SettingsError.
         """
         check_batch(batch)
+        check_seconds(max_seconds)
         config = self.bundle.choose_config(vocab)
         options, spec = EncodeOptions(domain), self.model.spec
         check_options(options, spec)
         self.model.check_encode_options(options, config)
-        opening = partial(open_audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated)
+        opening = partial(
+            Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated, max_seconds=max_seconds
+        )
         openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
         together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
@@ -190,7 +191,7 @@ class Codec:
     ) -> np.ndarray:
         """Tokens to sound, float32 [n] at `sample_rate` Hz: the original's length where the tokens state it.
 
-        It is `decode_stream`, joined; its arguments and errors are the same.
+        It joins the pieces of `decode_stream`. The arguments and errors are the same.
         """
         stream = self.decode_stream(tokens, options, vocab=vocab, batch=batch, progress=progress, **changes)
         return np.concatenate(list(stream))
@@ -229,17 +230,17 @@ class Codec:
         return require_finite(self.model.decode(tokens.codes, config, samples, chosen, batch, progress))
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, object]:
-        """Every setting that decoding with `options` has, by name. Raises SettingsError."""
+        """Every setting of decoding with `options`, by name. Raises SettingsError."""
         check_options(options, self.model.spec)
         return self.model.resolve_options(options)
 
     def count_windows(self, tokens: Tokens) -> int:
-        """The number of windows that `tokens` are decoded in. Raises TokensError for those of another bundle."""
+        """The number of windows that `tokens` are decoded in. Raises TokensError for tokens of another bundle."""
         config = self._take_tokens(tokens, None).config
         return self.model.count_windows(len(tokens), config)
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
-        """The quantised features, float32 [T, D], for models on top. Of SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D].
+        """The quantised features, float32 [T, D], for models on top. For SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D].
 
         `tokens` and `vocab` are those of `decode_stream`. Raises TokensError, BundleError.
         """
@@ -259,20 +260,7 @@ class Codec:
             raise TokensError(given, "the same", "leave vocab out: it is for arrays and .npy files")
         if tokens.config.vocab in self.bundle.manifest.vocabularies:
             return tokens.require(self.bundle.choose_config(tokens.config.vocab))
-        return tokens.require(self.config)  # raises, naming both
-
-
-def open_audio(
-    source: AudioSource, sample_rate: int | None, *, rate: int, mono: Mono, allow_truncated: bool = False
-) -> Audio:
-    """The recording `source`, which may be a tensor of another library. Raises AudioError."""
-    if not isinstance(source, np.ndarray) and isinstance(source, SupportsArray):
-        try:
-            source = np.asarray(source)
-        except (RuntimeError, TypeError, ValueError) as error:  # on a GPU, or part of a graph of gradients
-            given = f"audio of type {type(source).__name__} ({first_line(error)})"
-            raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
-    return Audio(source, sample_rate, rate=rate, mono=mono, allow_truncated=allow_truncated)
+        return tokens.require(self.config)  # raises a TokensError that names both vocabularies
 
 
 def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -34,7 +34,10 @@ class CodecConfig(ABC):
     @classmethod
     @abstractmethod
     def from_codebook_sizes(cls: type[Config], tps: int, entries: tuple[int, ...]) -> Config:
-        """The settings from what a token file states. Raises SettingsError if no codec has them."""
+        """The settings with this rate and these codebook sizes, which a token file states.
+
+        Raises SettingsError if the codec has no such settings.
+        """
 
     @property
     @abstractmethod
@@ -56,7 +59,7 @@ class CodecConfig(ABC):
 
     @property
     def identity(self) -> tuple[str, int, dict[str, int]]:
-        """Two sets of tokens are compatible if these are equal: codec, rate and vocabularies."""
+        """Codec, rate and vocabularies. Two token sets are compatible if these are equal."""
         return self.codec, self.tps, self.codebook_sizes
 
     @property

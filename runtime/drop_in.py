@@ -29,7 +29,7 @@ class SemantiCodec:
         checkpoint_path: a checkpoint folder in the published layout, or a built bundle. None uses the published
             weights.
         seed: of the noise.
-        backend: as `Codec.load` has it.
+        backend: as in `Codec.load`.
 
     A bundle that is not built yet is built once, in a process of its own, which needs the extra `export`. Raises
     BundleError if that fails, and SettingsError if a built bundle is of another codec, rate or vocabulary.

@@ -17,7 +17,7 @@ from .spec import EncodeOptions
 
 #: Opens a recording and plans its windows, or raises AudioError; the end of the block closes the recording.
 Opening = Callable[[], AbstractContextManager[WindowPlan]]
-EncodeProgress = Callable[[int, int, int], None]  #: (number of the recording, its windows that are encoded, all it has)
+EncodeProgress = Callable[[int, int, int], None]  #: (number of the recording, its windows done, its windows in all)
 
 
 @dataclass
@@ -69,9 +69,9 @@ def encode_recordings(
 
     windows = read_windows()
     while group := list(islice(windows, batch)):
-        sound = [(task, window) for task, window in group if task.error is None and window is not None]
-        found = model.encode_windows([window for _, window in sound], config, options) if sound else []
-        for (task, _), codes in zip(sound, found, strict=True):
+        readable = [(task, window) for task, window in group if task.error is None and window is not None]
+        found = model.encode_windows([window for _, window in readable], config, options) if readable else []
+        for (task, _), codes in zip(readable, found, strict=True):
             task.codes.append(codes)
             if progress and task.plan:
                 progress(task.number, len(task.codes), task.plan.count)

@@ -1,4 +1,4 @@
-"""Errors a user can cause: each says what was given, what was expected and what to do, in one line.
+"""Errors that a user can cause. Each states in one line what was given, what was expected and what to do.
 
 Every class also subclasses the builtin a caller would expect, so `except ValueError` keeps working.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import SupportsFloat, SupportsIndex
 
-#: What the messages of NumPy, ONNX Runtime, OpenVINO, CUDA and TensorRT contain where memory is short, in lower case.
+#: Phrases, in lower case, of the out-of-memory messages of NumPy, ONNX Runtime, OpenVINO, CUDA and TensorRT.
 OUT_OF_MEMORY = (
     "out of memory",
     "out_of_memory",
@@ -35,7 +35,7 @@ class CodecError(Exception):
         super().__init__(one_line(f"{text}: {remedy}" if remedy else text))
 
     def __reduce__(self) -> tuple[type[CodecError], tuple[str, str, str]]:
-        """So that it crosses process boundaries: the default would call the class with its message alone."""
+        """Make the error picklable: the default would call the class with the message alone."""
         return type(self), (self.given, self.expected, self.remedy)
 
 
@@ -60,7 +60,7 @@ class BundleError(CodecError, ValueError):
 
 
 class CheckpointError(CodecError, ValueError):
-    """A checkpoint whose tensors are missing, extra, misshapen or of another rate, or that cannot be had."""
+    """A checkpoint that cannot be downloaded, or whose tensors are missing, extra, misshapen or of another rate."""
 
 
 class VerificationError(CodecError, RuntimeError):
@@ -80,7 +80,7 @@ class OutputError(CodecError, OSError):
 
 
 def one_line(text: str) -> str:
-    """`text` with line breaks, control characters and what is no text (half of a surrogate pair) escaped."""
+    """`text` with line breaks, control characters and lone surrogates escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
@@ -101,7 +101,7 @@ def check_finite(name: str, value: object, expected: str) -> float:
 
 
 def ran_out_of_memory(error: BaseException | str) -> bool:
-    """Whether a library's error says that there is not enough memory."""
+    """Whether a library's error reports that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 

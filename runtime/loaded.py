@@ -53,7 +53,7 @@ class LoadedBundle:
         return self.open_graph(graph).run(feeds)
 
     def load_codebook(self, name: str) -> np.ndarray:
-        """As `Networks.load_codebook`; mapped from its file."""
+        """See `Networks.load_codebook`. The codebook is mapped from its file."""
         return self.codebooks.get(name, lambda: self.bundle.load_codebook(name))
 
     def open_search(self, name: str, entries: slice | None = None) -> Search:

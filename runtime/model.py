@@ -50,7 +50,7 @@ class Model(Protocol):
         ...
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, Any]:
-        """Every setting that decoding with `options` has, by name, as `json` can write it. Raises SettingsError."""
+        """Every setting of decoding with `options`, by name, as a value that `json` can write. Raises SettingsError."""
         ...
 
     @staticmethod

@@ -10,8 +10,8 @@ import numpy as np
 from .cuda.device import Device
 from .spec import TensorSpec
 
-Arrays = Mapping[str, np.ndarray]  #: by the names of inputs or outputs
-Shapes = Mapping[str, tuple[int, ...]]  #: by the same
+Arrays = Mapping[str, np.ndarray]  #: name of an input or output -> its array
+Shapes = Mapping[str, tuple[int, ...]]  #: name of an input or output -> its shape
 
 
 class Graph(Protocol):
@@ -27,7 +27,7 @@ class Graph(Protocol):
 
 @runtime_checkable
 class CompiledGraph(Graph, Protocol):
-    """A graph that is compiled for inputs of given shapes: when it first runs them, or before, by `prepare`."""
+    """A graph that is compiled for each set of input shapes: in its first run with them, or earlier by `prepare`."""
 
     def prepare(self, shapes: Shapes) -> None:
         """Compile it for inputs of these shapes. Raises BackendError."""
@@ -50,7 +50,7 @@ class Networks(Protocol):
 
     @property
     def device(self) -> Device | None:
-        """The GPU that the graphs run on, which keeps what passes between them; None where they run on the host."""
+        """The GPU that the graphs run on, whose memory holds the tensors between them. None if they run on the host."""
         ...
 
     @property
@@ -75,5 +75,5 @@ class Networks(Protocol):
         ...
 
     def open_search(self, name: str, entries: slice | None = None) -> Search:
-        """A search in the codebook `name`, or among `entries` of it; indices count from their start."""
+        """A search in the codebook `name`, or in its part `entries`. Indices count from the start of `entries`."""
         ...

@@ -1,4 +1,4 @@
-"""Values that are made when they are first needed, by whichever thread needs them first."""
+"""Values that are made once, by the first thread that needs them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Value = TypeVar("Value")
 class OnceEach(Generic[Key, Value]):
     """A value for each key, made once. Several threads may call `get`.
 
-    A thread that asks for a value that another thread is making waits for it. Values of different keys are made side by
-    side. With `most`, only so many values are kept: the one that was used longest ago is dropped before a new one is
-    made. A dropped value lives on where it is still in use.
+    If another thread is making the value, `get` waits for it. Values of different keys are made side by side. With
+    `most`, at most that many values are kept: the least recently used one is dropped before a new one is made. A
+    dropped value stays valid for those who still use it.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -30,8 +30,13 @@ class OnceEach(Generic[Key, Value]):
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
+    def __setitem__(self, key: Key, value: Value) -> None:
+        """Keep `value` for `key`, so that none is made."""
+        with self._lock:
+            self._values[key] = value
+
     def keys(self) -> list[Key]:
-        """The keys of what is kept, the latest used last."""
+        """The keys of the kept values, the most recently used last."""
         with self._lock:
             return list(self._values)
 

@@ -10,9 +10,9 @@ import numpy as np
 def overlap_add(windows: Iterable[Iterable[np.ndarray]], samples: int, overlap: int) -> Iterator[np.ndarray]:
     r"""Windows, each an iterable of the pieces [n] of one waveform -> pieces float32 [n], `samples` samples in all.
 
-    Two windows share `overlap` samples. There the weight of the first falls linearly from 1 to 0 and that of the second
-    rises from 0 to 1, both ends included; the two add up to 1. The first piece of a window has at least `overlap`
-    samples. The last window is cut at `samples`.
+    Two windows share `overlap` samples. Over these the first window's weight falls linearly from 1 to 0 and the
+    second's rises from 0 to 1, both ends included. The weights add up to 1. The first piece of a window has at least
+    `overlap` samples. The last window is cut at `samples`.
 
         window 0   ----------------\
         window 1                /----------------\

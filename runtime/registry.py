@@ -1,4 +1,4 @@
-"""The codecs there are. To add one: a folder here, a folder in `export/`, and a line in `MODELS`."""
+"""The list of codecs. A new codec needs a folder here, a folder in `export/`, and a line in `MODELS`."""
 
 from __future__ import annotations
 

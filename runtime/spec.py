@@ -1,7 +1,7 @@
 """What a codec is, as data.
 
 Each codec states its facts once, as a `CodecSpec` in its own `spec.py`. Bundles, backends, the command line and the
-exporter read them there, so none of these names a codec or a graph.
+exporter read them there, so their code names no codec and no graph.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class DerivedAxis:
 class GraphSpec:
     """Facts of one graph that backends act on."""
 
-    #: Dynamic axis of the inputs -> least, typical and largest size that a plan for a GPU is built for. Empty: the
-    #: graph is not for GPUs.
+    #: Dynamic axis of the inputs -> smallest, typical and largest size in a plan for a GPU. Empty if the graph is not
+    #: for GPUs.
     profile: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    derived_axes: Mapping[str, DerivedAxis] = field(default_factory=dict)  #: those of the outputs
-    #: Tokens depend on it. It is computed in float32 unless a lower precision is asked for by name.
+    derived_axes: Mapping[str, DerivedAxis] = field(default_factory=dict)  #: the dynamic axes of the outputs
+    #: Whether tokens depend on it. If so, it is computed in float32 unless a lower precision is asked for by name.
     makes_tokens: bool = False
     gains_from_batch: bool = True  #: whether a batch of windows takes less time than the windows one by one
-    #: Dynamic axes whose size is another one for nearly every recording, so that compiling per shape does not pay.
+    #: Dynamic axes whose size differs for nearly every recording, so that compiling for each size does not pay.
     free_axes: frozenset[str] = frozenset()
-    #: An ONNX operator type. From the last operator of this type on, the graph stays float32 when the rest is rounded.
+    #: An ONNX operator type. The last operator of this type, and all after it, stay float32 when the rest is rounded.
     float32_tail: str | None = None
-    is_lstm: bool = False  #: a bidirectional LSTM and a linear map, as `backends.openvino.recurrence` runs one
+    is_lstm: bool = False  #: whether it is a bidirectional LSTM and a linear map (`backends.openvino.recurrence`)
 
     def resolve_axes(self, axes: Mapping[str, int]) -> dict[str, int]:
         """The sizes of all dynamic axes, the outputs' too, from the sizes of the inputs' `axes`."""
@@ -78,7 +78,7 @@ class CodecSpec:
 
     number: int  #: of the codec in token files
     config: type[CodecConfig]
-    published: tuple[CodecConfig, ...]  #: the settings of which there are published weights
+    published: tuple[CodecConfig, ...]  #: the settings that have published weights
     mono: Mono
     batches: bool  #: whether windows gain from being encoded together
     graphs: Mapping[str, GraphSpec]
@@ -87,7 +87,7 @@ class CodecSpec:
 
     @property
     def name(self) -> str:
-        """As manifests, commands and messages have it."""
+        """The codec's name in manifests, commands and messages."""
         return self.config.codec
 
 
@@ -103,7 +103,7 @@ def option(text: str, **command_line: Any) -> Any:
 class EncodeOptions:
     """Options of encoding. None leaves the choice to the codec. A codec refuses options that it does not have."""
 
-    domain: str | None = option("What the sound is, for codecs that take it: speech, music or sound.")
+    domain: str | None = option("Kind of sound, for codecs that have this option: speech, music or sound.")
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class DecodeOptions:
     eta: float | None = option("Fresh noise at each step: 0 (deterministic) to 1.")
     solver: str | None = option("ddim, dpm or unipc, instead of the preset's.")
     interval: tuple[int, int] | None = option(
-        "Guidance only in these diffusion timesteps, of 0 to 1000; the others cost half.", metavar="LOW HIGH"
+        "Guide only at diffusion timesteps from LOW to HIGH, of 0 to 1000; the others cost half.", metavar="LOW HIGH"
     )
-    seed: int | None = option("Of the noise, by default 0; a seed gives the same sound everywhere.")
+    seed: int | None = option("Seed of the noise, by default 0. A seed gives the same sound everywhere.")
     noise: Noise | None = None
 
 

@@ -14,11 +14,11 @@ container. It also states the codec, the rate, the vocabularies and the length o
 | 12   | samples      | u64     | samples of the original at the codec's rate; 0: not known                 |
 | 20   | CRC          | u32     | CRC-32 (zlib's) of every other byte of the file, in order                 |
 | 24   | vocabularies | C × u16 | entries of each codebook, less one                                        |
-|      | codes        | bits    | position by position, codebook by codebook, each token at the bits its    |
-|      |              |         | vocabulary needs, most significant bit first; zeros fill the last byte    |
+|      | codes        | bits    | position by position, codebook by codebook, each token in as many bits as |
+|      |              |         | its vocabulary needs, highest bit first; zeros fill the last byte         |
 
-So 10.24 s at 25 tokens per second and 4096 centroids are 400 bytes of codes, the paper's 0.31 kbps. Tokens have one
-spelling only: a file that can be read is written again with the same bytes.
+So 10.24 s at 25 tokens per second and 4096 centroids are 400 bytes of codes, the paper's 0.31 kbps. Tokens have only
+one encoding: whoever reads a file and writes its tokens again gets the same bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _MAX_NPY_HEADER = 10_000  #: bytes; numpy's own limit
 _MAX_SIZE_BITS = 128  #: of a dimension in an .npy header; Python refuses to print numbers of thousands of digits
 _MAX_RATE = _MAX_CODEBOOKS = 2**8 - 1
 _PACK_POSITIONS = 2**16  #: packed at a time; a multiple of 8, so that a chunk begins with a byte
-_READ_BYTES = 2**20  #: asked of a stream at a time, so that a false length in a header allocates nothing
+_READ_BYTES = 2**20  #: read from a stream at a time, so that a false length in a header allocates nothing
 
 DAMAGED = "the file is damaged; copy or encode it again"
 
@@ -78,7 +78,7 @@ def pack_container(codes: NDArray[np.int32], config: CodecConfig, samples: int |
 
 @dataclass(frozen=True)
 class Container:
-    """An .sct file of the right checksum, not yet unpacked. `samples`: None if the file does not state it."""
+    """An .sct file with a valid checksum, not yet unpacked. `samples`: None if the file does not state it."""
 
     config: CodecConfig
     positions: int
@@ -93,7 +93,7 @@ class Container:
 
 
 def read_container(start: bytes, file: BinaryIO) -> Container:
-    """Read the rest of a container of which `start` was read. Raises `TokensError`."""
+    """Read a container from `file`, whose first bytes, `start`, were read before. Raises `TokensError`."""
     fixed = start + read_bytes(file, _FIXED_BYTES - len(start))
     if len(fixed) < _FIXED_BYTES:
         raise TokensError(f"a token file cut short: {len(fixed)} bytes", "a whole header", DAMAGED)
@@ -144,8 +144,8 @@ def count_bytes(positions: int, config: CodecConfig) -> int:
 def unpack_npy(file: BinaryIO, books: tuple[str, ...] | None = None) -> NDArray[Any]:
     """Read an .npy file after its magic: an array of codes of `books`, or of any codec's.
 
-    `np.load` is not used: it allocates what the header claims, and when it maps the file it answers a false header with
-    any of four exceptions. Raises `TokensError`.
+    `np.load` is not used: it allocates what the header claims, and when it maps the file it raises any of four
+    exceptions for a false header. Raises `TokensError`.
     """
     version = read_bytes(file, 2)
     if version not in (b"\1\0", b"\2\0"):
@@ -173,7 +173,7 @@ def pack_npy(codes: NDArray[np.int32]) -> bytes:
 
 
 def check_layout(shape: tuple[int, ...], dtype: np.dtype[Any], books: tuple[str, ...] | None) -> None:
-    """Raises `TokensError` unless an array is codes. `books`: names of the codebooks, None for any number of them."""
+    """Raises `TokensError` unless such an array can be codes. `books`: names of the codebooks; None: any number."""
     if any(isinstance(size, bool) or size.bit_length() > _MAX_SIZE_BITS for size in shape):
         raise TokensError("an array whose shape is no list of sizes", "whole numbers", DAMAGED)
     if dtype.hasobject:
@@ -205,7 +205,7 @@ def open_token_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _check_information(config: CodecConfig) -> None:
-    """Raises `TokensError` for tokens of no bits: a file of no bytes could claim any number of them."""
+    """Raises `TokensError` for vocabularies of one entry: their tokens take no bytes, so a file could claim any T."""
     if not any(config.bits):
         raise TokensError("vocabularies of one token each", "at least two tokens in one of them")
 
@@ -246,7 +246,7 @@ def _unpack(payload: bytes, positions: int, bits: tuple[int, ...]) -> NDArray[np
 
 
 def read_bytes(file: BinaryIO, count: int) -> bytes:
-    """Read `count` bytes, or what there is."""
+    """Read `count` bytes, or fewer if the file ends before."""
     data = bytearray()
     while len(data) < count and (part := file.read(min(count - len(data), _READ_BYTES))):
         data += part

@@ -34,15 +34,15 @@ from .token_files import (
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tokens of one recording: one from each codebook at each position, and what is needed to decode them.
+    """The tokens of one recording, one from each codebook at each position, with the settings to decode them.
 
-    codes: int32 [T, C], read-only; SemantiCodec's are (semantic, acoustic). A copy of the integer array [T, C] or
-        [1, T, C] that is given.
-    config: the codec, the rate and the vocabularies. Files and `==` leave out the sizes of its networks.
+    codes: int32 [T, C], read-only; SemantiCodec's are (semantic, acoustic). They are copied from the integer array
+        [T, C] or [1, T, C] that is given.
+    config: the codec, the rate and the vocabularies. Files and `==` ignore its sizes of networks.
     samples: the original's length at the codec's rate. None if it is not known.
 
     Raises `TokensError` for a wrong shape or dtype, no position, a token outside its vocabulary, or a number
-    of samples that makes another number of positions.
+    of samples that has another number of positions.
     """
 
     codes: NDArray[np.int32]
@@ -129,7 +129,7 @@ class Tokens:
             if config is None:
                 raise TokensError(
                     "tokens in an .npy file, which states no rate and no vocabulary",
-                    "a bundle that they are of",
+                    "the bundle that they were made with",
                     "name the bundle, or use .sct",
                 )
             return cls.from_array(unpack_npy(file, tuple(config.codebook_sizes)), config)
@@ -164,7 +164,10 @@ class Tokens:
 
 
 def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
-    """Raises `TokensError` unless tokens of `mine` are tokens of `wanted`: codec, rate and vocabularies are equal."""
+    """Raises `TokensError` unless tokens with the settings `mine` fit a bundle with `wanted`.
+
+    They fit if codec, rate and vocabularies are equal.
+    """
     again = "encode the audio again with this bundle"
     if mine.codec != wanted.codec:
         raise TokensError(
@@ -188,7 +191,7 @@ def check_compatible(mine: CodecConfig, wanted: CodecConfig) -> None:
             )
 
 
-def read_array(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
+def read_npy(source: str | os.PathLike[str] | BinaryIO) -> NDArray[Any]:
     """The codes [T, C] of an .npy file or stream of any codec. A `TokensError` names the path."""
     with open_token_file(source) if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file:
         if read_bytes(file, len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
@@ -205,7 +208,7 @@ def _as_array(array: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(array)
     except (TypeError, ValueError) as error:
-        given = f"a {type(array).__name__} that makes no array ({error})"
+        given = f"a {type(array).__name__} that cannot become an array ({error})"
         raise TokensError(given, "integers [T, C] or [1, T, C]") from error
 
 
@@ -220,7 +223,7 @@ def _check_codes(array: ArrayLike, config: CodecConfig) -> NDArray[np.int32]:
         if int(tokens.min()) < 0 or int(tokens.max()) >= size:
             position = int(((tokens < 0) | (tokens > size - 1)).argmax())
             remedy = "the tokens are damaged, or of another codec or another bundle"
-            if name == next(iter(config.codebook_sizes)):  # the codebook of which a bundle may hold several
+            if name == next(iter(config.codebook_sizes)):  # a bundle may hold several sizes of this codebook
                 remedy = f"choose the vocabulary that the tokens were made with, if it is not {size}"
             found = f"{name} token {tokens[position]} at position {position}"
             raise TokensError(found, f"0 to {size - 1}", remedy)

@@ -1,4 +1,4 @@
-"""Small collections for the tests, and the command in a process of its own."""
+"""Small collections for the tests, and the command in another process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATE = 16000
 
 
 def make_sound(number: int, seconds: float, rate: int = RATE) -> np.ndarray:
-    """A tone with noise, of its own for each number: float32 [n]."""
+    """A tone with noise, float32 [n]. Each `number` has another tone and other noise."""
     generator = np.random.default_rng(number)
     times = np.arange(round(seconds * rate)) / rate
     tone = np.sin(2 * np.pi * (100 + 37 * number) * times)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,21 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 BUNDLES = ROOT / "build" / "test-bundles"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import ONNX Runtime themselves
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The caches of this session, and those of other programs, lie in a temporary folder, not in the user's.
+
+    They are cold. A test that counts on a cold or a warm cache sets XDG_CACHE_HOME to a folder of its own.
+    """
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME"):
+            patch.setenv(variable, str(folder / variable.lower()))
+        yield
 
 
 def build_test_bundle(
@@ -23,7 +41,7 @@ def build_test_bundle(
     precision: str = "float32",
     codec: str = "semanticodec",
 ) -> Path:
-    """A bundle of stand-in weights; found built when nothing that shapes it has changed."""
+    """A bundle of stand-in weights. It is built again only if its recipes have changed."""
     from sc_runtime.export.builder import build_bundle, name_bundle
     from sc_runtime.export.registry import find_export
     from sc_runtime.export.seeded import SeededWeights
@@ -59,13 +77,12 @@ def tiny_fp16_unicodec() -> Path:
 
 
 def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticodec") -> None:
-    """Have bundles of `codec` hold the graphs `names` alone, until `patch` is undone."""
+    """Make bundles of `codec` hold only the graphs `names`, until `patch` is undone."""
     from sc_runtime.export.registry import find_export
 
-    graphs: Any = find_export(codec).graphs
-    for name in graphs.keys() - set(names):
-        patch.delitem(graphs, name)
-    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # for which it takes all of them
+    export = find_export(codec)
+    patch.setattr(export, "graphs", {name: graph for name, graph in export.graphs.items() if name in names})
+    patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # it needs every graph
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +91,13 @@ def emulations(tmp_path_factory: pytest.TempPathFactory) -> Emulations:
     from tests.emulated_device import Emulations
 
     return Emulations(tmp_path_factory.mktemp("emulations"))
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The JSON of a manifest, without its hash of itself, so that a test may change it."""
+    raw = json.loads((folder / "manifest.json").read_text())
+    raw.pop("sha256", None)
+    return raw
 
 
 @pytest.fixture(scope="session")

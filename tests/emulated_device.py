@@ -49,7 +49,7 @@ class Emulations:
 class EmulatedDevice:
     """A device without a GPU. Memory begins as NaN.
 
-    emulations: the compiled kernels. None runs no kernel but those of the search, by NumPy.
+    emulations: the compiled kernels. With None only the search runs, by NumPy.
     processors: number of multiprocessors.
     stages: slots of the search's kernel, instead of the architecture's.
     quick_search: runs the search by NumPy, which is quicker than its emulated kernels.
@@ -135,7 +135,7 @@ class EmulatedDevice:
         assert self.lock._is_owned(), "work of two threads may mix"  # type: ignore[attr-defined]
 
     def _check(self, address: int, size: int) -> None:
-        """`size` bytes at `address` lie in one allocation that is still there."""
+        """Assert that `size` bytes at `address` lie in one allocation that was not freed."""
         self.check_lock()
         starts = sorted(self._allocated)
         start = starts[bisect.bisect_right(starts, address) - 1]
@@ -149,7 +149,7 @@ def view(address: int, dtype: type, *shape: int) -> np.ndarray:
 
 
 def search_by_numpy(count: int, *arguments: Any) -> None:
-    """What the kernel `decide` leaves in memory, for `count` queries, from its arguments."""
+    """Write what the kernel `decide` writes for `count` queries. `arguments` are those of the kernel."""
     queries, codebook, _, _, order, _, _, nearest, width, groups, _ = arguments
     size = int((view(order, np.int32, 16 * int(groups)) >= 0).sum())
     search = NearestCentroid(view(codebook, np.float32, size, int(width)))

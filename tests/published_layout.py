@@ -1,4 +1,4 @@
-"""Checkpoint folders in the published layout, at any size, made from `golden/` alone but for the tiny shapes."""
+"""Checkpoint folders in the published layout, at any size, made from `golden/`; tiny shapes come from the export."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def list_needed(part: str, sizes: NetworkSizes) -> Shapes:
 
 
 def list_training_only(part: str, tps: int, full: NetworkSizes) -> set[str]:
-    """Published names that the full-size networks of inference have no use for."""
+    """Published names that the full-size networks of inference do not use."""
     return set(layout(part, tps)) - set(list_needed(part, full))
 
 
 def make_state(part: str, sizes: NetworkSizes, full: NetworkSizes, seed: int = 1) -> State:
-    """Stand-in tensors at `sizes`, and small ones for everything else that the published file carries."""
+    """Stand-in tensors at `sizes`, and small ones for all other names of the published file."""
     published, schedule = layout(part, sizes.config.tps), schedule_buffers()
     state = {}
     for name, shape in list_needed(part, sizes).items():
@@ -40,7 +40,7 @@ def make_state(part: str, sizes: NetworkSizes, full: NetworkSizes, seed: int = 1
 
 
 def write_codebook(folder: Path, tps: int, vocab: int, width: int, seed: int = 1) -> Path:
-    """The semantic codebook under its published name, which lies: the number in it is half the vocabulary."""
+    """Write the semantic codebook under its published name. The number in that name is half the vocabulary."""
     path = folder / f"codebook_idx/combine_{512 * tps // 100}_audioset_dominate/codebook_{vocab // 2}_0.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, centroids(seed, vocab, width))

@@ -1,4 +1,4 @@
-"""The length of a file follows from what it holds: all of the sound is read, or an error has the true reason."""
+"""A file's length is that of the samples it holds: all are read, or an error states the true reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sc_runtime.errors import AudioError, AudioWarning
 RATE = 16_000
 RNG = np.random.default_rng(11)
 TIME = np.arange(81_146) / RATE
-#: 1 s of noise, which takes many bits, then 4.07 s of a tone, which takes few.
+#: 1 s of noise, which needs many bits, then 4.07 s of a tone, which needs few.
 SOUND = np.where(TIME < 1, RNG.uniform(-0.5, 0.5, len(TIME)), 0.3 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
 FFMPEG = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 SOX = pytest.mark.skipif(shutil.which("sox") is None, reason="sox is not installed")
@@ -102,7 +102,7 @@ def test_a_wav_without_samples_but_with_chunks_has_none(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "caf", "au", "sph"])
 def test_the_size_of_the_whole_does_not_matter(tmp_path, suffix):
-    """The samples are all there, whatever RIFF, riff or FORM declare, and whatever follows."""
+    """All samples are read, whatever size RIFF, riff or FORM declares and whatever follows them."""
     path = write(tmp_path / f"a.{suffix}")
     expected = read(path)
     data = path.read_bytes()
@@ -193,6 +193,26 @@ def test_sizes_that_a_pipe_leaves_open(tmp_path, suffix, changes):
     np.testing.assert_array_equal(read(path), expected)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "where", "size"),
+    [
+        ("wav", "data", bytes(4)),
+        ("wav", "data", b"\xff" * 4),
+        ("rf64", 28, bytes(8)),
+        ("w64", "data", struct.pack("<q", 24)),
+        ("aiff", "SSND", bytes(4)),
+    ],
+)
+def test_a_cut_file_whose_header_states_only_the_size_of_the_whole(tmp_path, suffix, where, size):
+    path = write(tmp_path / f"a.{suffix}")
+    expected, data = read(path), path.read_bytes()
+    offset = where if isinstance(where, int) else data.index(where.encode()) + (16 if suffix == "w64" else 4)
+    np.testing.assert_array_equal(read(edit(path, (offset, size))), expected)
+    found = read_cut(edit(path, end=len(data) // 2))
+    np.testing.assert_array_equal(found, expected[: len(found)])
+    assert abs(len(found) - len(expected) / 2) < 100
+
+
 PIPED = ["wav", "rf64", "w64", "aiff", "caf", "au", "flac", "ogg", "opus", "mp3", "mp2", "oga"]
 
 
@@ -256,7 +276,7 @@ def test_mp3_with_a_xing_header(mp3):
 
 
 def test_blocks_of_an_mp3_join(mp3):
-    """Where one block ends and the next begins, decoding goes on."""
+    """Decoding continues across the boundary of two blocks."""
     with Audio(mp3, rate=RATE) as audio:
         whole = np.concatenate(list(audio.blocks(1 << 20)))
         for values in (100, 576, 1000, 65_536):
@@ -278,7 +298,7 @@ def test_mp3_with_a_variable_bitrate_and_no_xing_header(mp3, tmp_path):
 
 @pytest.mark.parametrize("frames", [143, 20])
 def test_mp3_with_a_vbri_header(mp3, tmp_path, frames):
-    """libmpg123 takes it for a frame of sound."""
+    """libmpg123 decodes this header as a frame of sound."""
     tag, sound = split(mp3.read_bytes())
     vbri = b"VBRI" + struct.pack(">HHHIIHHHH", 1, 0, 50, len(sound), frames, 1, 1, 4, frames)
     (tmp_path / "a.mp3").write_bytes((tag[:4] + bytes(32) + vbri).ljust(len(tag), b"\0") + sound)
@@ -327,7 +347,7 @@ def test_a_cut_mp3(mp3, tmp_path):
     assert len(read(path)) % 576 == 0
 
 
-def test_what_follows_an_mp3_is_no_frame(mp3, tmp_path):
+def test_tags_and_zeros_after_an_mp3_are_no_sound(mp3, tmp_path):
     for tail in (b"TAG" + bytes(125), bytes(5000), b"APETAGEX" + struct.pack("<III", 2000, 32, 0) + bytes(2012)):
         (tmp_path / "a.mp3").write_bytes(mp3.read_bytes() + tail)
         np.testing.assert_array_equal(read(tmp_path / "a.mp3"), read(mp3))
@@ -475,7 +495,7 @@ def test_an_ogg_that_was_cut_between_pages_is_read_with_a_warning(tmp_path, suff
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
 @pytest.mark.parametrize("damage", ["missing", "altered"])
 def test_an_ogg_with_a_damaged_page_is_refused(tmp_path, suffix, damage):
-    """libsndfile leaves the page out without a word."""
+    """libsndfile leaves the page out and reports nothing."""
     options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
     path = write(tmp_path / f"a.{suffix}", np.tile(SOUND, 3), **options)
     data = path.read_bytes()

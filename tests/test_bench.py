@@ -81,7 +81,7 @@ def test_unicodec_is_timed_beside_its_published_procedure(tiny_unicodec: Path, t
         for side in (row["runtime"], row["published"]):
             assert side["how"] == "measured"
             assert set(side["stages_s"]) == stages
-        if seconds == 1:  # one window: what the published procedure does too
+        if seconds == 1:  # one window, as in the published procedure
             assert row["equal_tokens"] == 1 if direction == "encode" else row["relative_error"] < 1e-3
     refused = run_bench("--bundle", tiny_unicodec, "--steps", "2")
     assert refused.returncode == 1 and "unicodec has none" in refused.stderr
@@ -365,7 +365,7 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
     assert list(starts) == ["first start", "second start", "third start"]
     for start in starts.values():
         assert 0 < start["imported"] < start["loaded"] < start["first_sample"]
-        assert start["samples"] == 81_920 - 10_240  # half a window, whose end waits for what follows
+        assert start["samples"] == 81_920 - 10_240  # half a window; its end is cross-faded with the next piece
 
 
 @pytest.mark.slow

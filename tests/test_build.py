@@ -1,4 +1,4 @@
-"""A bundle is written whole, true and verified, or not at all; and not written again when nothing has changed."""
+"""A bundle is written whole, correct and verified, or not at all. An unchanged bundle is not written again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -36,10 +35,11 @@ from sc_runtime.export.registry import read_tensors
 from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec import export as semanticodec
 from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.export import SEMANTICODEC
 from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS, AcousticEncoderGraph
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes, choose_sizes
 from sc_runtime.export.spec import Origin, list_origins, load_network, make_tensor
-from tests.conftest import ROOT, keep_graphs
+from tests.conftest import ROOT, keep_graphs, load_manifest
 from tests.golden.seeded_weights import centroids
 from tests.published_layout import PARTS, make_state, write_codebook
 
@@ -52,7 +52,7 @@ RATELESS = ("vae_decoder", "hifigan")  #: graphs that are the same at every rate
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks as small as these are quicker so, and not a hundred times slower where other programs want the cores."""
+    """One thread is fastest for networks as small as these. On busy cores several are a hundred times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 
 def list_files(folder: Path) -> set[str]:
-    """What a bundle's folder holds, but for the runtime's own note of what it has verified."""
+    """The files in a bundle's folder, without the runtime's record of verified files."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {VERIFIED}
 
 
@@ -76,7 +76,7 @@ def stamp_folder(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def list_leftovers(parent: Path) -> list[str]:
-    """What builds have left beside their bundles, but for the empty lock files."""
+    """The files that builds left beside their bundles, without the empty lock files."""
     names = [path.name for path in parent.iterdir() if path.name.startswith(".")]
     return [name for name in names if not name.endswith(".lock")]
 
@@ -85,11 +85,11 @@ def list_leftovers(parent: Path) -> list[str]:
 
 
 def test_the_manifest_is_true(tiny_bundle: Path) -> None:
-    raw = json.loads((tiny_bundle / MANIFEST).read_text())
+    raw = load_manifest(tiny_bundle)
     schedule = {"steps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
     assert (raw["codec"], raw["vocabularies"]) == ("semanticodec", [4096, 32768])
     assert raw["settings"] == {"tps": 50, "acoustic_vocab": 8192, "width": 16, "schedule": schedule}
-    assert raw["command"] == "python -m export.build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
+    assert raw["command"] == "sc-runtime build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
     assert list(raw["graphs"]) == list(GRAPHS)
     assert raw["made_with"]["torch"] == torch.__version__
     hashes = hash_folder(tiny_bundle)
@@ -102,7 +102,7 @@ def test_the_manifest_is_true(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-    entry = json.loads((tiny_bundle / MANIFEST).read_text())["graphs"][name]
+    entry = load_manifest(tiny_bundle)["graphs"][name]
     model = onnx.load(tiny_bundle / entry["files"][0], load_external_data=False)
     for file in entry["files"]:  # a copy: bundles share files by hard links, from which onnx reads no weights
         shutil.copyfile(tiny_bundle / file, tmp_path / file)
@@ -120,8 +120,8 @@ def test_a_graph_takes_and_gives_what_the_manifest_says(tiny_bundle: Path, tmp_p
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_weights_lie_outside_the_graph_file(tiny_bundle: Path, name: str) -> None:
-    """A protobuf holds 2 GB at most: what grows with the network must lie beside it."""
-    files = json.loads((tiny_bundle / MANIFEST).read_text())["graphs"][name]["files"]
+    """A protobuf holds 2 GB at most, so tensors that grow with the network must lie beside it."""
+    files = load_manifest(tiny_bundle)["graphs"][name]["files"]
     assert files == [f"{name}.onnx", f"{name}.onnx.data"]
     model = onnx.load(tiny_bundle / files[0], load_external_data=False)
     outside = 0
@@ -146,7 +146,7 @@ def test_nothing_of_this_machine_is_in_a_bundle(tiny_bundle: Path) -> None:
 
 
 def find_error(table: str, graph: str) -> float:
-    """The error that the command printed of one graph."""
+    """The error of one graph in the command's table."""
     row = re.search(rf"\b{graph}\b\D+[\d.]+\D+(\d\.\de[-+]\d\d)\b", table)
     assert row, f"{graph} is not in the table\n{table}"
     return float(row[1])
@@ -167,7 +167,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_builds_the_bundle_of_the_same_weights(
     tiny_bundle: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The whole command; every graph and codebook equals, byte for byte, what the seed gives, so the codec does too."""
+    """The whole command. Every graph and codebook equals the seeded one byte for byte, so the codec is the same."""
     arguments = ["--tps", "50", "--vocab", "4096", "--checkpoint", str(checkpoint), "--size", "tiny"]
     command = [sys.executable, "-m", "export.build", *arguments, "--out", str(tmp_path / "bundle")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -181,7 +181,7 @@ def test_a_checkpoint_builds_the_bundle_of_the_same_weights(
     assert found == seeded
     manifest = Bundle.load(tmp_path / "bundle").manifest
     assert manifest.weights == "checkpoint my checkpoint"
-    assert manifest.command == (f"python -m export.build --tps 50 --vocab 4096 --checkpoint '{checkpoint}' --size tiny")
+    assert manifest.command == (f"sc-runtime build --tps 50 --vocab 4096 --checkpoint '{checkpoint}' --size tiny")
 
 
 # A bundle of a few graphs, built by each test as it likes
@@ -228,7 +228,9 @@ def test_what_is_built_and_unchanged_is_left_alone(built: Path, untraceable: Non
     assert list_leftovers(built.parent) == []
 
 
-def test_a_relative_folder_is_as_good(built: Path, untraceable: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_names_the_same_bundle(
+    built: Path, untraceable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(built)
     before = stamp_folder(built)
     assert build_few(Path()) == built
@@ -252,7 +254,7 @@ def test_another_vocabulary_takes_the_graphs_of_the_neighbour(built: Path, untra
             assert (other / f"{name}{suffix}").samefile(built / f"{name}{suffix}")
     expected = centroids(1, 8192, WIDTH)
     np.testing.assert_array_equal(Bundle.load(other).load_codebook("semantic-8192"), expected)
-    manifest = json.loads((other / MANIFEST).read_text())
+    manifest = load_manifest(other)
     hashes = hash_folder(other)
     assert hashes.pop(MANIFEST)
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == hashes
@@ -292,7 +294,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("truncated manifest", ["features", "latent"]),
     ],
 )
-def test_a_damaged_bundle_is_mended_with_what_is_sound_of_it(
+def test_a_damaged_bundle_is_mended_with_its_intact_files(
     built: Path, traced: list[str], damage: str, again: list[str]
 ) -> None:
     hashes = hash_folder(built)
@@ -411,8 +413,8 @@ def test_a_recipe_is_the_same_however_the_command_is_started() -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_no_size_is_read_that_the_recipe_does_not_know(name: str) -> None:
-    """Neither by the torch reference, nor later, by a module that has kept the record."""
+def test_every_size_that_is_read_is_in_the_recipe(name: str) -> None:
+    """The torch reference reads no other size, and no module keeps the record to read it later."""
     graph, read = GRAPHS[name], {}
     noted: Any = recipes.Noted(SIZES, read)
     network = NETWORKS[graph.network]
@@ -443,7 +445,7 @@ def test_what_does_not_depend_on_the_rate_is_built_once_for_all_rates(
 def test_a_changed_codebook_of_a_checkpoint_is_noticed(
     few: None, tiny_bundle: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And before that, the graph and the codebooks of a checkpoint are those of the same weights of a seed."""
+    """Before the change, the checkpoint's graph and codebooks equal those of the same seeded weights."""
     folder, copy = tmp_path / "bundle", tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     keep_graphs(monkeypatch, "acoustic_encoder")
@@ -490,7 +492,7 @@ def enlarge(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def spoil(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(GRAPHS, "acoustic_encoder", SpoiledGraph("acoustic_encoder"))
+    patch.setitem(SEMANTICODEC.graphs, "acoustic_encoder", SpoiledGraph("acoustic_encoder"))
 
 
 def raise_interrupt(*_: object) -> None:
@@ -560,7 +562,7 @@ def test_an_interrupt_while_the_folders_are_exchanged_restores_the_old_one(
     assert list_leftovers(built.parent) == []
 
 
-def test_what_is_wrong_with_the_weights_is_said_before_tracing(
+def test_wrong_weights_are_an_error_before_tracing(
     few: None, checkpoint: Path, tmp_path: Path, untraceable: None
 ) -> None:
     folder = tmp_path / "engines" / "bundle"
@@ -597,7 +599,7 @@ def test_a_bundle_that_a_killed_build_had_set_aside_is_used(built: Path, untrace
 
 
 def test_two_builds_of_one_folder_take_turns(built: Path, untraceable: None) -> None:
-    """The second leaves the first's unfinished folder alone until the first is done."""
+    """The second build does not touch the first's unfinished folder before the first is done."""
     stage = built.with_name(".bundle.partial")
     stage.mkdir()
     second = threading.Thread(target=build_few, args=(built, (8192,)))
@@ -631,8 +633,9 @@ def test_a_signal_ends_the_command_with_nothing_left(tmp_path: Path, number: int
     while not (tmp_path / ".bundle.partial" / "acoustic_encoder.onnx").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    # More than once: what arrives in a callback of the garbage collector is lost in Python. But late: a Python that is
-    # already ending, which on a busy machine takes seconds, has its handlers no more and dies of a second signal.
+    # The signal is sent more than once, because Python loses a signal that arrives in a callback of the garbage
+    # collector. The second comes late: a Python that is ending, which takes seconds on a busy machine, has no handlers
+    # left, and a second signal would kill it.
     for _ in range(5):
         process.send_signal(number)
         try:
@@ -647,7 +650,7 @@ def test_a_signal_ends_the_command_with_nothing_left(tmp_path: Path, number: int
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_a_full_disk_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    """Stood in for by a limit on the size of a file, which the acoustic encoder's weights exceed."""
+    """A limit on the size of a file stands for the full disk. The acoustic encoder's weights exceed it."""
     import resource
 
     process = start_build(

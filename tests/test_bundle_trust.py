@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest as somebody does who knows the format: its own hash is right again."""
+    """Change the manifest as an attacker would who knows the format: correct its own hash too."""
     raw = json.loads((folder / MANIFEST).read_text())
     raw.pop("sha256", None)
     change(raw)
@@ -42,14 +42,14 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def state_file(folder: Path, name: str) -> None:
-    """Have the manifest state the size and the hash that the file has."""
+    """Make the manifest state the file's present size and hash."""
     data = (folder / name).read_bytes()
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit_manifest(folder, lambda raw: raw["files"].update({name: entry}))
 
 
 def test_a_manifest_states_its_own_hash(copy: Path) -> None:
-    """A number that somebody or a disk changed is found, wherever white space and the order of keys are."""
+    """A number that a person or a disk changed is detected. White space and the order of keys do not matter."""
     path = copy / MANIFEST
     path.write_text(Bundle.load(copy).manifest.to_json())
     raw = json.loads(path.read_text())
@@ -64,7 +64,7 @@ def test_a_manifest_states_its_own_hash(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x.onnx", "/etc/passwd", "a/b.onnx", "", ".hidden", "..", "x\n.onnx", "a" * 101])
 def test_names_that_leave_the_folder_are_refused(copy: Path, name: str) -> None:
-    """Before any file is looked at: a wrong size would tell the size of a file outside."""
+    """They are refused before any file is opened: an error about a wrong size would reveal the size of another file."""
 
     def rename(raw: dict[str, Any]) -> None:
         raw["files"][name] = {"bytes": 1, "sha256": "0" * 64}
@@ -126,7 +126,7 @@ def hide_in_sparse(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
     ids=["initializer", "branch", "function", "sparse"],
 )
 def test_a_graph_that_reads_other_files_is_refused(copy: Path, hide: Callable[..., object]) -> None:
-    """The manifest's hashes are right: a stranger writes them too."""
+    """The manifest's hashes are right: an attacker can write them too."""
     tensor = onnx.TensorProto(name="stolen", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location=1)
     tensor.external_data.add(key="location", value="../secret.bin")
     model = onnx.load(copy / "hifigan.onnx", load_external_data=False)
@@ -158,7 +158,7 @@ def test_a_graph_that_is_no_onnx_is_one_clear_error(copy: Path, data: bytes) -> 
 def test_a_codebook_of_another_shape_is_refused(copy: Path, codebook: np.ndarray) -> None:
     np.save(copy / "acoustic.npy", codebook)
     state_file(copy, "acoustic.npy")
-    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings have it"
+    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings state"
     with pytest.raises(BundleError, match=expected):
         Bundle.load(copy).load_codebook("acoustic")
 
@@ -178,8 +178,8 @@ def list_places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
         yield from list_places(value[key], (*place, key))
 
 
-def test_no_value_of_a_manifest_raises_anything_else() -> None:
-    """One of MALFORMED, or a manifest: 300 of some 5 000 places and values, by a seed."""
+def test_a_false_value_of_a_manifest_raises_a_known_error() -> None:
+    """A changed manifest is read, or raises one of MALFORMED: 300 of some 5 000 places and values, drawn by a seed."""
     raw = json.loads((EMBEDDED / MANIFEST).read_text())
     raw.pop("sha256", None)
     for graph in raw["graphs"].values():
@@ -211,3 +211,28 @@ def test_bytes_that_are_no_text_are_one_clear_error(copy: Path) -> None:
     (copy / MANIFEST).write_bytes(b"\xff\xfe{}")
     with pytest.raises(BundleError, match="expected a manifest of format 2"):
         Bundle.load(copy)
+
+
+def test_a_codebook_that_is_cut_after_loading_is_one_clear_error(copy: Path) -> None:
+    """A mapping longer than the file would kill the process at the first access."""
+    bundle = Bundle.load(copy)
+    bundle.load_codebook("acoustic")
+    os.truncate(copy / "acoustic.npy", 5000)
+    with pytest.raises(BundleError, match=r"acoustic\.npy has been altered or swapped"):
+        bundle.load_codebook("acoustic")
+    with pytest.raises(BundleError, match=r"acoustic\.npy holds 5000 bytes"):
+        Bundle.load(copy)
+    state_file(copy, "acoustic.npy")
+    with pytest.raises(BundleError, match=r"acoustic\.npy: .*expected a codebook"):
+        Bundle.load(copy).load_codebook("acoustic")
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00\x10\x00{'descr': (((  \n", b"\x80\x04N."]
+)
+def test_a_codebook_that_is_no_array_is_one_clear_error(copy: Path, data: bytes) -> None:
+    """A zip archive, a header that Python's tokenizer refuses (found by tests.fuzz), a pickle."""
+    (copy / "acoustic.npy").write_bytes(data)
+    state_file(copy, "acoustic.npy")
+    with pytest.raises(BundleError, match=r"acoustic\.npy: .*expected a codebook"):
+        Bundle.load(copy).load_codebook("acoustic")

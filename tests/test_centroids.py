@@ -71,7 +71,7 @@ def test_mirrored_centroids_tie_exactly():
 
 @pytest.mark.parametrize("width", [7, 768, 3072])
 def test_centroids_one_ulp_apart(width):
-    """Every row differs from the first in the last bit of one component: float32 products cannot tell."""
+    """Every row differs from the first in the last bit of one component, which float32 products do not resolve."""
     rng = np.random.default_rng(width)
     base = rng.standard_normal(width).astype(np.float32)
     codebook = np.tile(base, (200, 1))
@@ -149,7 +149,7 @@ def test_the_bound_holds(seed, width, spread, offset):
 
 @pytest.mark.parametrize("offset", [0, 50])
 def test_few_candidates_survive_screening(monkeypatch, offset):
-    """What makes the search fast: float64 is needed for few queries, with a common offset too."""
+    """This makes the search fast: few queries need float64, with a common offset too."""
     rng = np.random.default_rng(9)
     codebook = (rng.standard_normal((4096, 768)) + offset).astype(np.float32)
     queries = (rng.standard_normal((64, 768)) + offset).astype(np.float32)

@@ -1,11 +1,14 @@
-"""A checkpoint folder in the published layout is read as it is, and refused in one line that names what is wrong."""
+"""A checkpoint folder in the published layout is read. Any other is refused in one line that names the fault."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import random
 import shutil
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,7 @@ def test_seeded_weights_of_the_same_seed_are_the_same(folder: Path) -> None:
 
 
 def test_tensors_are_mapped_from_the_disk(folder: Path) -> None:
-    """Two copies of the largest network would not fit: what is read lies in the file's pages."""
+    """Tensors lie in the file's pages, because two copies of the largest network would not fit into memory."""
     tensors = read_tensors("encoder", Folder(folder, TPS), SIZES)
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -303,7 +306,7 @@ def test_a_codebook_is_known_by_its_shape_not_its_name(folder: Path) -> None:
     np.testing.assert_array_equal(Folder(folder, TPS).centroids(16384, WIDTH), centroids(1, 16384, WIDTH))
 
 
-def test_of_two_codebooks_of_one_shape_the_published_name_decides(folder: Path) -> None:
+def test_the_published_name_decides_between_codebooks_of_one_shape(folder: Path) -> None:
     other = folder / "codebook_idx" / "a_first_folder" / "codebook_2048_0.npy"
     other.parent.mkdir()
     np.save(other, centroids(2, VOCAB, WIDTH))
@@ -345,7 +348,7 @@ def damage_codebook(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "pickled", "header", "integers", "archive"])
-def test_a_damaged_codebook_is_named_and_does_not_hide_a_sound_one(folder: Path, kind: str) -> None:
+def test_a_damaged_codebook_is_named_and_does_not_hide_an_intact_one(folder: Path, kind: str) -> None:
     path = next(folder.glob("codebook_idx/*/codebook_2048_0.npy"))
     sound = path.read_bytes()
     damage_codebook(path, kind)
@@ -371,3 +374,84 @@ def test_identity_is_of_the_bytes_not_of_the_place(folder: Path, states: dict[st
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(CheckpointError, match=rf"--seeded {seed}; expected 0 to 2\^64 - 1"):
         SeededWeights(seed)
+
+
+# Bytes that are not what torch wrote, and tensors that are no arrays
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_compressed_archive_is_refused(tmp_path: Path, compression: int) -> None:
+    """torch maps the compressed bytes as if they were the tensors: 80 of 80 were garbage."""
+    torch.save({"a": torch.arange(1000.0)}, tmp_path / "plain.ckpt")
+    path = tmp_path / "again.ckpt"
+    with zipfile.ZipFile(tmp_path / "plain.ckpt") as plain, zipfile.ZipFile(path, "w", compression) as again:
+        for member in plain.namelist():
+            again.writestr(member, plain.read(member))
+    with pytest.raises(CheckpointError, match=r"again\.ckpt: ValueError: the member .* is compressed or encrypted"):
+        read_state(path)
+
+
+def test_an_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
+    """zipfile may check one of them while torch reads the other."""
+    path = tmp_path / "twice.ckpt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = next(name for name in archive.namelist() if name.endswith("data/0"))
+        archive.writestr(name, bytes(4000))
+    with pytest.raises(CheckpointError, match=r"2 members named twice/data/0"):
+        read_state(path)
+
+
+def test_a_flipped_bit_never_changes_a_tensor(tmp_path: Path) -> None:
+    """Each bit of a small file is flipped: reading raises an error of this package, or gives the saved tensors."""
+    state = {"a": torch.arange(6.0), "b": torch.ones(2, 2, dtype=torch.float16)}
+    path = tmp_path / "small.ckpt"
+    torch.save(state, path)
+    data, generator = path.read_bytes(), random.Random(0)
+    (start,) = (data.find(tensor.numpy().tobytes()) for tensor in [state["a"]])
+    places = {*range(start, start + 24), *generator.sample(range(len(data)), 250)}
+    refused = 0
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_state(path)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            assert found.keys() == state.keys(), place
+            assert all(torch.equal(found[name], state[name]) for name in state), place
+    assert refused >= 24
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.zeros(2, 2, device="meta"), "without values"),
+        (torch.eye(2).to_sparse(), "sparse"),
+        (torch.complex(torch.zeros(2), torch.ones(2)).conj().imag, "a view that negates"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
+        (torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), "quantised"),
+    ],
+    ids=["meta", "sparse", "negative", "nested", "quantised"],
+)
+def test_tensors_that_are_no_arrays_are_named(tmp_path: Path, tensor: torch.Tensor, kind: str) -> None:
+    path = tmp_path / "odd.ckpt"
+    torch.save({"fine": torch.zeros(1), "odd": tensor}, path)
+    with pytest.raises(CheckpointError) as caught:
+        read_state(path)
+    assert "\n" not in str(caught.value)
+    assert f"tensor odd is {kind}" in str(caught.value) or "odd.ckpt: " in str(caught.value)
+    if kind in ("without values", "sparse", "a view that negates"):
+        assert f"tensor odd is {kind}" in str(caught.value)
+
+
+def test_the_hashes_of_the_files_are_recorded(folder: Path) -> None:
+    weights = Folder(folder, TPS)
+    weights.centroids(VOCAB, WIDTH)
+    files = ["encoder.ckpt", "decoder.ckpt", "combine_256_audioset_dominate/codebook_2048_0.npy"]
+    assert list(weights.sources) == files
+    assert weights.sources["encoder.ckpt"] == hashlib.sha256((folder / "encoder.ckpt").read_bytes()).hexdigest()

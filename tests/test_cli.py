@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from sc_runtime.bundle.manifest import MANIFEST
+from sc_runtime.caches import Cache
 from sc_runtime.cli.app import app
 from sc_runtime.cli.options import spread_options
 from sc_runtime.cli.program import run_command
@@ -30,11 +32,17 @@ from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import DecodeOptions, EncodeOptions
 from sc_runtime.tokens import Tokens
 from sc_runtime.unicodec.config import UniCodecConfig
+from tests.conftest import load_manifest
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and terminals of POSIX")
 SECOND = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000).astype(np.float32)
 CODES = np.random.default_rng(4).integers(0, 4096, (29, 2))
-QUICK = ("--steps", "1", "--backend", "onnxruntime")  #: of decoding; this backend loads the tiny networks fastest
+QUICK = (
+    "--steps",
+    "1",
+    "--backend",
+    "onnxruntime",
+)  #: options; this backend loads the tiny networks fastest
 HEAVY = {"numpy", "onnxruntime", "openvino", "soundfile", "soxr", "kaldi_native_fbank", "matplotlib", "rich", "torch"}
 
 
@@ -274,7 +282,7 @@ def test_a_folder_keeps_its_shape_and_one_bad_file_stops_nothing(call, speech, t
     (tmp_path / "empty").mkdir()
     code, _, err = call("encode", "set", "gone.wav", "empty", "-o", "out")
     assert code == 1
-    lines = err.splitlines()  # libmpg123 has a comment on the MP3, which is muted
+    lines = err.splitlines()  # libmpg123 prints a remark on the MP3, which is suppressed
     assert len(lines) == 4, lines
     for name in ("empty", "set/bad.wav", "set/bad.mp3.mp3", "gone.wav"):
         assert any(line.startswith(f"error: {name}") for line in lines)
@@ -358,7 +366,7 @@ def test_nonsense_on_standard_input(fails, tmp_path, command, given):
 
 @POSIX
 @pytest.mark.parametrize("arguments", [["encode", "speech.wav", "-o", "-"], ["info", "speech.wav", "--json"]])
-def test_a_reader_that_left_is_no_error(speech, environment, arguments):
+def test_a_closed_pipe_is_no_error(speech, environment, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "sc_runtime.cli", *arguments]
@@ -544,8 +552,8 @@ def test_doctor_names_the_codec_of_each_bundle(call, tiny_bundle, tiny_unicodec,
     folder = tmp_path / "bundles"
     for name, bundle in (("one", tiny_bundle), ("two", tiny_unicodec), ("three", tiny_bundle)):
         shutil.copytree(bundle, folder / name)
-    manifest = folder / "three" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"semanticodec"', '"abacus"'))
+    raw = load_manifest(folder / "three")
+    (folder / "three" / MANIFEST).write_text(json.dumps(raw | {"codec": "abacus"}))
     monkeypatch.setattr("sc_runtime.bundle.locate.bundles_folder", lambda: folder)
     code, out, err = call("doctor")
     assert (code, err) == (0, "")
@@ -915,7 +923,7 @@ def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
 # --- outputs that cannot be written ----------------------------------------------------------------------------
 
 
-def test_outputs_that_cannot_be(fails, speech, tokens, tmp_path):
+def test_impossible_outputs(fails, speech, tokens, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.sct").mkdir()
     fails("encode", "speech.wav", "-o", "nowhere/out.sct", words=["nowhere"])
@@ -1008,3 +1016,20 @@ def test_an_error_of_the_system(fails, speech, monkeypatch):
 
     monkeypatch.setattr("sc_runtime.codec.Codec.encode_many", encode)
     fails("encode", "speech.wav", words=["somewhere: Permission denied"])
+
+
+def test_caches_are_shown_and_emptied(call, tmp_path, monkeypatch):
+    """Files that the program did not write there stay."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "sc-runtime" / "bundles" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    Cache("openvino", ".blob").write("key", b"x" * 3_000_000)
+    code, out, err = call("caches")
+    assert (code, err) == (0, "")
+    assert re.search(r"openvino +1 +3\.0 MB", out)
+    document = json.loads(call("caches", "--json")[1])
+    assert {row["name"]: row["bytes"] for row in document["caches"]}["openvino"] == 3_000_000
+    assert "freed 3.0 MB" in call("caches", "--empty")[1]
+    assert {row["bytes"] for row in json.loads(call("caches", "--json")[1])["caches"]} == {0}
+    assert kept.read_text() == "mine"

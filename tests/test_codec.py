@@ -49,7 +49,7 @@ def test_batching_and_streaming_change_nothing(codec: Codec, tokens: Tokens) -> 
     for batch in (2, 3, 8):
         np.testing.assert_allclose(codec.decode(tokens, steps=2, seed=4, batch=batch), whole, atol=1e-5)
     pieces = list(codec.decode_stream(tokens, steps=2, seed=4))
-    assert len(pieces) == 7  # halves of three windows, and what the third keeps for a fourth
+    assert len(pieces) == 7  # halves of three windows, and the end of the third
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
     scale = np.abs(whole - whole.mean()).max()
     assert scale > 1e-4, "the stand-in decoder must make some sound for this to mean anything"
@@ -113,7 +113,7 @@ def test_a_recording_that_cannot_be_encoded_does_not_stop_the_others(
             assert message in str(found[i])
 
 
-def test_what_is_wrong_with_a_recording_is_told_before_more_are_opened(codec: Codec) -> None:
+def test_a_bad_recording_is_reported_before_more_are_opened(codec: Codec) -> None:
     taken: list[int] = []
     found = codec.encode_many((taken.append(number) or b"" for number in range(100)), batch=4)  # type: ignore[func-returns-value]
     assert isinstance(next(found), AudioError)
@@ -144,7 +144,7 @@ def test_the_first_piece_comes_after_half_a_window(codec: Codec, tokens: Tokens)
     assert seen[-1][0] <= seen[-1][1] / 3
 
 
-def test_what_fails_while_the_vocoder_loads_is_told(
+def test_an_error_while_the_vocoder_loads_is_raised(
     tiny_bundle: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Codec.load(tiny_bundle, backend="onnxruntime")
@@ -360,7 +360,7 @@ def test_a_graph_the_backend_cannot_load_is_one_clear_error(codec: Codec, monkey
 
 
 def run_program(program: str, *arguments: object) -> str:
-    """Run a program of its own, so that what it imports and how much it holds are its alone."""
+    """Run `program` in another process, so that only its own imports and its own memory count."""
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

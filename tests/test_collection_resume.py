@@ -26,6 +26,7 @@ from sc_runtime.bundle.store import EMBEDDED
 from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.errors import BundleError, OutputError
+from sc_runtime.files import PREFIX, name_machine
 from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
 
 SHARDS = {"shard_files": 2}
@@ -177,7 +178,7 @@ def test_of_two_plans_one_is_first(tmp_path: Path) -> None:
 
 def test_leftovers_of_the_dead_are_removed_and_not_those_of_the_living(tmp_path: Path) -> None:
     folder = OutputFolder(str(tmp_path))
-    dead = tmp_path / ".0123456789abcdef.parquet"
+    dead = tmp_path / f"{PREFIX}{name_machine()}-0123456789abcdef.parquet"
     dead.write_bytes(b"half a shard")
     with folder.replacing("shard-000000.parquet") as living:
         folder.remove_leftovers()

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sc_runtime.config import CodecConfig
 from sc_runtime.errors import SettingsError
-from sc_runtime.semanticodec.config import Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.config import TOKEN_RATES, Schedule, SemantiCodecConfig
+from sc_runtime.unicodec.config import UniCodecConfig
+from tests.conftest import ROOT
 
 RATES = (25, 50, 100)
 
@@ -44,7 +47,7 @@ def test_positions_cover_the_samples_and_little_more(samples: int, tps: int) -> 
 
 
 def test_no_more_positions_than_the_padded_segments_hold() -> None:
-    """71.68 s less a sample: the published expression asks for 3585 positions of seven segments of 512."""
+    """For 71.68 s less a sample the published expression gives 3585 positions, but seven segments of 512 hold 3584."""
     samples = 7 * 163_840 - 1
     seconds = samples / 16000
     assert math.ceil(8 * (seconds + (0.16 - seconds % 0.16)) / 0.16) == 3585
@@ -69,7 +72,7 @@ def test_exact_multiples_gain_a_patch_or_not_by_float64_luck() -> None:
     assert gains == {True, False}
 
 
-def test_settings_and_codebooks_tell_it_again() -> None:
+def test_a_config_is_restored_from_settings_or_codebooks() -> None:
     config = SemantiCodecConfig(25, 8192, 1024, width=96, schedule=Schedule(steps=500))
     assert SemantiCodecConfig.from_settings(8192, json.loads(json.dumps(config.settings))) == config
     assert "vocab" not in config.settings
@@ -79,7 +82,7 @@ def test_settings_and_codebooks_tell_it_again() -> None:
 
 
 @pytest.mark.parametrize("entries", [(), (4096,), (4096, 8192, 8192)])
-def test_other_numbers_of_codebooks_make_none(entries: tuple[int, ...]) -> None:
+def test_other_numbers_of_codebooks_are_refused(entries: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match=f"{len(entries)} codebooks; expected a semantic and an acoustic one"):
         SemantiCodecConfig.from_codebook_sizes(25, entries)
 
@@ -87,7 +90,7 @@ def test_other_numbers_of_codebooks_make_none(entries: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     "settings", [{}, {"tps": 25}, {"tps": 25, "schedule": {"steps": "x", "none": 1}}, {"schedule": 5}]
 )
-def test_settings_that_are_none(settings: dict) -> None:
+def test_invalid_settings_are_refused(settings: dict) -> None:
     with pytest.raises((KeyError, TypeError, SettingsError)):
         SemantiCodecConfig.from_settings(4096, settings)
 
@@ -97,3 +100,16 @@ def test_impossible_settings_are_refused() -> None:
         SemantiCodecConfig(75, 4096)
     with pytest.raises(SettingsError, match="vocab 0"):
         SemantiCodecConfig(50, 0)
+
+
+def test_the_readme_states_the_numbers_of_positions() -> None:
+    """The table's row for 1, 5, 10.24 and 30 s, at every rate."""
+    line = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "for 1, 5" in line)
+    _, _, semanticodec, unicodec, _ = line.split("|")
+    seconds = (1, 5, 10.24, 30)
+
+    def count(config: CodecConfig) -> str:
+        return ", ".join(str(config.count_positions(round(length * config.sample_rate))) for length in seconds)
+
+    stated = "; ".join(f"{tps} tps: {count(SemantiCodecConfig(tps, 4096))}" for tps in TOKEN_RATES)
+    assert (semanticodec.strip(), unicodec.strip()) == (stated, count(UniCodecConfig()))

@@ -1,4 +1,4 @@
-"""The demo: its files hold what the codec makes of the sample."""
+"""The demo writes the codec's tokens, its decoded sound and a picture."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_torch_tensor_of_tokens_is_taken(tiny_bundle: Path) -> None:
 
 
 def test_a_missing_bundle_is_built_once(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The build runs as a command of its own; here it is stood in for by one that puts the tiny bundle in place."""
+    """The build runs as another command. Here a stand-in for it puts the tiny bundle in place."""
     commands = []
 
     def build(command: list[str], check: bool) -> subprocess.CompletedProcess:

@@ -56,7 +56,7 @@ def of_use(use: sources.Use) -> list[sources.Source]:
 needs_espeak = needs(sources.ESPEAK)
 needs_fluidsynth = needs(sources.FLUIDSYNTH, sources.FLUID, sources.PRETTY_MIDI)
 needs_training = needs(*of_use("training"))
-CLIPS = [  #: domains and splits; training clips mix domains, so that each needs all sources
+CLIPS = [  #: domains and splits; training clips mix domains, so each domain needs all sources
     *(pytest.param(domain, "train", marks=needs_training) for domain in splits.DOMAINS),
     pytest.param("speech", "held-out", marks=needs(sources.ESPEAK, sources.FLITE)),
     pytest.param("music", "held-out", marks=needs_fluidsynth),
@@ -107,8 +107,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Voice, str]]:
 
 @pytest.mark.parametrize(("domain", "split"), CLIPS)
 def test_clips_are_pure_functions_within_their_bounds(domain: splits.Domain, split: splits.Split) -> None:
-    made = [clips.make_clip(domain, split, index) for index in range(6)]
-    assert np.array_equal(made[4], clips.make_clip(domain, split, 4))
+    made = [clips.make_clip(domain, split, index) for index in range(4)]
+    assert np.array_equal(made[2], clips.make_clip(domain, split, 2))
     assert len({clip.tobytes() for clip in made}) == len(made)
     for clip in made:
         assert clip.dtype == np.float32
@@ -165,7 +165,7 @@ def test_silence_comes_before_and_after() -> None:
 
 
 def test_reverberation_decays_evenly_and_keeps_the_direct_sound() -> None:
-    """Falls of energy over equal times are alike, as of an exponential, and end within 2.2 s."""
+    """Energy falls by equal ratios in equal times, as an exponential does, and ends within 2.2 s."""
     impulse = np.zeros(4 * RATE, np.float32)
     impulse[100] = 1
     for number in range(5):
@@ -240,7 +240,7 @@ def test_speakers_and_what_they_say_are_of_one_split(said: list[tuple[Voice, str
     assert sum(word not in known and not word.isdecimal() for word in spoken["train"]) > 200  # invented words
 
 
-def test_recorded_speakers_train_or_are_measured_on() -> None:
+def test_recorded_speakers_are_for_training_or_for_evaluation() -> None:
     speakers = {split: [speech.draw_speaker(seed_clip(split, n), split) for n in range(400)] for split in splits.SPLITS}
     recorded = [speaker for speaker in speakers["train"] if isinstance(speaker, prompts.Recorded)]
     assert 0.15 < len(recorded) / 400 < 0.35
@@ -251,7 +251,7 @@ def test_recorded_speakers_train_or_are_measured_on() -> None:
 
 
 def test_share_alike_and_english_prompts_do_not_train() -> None:
-    """The English prompts are the test that is kept aside; the speaker of the Spanish ones reads them too."""
+    """The English prompts are kept aside as a test. Their speaker also reads the Spanish prompts."""
     for source in of_use("training"):
         assert "SA" not in source.licence
     folders = [source.needs for source in sources.SOURCES if str(source.needs).startswith(str(sources.PROMPTS))]
@@ -343,8 +343,8 @@ def test_what_cannot_be_drawn_is_an_error() -> None:
 
 
 @needs_training
-def test_speech_is_where_speech_is() -> None:
-    """Most energy from 200 to 4000 Hz, and pauses: its loudness by 20 ms varies as no steady sound's does."""
+def test_speech_has_the_spectrum_and_the_pauses_of_speech() -> None:
+    """Most energy lies from 200 to 4000 Hz. Loudness in frames of 20 ms varies more than in any steady sound."""
     shares, ranges = [], []
     for index in range(8):
         sound = speech.make_speech(seeded(index), "train", 160_000)
@@ -454,23 +454,29 @@ def test_instruments_play_the_harmonics_of_their_note(instrument: instruments.In
 @needs_fluidsynth
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_instruments_play_high_and_low(end: str) -> None:
-    """Every instrument sounds at both ends of its register."""
-    for instrument in instruments.INSTRUMENTS:
+    """Every instrument sounds at both ends of its register; fifteen at a time, a second each."""
+    every = list(instruments.INSTRUMENTS)
+    for first in range(0, len(every), 15):
+        group = every[first : first + 15]
         piece = music.new_piece()
-        music.add_part(piece, instrument.program, [music.new_note(getattr(instrument, end), 0.0, 0.4, 0.8)])
-        sound = music.render(piece, RATE // 2, reverb=False, chorus=False)
+        for number, instrument in enumerate(group):
+            note = music.new_note(getattr(instrument, end), float(number), 0.6, 0.8)
+            music.add_part(piece, instrument.program, [note])
+        sound = music.render(piece, RATE * len(group), reverb=False, chorus=False)
         assert sound.dtype == np.float32
         assert np.isfinite(sound).all()
-        assert np.abs(sound).max() > 1e-3, (instrument, end)
+        for instrument, part in zip(group, sound.reshape(len(group), RATE), strict=True):
+            assert np.abs(part).max() > 3e-3, (instrument, end)
 
 
 @needs_fluidsynth
 def test_drums_sound_at_every_key() -> None:
-    for keys in composition.DRUMS.values():
-        for key in keys:
-            piece = music.new_piece()
-            music.add_part(piece, 0, [music.new_note(key, 0.0, 0.1, 0.9)], drums=True)
-            assert np.abs(music.render(piece, RATE // 2, reverb=False, chorus=False)).max() > 1e-3, key
+    keys = [key for drum in composition.DRUMS.values() for key in drum]
+    piece = music.new_piece()
+    music.add_part(piece, 0, [music.new_note(key, i * 2.0, 0.1, 0.9) for i, key in enumerate(keys)], drums=True)
+    sound = music.render(piece, 2 * RATE * len(keys), reverb=False, chorus=False)
+    for key, part in zip(keys, sound.reshape(len(keys), 2 * RATE), strict=True):
+        assert np.abs(part).max() > 1e-3, key
 
 
 @needs_fluidsynth
@@ -523,7 +529,7 @@ def test_programs_sound_and_differ_from_clip_to_clip(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("birds", 900, 7700), ("wind", 0, 2500), ("crickets", 2000, 7700)])
-def test_programs_sound_where_their_models_do(name: str, low: float, high: float) -> None:
+def test_programs_have_their_energy_in_the_expected_band(name: str, low: float, high: float) -> None:
     shares = [measure_share(environment.TRAINED_PROGRAMS[name](seeded(n), 5 * RATE), low, high) for n in range(5)]
     assert np.median(shares) > 0.8
 
@@ -632,7 +638,7 @@ def test_an_interrupted_corpus_goes_on_where_it_was(tmp_path: Path, stop: type[B
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_damaged_or_other_beginning_is_begun_anew(tmp_path: Path) -> None:
+def test_damaged_or_different_arrays_are_written_anew(tmp_path: Path) -> None:
     np.save(tmp_path / ".train-music.done.npy", np.ones(2, np.uint8))
     (tmp_path / ".train-music.partial.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "train-sound.npy").write_bytes(b"")
@@ -642,7 +648,7 @@ def test_a_damaged_or_other_beginning_is_begun_anew(tmp_path: Path) -> None:
     assert all(np.load(tmp_path / f"train-{domain}.npy").any(axis=1).all() for domain in splits.DOMAINS)
 
 
-def test_processes_write_what_one_writes(tmp_path: Path) -> None:
+def test_several_processes_write_the_same_as_one(tmp_path: Path) -> None:
     with Progress(disable=True) as progress:
         for workers in (1, 2):
             folder = tmp_path / str(workers)

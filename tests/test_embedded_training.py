@@ -1,4 +1,4 @@
-"""The training of the embedded model, at tiny size on a few made clips: each stage trains, and all is assembled."""
+"""The training of the embedded model, at tiny size on a few synthetic clips. Its results become a bundle."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ STEPS = 3  #: of one piece, on a clock that a step moves by a second
 
 @pytest.fixture(autouse=True)
 def gradients():
-    """`export.build` turns them off for its process, which is this one too."""
+    """Turn gradients on: `export.build` turns them off for its process, which here is the tests' process."""
     before, threads = torch.is_grad_enabled(), torch.get_num_threads()
     torch.set_grad_enabled(True)
     yield
@@ -141,6 +141,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         return build_bundle(tmp_path_factory.mktemp("built") / "bundle", SIZES, (4096,), weights, size="tiny")
 
 
+@pytest.mark.slow
 def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, clips: np.ndarray) -> None:
     assert bundle.manifest.trained
     assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
@@ -154,8 +155,9 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, c
     assert np.isfinite(decoded).all() and np.abs(decoded).max() > 0
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
-    """Every weight is back where it was, rounded as it was stored; then each stage that goes on has a piece."""
+    """Every restored weight equals the stored, rounded one. Then every stage that can continue trains for a piece."""
     assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "diffusion")
     for stage, name in TRAINED:
         before, after = (load_average(where, stage, name) for where in (folder, tmp_path))
@@ -182,6 +184,7 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
         restore_bundle(bundle, SIZES, SIZES, tmp_path)
 
 
+@pytest.mark.slow
 def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a float32 bundle of"):
         restore_bundle(bundle, EMBEDDED, EMBEDDED, tmp_path)
@@ -307,7 +310,7 @@ def test_rows_compute_the_network_with_its_own_parameters() -> None:
 
 
 def test_masking_keeps_the_chosen_positions_alone() -> None:
-    """All positions are the codec's own features; one that is masked has no influence on the others."""
+    """With all positions visible the features are the codec's. A masked position has no influence on the others."""
     torch.manual_seed(0)
     with torch.no_grad():
         encoder = MaskedAutoencoder(SIZES).encoder
@@ -328,7 +331,7 @@ def test_the_rate_rises_then_falls() -> None:
     assert np.argmax(rates) == 2
 
 
-def test_log_mel_is_librosa_s() -> None:
+def test_log_mel_equals_librosas() -> None:
     samples = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
     mine = LogMel()(torch.from_numpy(samples)[None])[0].numpy()
     padded = np.pad(samples, 432, mode="reflect")
@@ -339,13 +342,13 @@ def test_log_mel_is_librosa_s() -> None:
     assert_allclose(mine, wanted, atol=2e-3)
 
 
-def test_patches_are_cut_as_the_encoder_s_convolution_sees_them() -> None:
+def test_patches_are_cut_as_by_the_encoders_convolution() -> None:
     fbank = torch.randn(2, 1024, 128)
     patches = cut_patches(fbank)
     assert torch.equal(patches[1, 8 * 3 + 5], fbank[1, 48:64, 80:96].reshape(-1))
 
 
-def test_positions_tell_every_patch_from_every_other() -> None:
+def test_every_patch_has_a_position_of_its_own() -> None:
     positions = draw_positions(16)
     distances = torch.cdist(positions, positions) + torch.eye(len(positions)) * 9
     assert float(distances.min()) > 1e-3
@@ -401,7 +404,7 @@ def test_the_quantizer_gives_the_nearest_entry_straight_through() -> None:
     assert torch.equal(x.grad, torch.ones_like(x))
 
 
-def test_the_codebook_moves_to_the_centres_of_what_falls_to_it() -> None:
+def test_the_codebook_moves_to_the_centres_of_its_vectors() -> None:
     quantizer, _ = make_quantizer(2, 2)
     generator = torch.Generator().manual_seed(0)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 1.0]])
@@ -412,7 +415,7 @@ def test_the_codebook_moves_to_the_centres_of_what_falls_to_it() -> None:
     assert_allclose(quantizer.embed[order].numpy(), centres.numpy(), atol=0.05)
 
 
-def test_entries_that_nothing_falls_to_are_put_to_use() -> None:
+def test_unused_entries_are_replaced() -> None:
     quantizer, draw = make_quantizer(32, 3)
     generator = torch.Generator().manual_seed(0)
     quantizer(draw(256), generator)

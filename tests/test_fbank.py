@@ -137,7 +137,7 @@ def test_a_silent_file_is_empty_everywhere():
 
 
 def test_a_constant_file_is_empty_but_for_its_end():
-    """Padding makes a step at sample 80 000, which the frames [498, 500) see, and [500, …) no longer do."""
+    """Padding makes a step at sample 80 000. The frames [498, 500) contain it, later frames do not."""
     (segment,) = segments_of(np.full(80_000, 0.5, np.float32))
     assert count_frames(segment) == 500
     assert count_frames(segment[:498]) == 0

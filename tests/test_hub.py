@@ -1,4 +1,4 @@
-"""The published weights come from the hub: fetched once, resumed, found again; what goes wrong is said in one line.
+"""The published weights are fetched from the hub once, resumed and found again. Errors are one line.
 
 A server on this machine stands in for the hub; `huggingface_hub` reads its settings when it is imported, so every
 client is a process of its own.
@@ -30,17 +30,17 @@ from tests.golden.seeded_weights import centroids, fill
 from tests.published_layout import PARTS, make_state, write_codebook
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PREFIX = "/haoheliu/SemantiCodec/resolve/main/"
+REPOSITORY = "haoheliu/SemantiCodec"
 TPS, RATE = 50, "semanticodec_tokenrate_50"
 SIZES, FULL = choose_sizes("tiny", TPS, 4096), choose_sizes("full", TPS, 4096)
 CODEBOOK = "codebook_idx/combine_256_audioset_dominate/codebook_{}_0.npy"
 
 FETCH = """
-import json, sys
+import json, os, sys
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000  # or files as small as these arrive in one piece
 from sc_runtime.export.semanticodec.checkpoint import fetch_published
-folder = fetch_published(50, tuple(map(int, sys.argv[1:])))
+folder = fetch_published(50, tuple(map(int, sys.argv[1:])), os.environ.get("REVISION", "main"))
 print(json.dumps([str(folder.folder), folder.identity, folder.description, folder.arguments, folder.label]))
 """
 
@@ -51,11 +51,18 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, root: Path, refusals: dict[str, int] | None = None, cut: str | None = None, prefix: str = PREFIX
+        self,
+        root: Path,
+        refusals: dict[str, int] | None = None,
+        cut: str | None = None,
+        repository: str = REPOSITORY,
+        revisions: tuple[str, ...] = ("main", COMMIT),
     ) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
-        self.root, self.refusals, self.cut, self.prefix = root, refusals or {}, cut, prefix
+        self.root, self.refusals, self.cut = root, refusals or {}, cut
+        self.prefixes = tuple(f"/{repository}/resolve/{revision}/" for revision in revisions)
         self.requests: list[tuple[str, str, str | None]] = []  #: (method, path in the repository or /path, range)
+        self.paths: list[tuple[str, str, str | None]] = []  #: the same with whole paths
 
     @property
     def address(self) -> str:
@@ -75,11 +82,13 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        name, span = self.path.removeprefix(self.server.prefix), self.headers["Range"]
+        prefix = next(filter(self.path.startswith, self.server.prefixes), None)
+        name, span = self.path.removeprefix(prefix or ""), self.headers["Range"]
         self.server.requests.append((self.command, name, span))
+        self.server.paths.append((self.command, self.path, span))
         if status := self.server.refusals.get(name):
             self.refuse(status)
-        elif not self.path.startswith(self.server.prefix) or not (self.server.root / name).is_file():
+        elif prefix is None or not (self.server.root / name).is_file():
             self.refuse(404, "EntryNotFound")
         else:
             self.send_file(name, (self.server.root / name).read_bytes(), span, with_body)
@@ -191,14 +200,14 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
 def test_what_is_fetched_is_what_was_published(
     refused: dict[str, subprocess.Popen[str]], repository: Path, tmp_path: Path
 ) -> None:
-    """`refused` is asked for to begin waiting."""
+    """The fixture `refused` is requested so that its clients begin to wait now."""
     with serving(Hub(repository)) as hub:
         path, identity, *words = fetch(hub.address, tmp_path, 4096)
         names = [CODEBOOK.format(2048), f"{RATE}/encoder.ckpt", f"{RATE}/decoder.ckpt"]
         assert hub.list_downloads() == [(name, None) for name in names]
     folder = Folder(Path(path), TPS)
     assert identity == Folder(repository / RATE, TPS).identity
-    assert words == ["haoheliu/SemantiCodec/semanticodec_tokenrate_50", "", ""]
+    assert words == ["haoheliu/SemantiCodec/semanticodec_tokenrate_50", f"--revision {COMMIT}", ""]
     for part in PARTS:
         for name, tensor in read_tensors(part, folder, SIZES).items():
             if name != "scale_factor":
@@ -215,6 +224,31 @@ def test_nothing_is_fetched_twice(repository: Path, tmp_path: Path) -> None:
         assert fetch(hub.address, tmp_path, 4096, 8192) == first
         assert hub.list_downloads() == [(CODEBOOK.format(4096), None)]
     assert fetch(hub.address, tmp_path, 4096, HF_HUB_OFFLINE="1") == first
+
+
+def test_all_files_are_of_one_commit_which_is_found_again(repository: Path, tmp_path: Path) -> None:
+    """The branch moves after the first file. The other files come from the commit of the first."""
+    with serving(Hub(repository)) as hub:
+        first = fetch(hub.address, tmp_path, 4096)
+        downloads = [path for method, path, _ in hub.paths if method == "GET" and path.startswith(f"/{REPOSITORY}/")]
+        revisions = [path.split("/")[4] for path in downloads]
+    assert revisions == ["main", COMMIT, COMMIT]
+    with serving(Hub(repository, revisions=(COMMIT,))) as hub:
+        again = fetch(hub.address, tmp_path / "another cache", 4096, REVISION=COMMIT)
+    assert again[1:] == first[1:]
+
+
+def test_a_file_that_is_damaged_in_the_hubs_cache_is_refused(repository: Path, tmp_path: Path) -> None:
+    with serving(Hub(repository)) as hub:
+        path = Path(fetch(hub.address, tmp_path, 4096)[0], "decoder.ckpt")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.resolve().write_bytes(data)
+        client = start(hub.address, tmp_path, "-c", FETCH, "4096")
+        _, errors = client.communicate(timeout=120)
+    line = errors.strip().splitlines()[-1]
+    assert re.search(r"CheckpointError: .*decoder\.ckpt differs from what the hub announced; expected SHA-256", line)
+    assert line.endswith(f"delete {path.resolve()}: it is fetched again")
 
 
 def test_a_broken_download_is_resumed(repository: Path, tmp_path: Path) -> None:

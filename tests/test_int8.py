@@ -1,4 +1,4 @@
-"""int8 graphs: what decodes is rounded, tokens stay exact, and the trained model loses nothing that is measured."""
+"""int8 graphs: graphs that decode are rounded, tokens stay exact, and the trained model loses no measured quality."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_only_what_decodes_is_rounded_and_takes_a_quarter(exact: Bundle, rounded
 
 @pytest.mark.parametrize("name", SEMANTICODEC.int8)
 def test_graphs_are_rounded_and_near_the_exact_ones_at_any_batch(exact: Bundle, rounded: Bundle, name: str) -> None:
-    """On inputs of another kind than those that ranges were taken from, and of batches of 1 and 3."""
+    """On other inputs than those of the calibration, in batches of 1 and 3."""
     truth = OnnxRuntimeBackend().open(exact, name)
     graph = OpenVinoBackend(precision="float32").open(rounded, name)
     for feeds in draw_inputs(exact.manifest.graphs[name].inputs):
@@ -151,7 +151,7 @@ def test_other_backends_refuse_it(rounded: Bundle, backend: str) -> None:
         (["--size", "tiny", "--engines", "rtx"], "--engines rtx with --precision int8"),
     ],
 )
-def test_what_int8_is_not_for(arguments: list[str], message: str) -> None:
+def test_int8_is_refused_where_it_is_not_for(arguments: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         CliRunner().invoke(
             build.app,
@@ -168,8 +168,8 @@ def test_without_nncf_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_the_trained_model_loses_nothing_by_it(tmp_path: Path) -> None:
-    """Mean mel distance to the originals, of held-out clips, beside the same networks in float32."""
+def test_int8_loses_nothing_on_the_trained_model(tmp_path: Path) -> None:
+    """The mean mel distance of held-out clips to their originals, compared with the same networks in float32."""
     bundle = Bundle.load(EMBEDDED)
     backend = OpenVinoBackend(precision="float32")
     codecs = Codec(bundle, backend), Codec(int8.round_bundle(bundle, tmp_path), backend)

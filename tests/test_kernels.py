@@ -162,8 +162,8 @@ def measure_distances(codebook: np.ndarray, queries: np.ndarray) -> np.ndarray:
 def check_nearest(codebook: np.ndarray, queries: np.ndarray, found: np.ndarray) -> None:
     """`found` is what brute force in float64 finds.
 
-    Sums of another order may settle otherwise what differs by less than their rounding, but never choose the second
-    of two equal vectors.
+    Sums in another order may choose another vector if distances differ by less than the rounding. They never choose
+    the second of two equal vectors.
     """
     assert found.dtype == np.int32
     distances = measure_distances(codebook, queries)
@@ -266,7 +266,7 @@ def test_screening_stays_within_its_bound_and_rescoring_finds_the_nearest(
 
 @pytest.mark.parametrize("width", [768, 3072])
 def test_few_centroids_survive_screening(width: int) -> None:
-    """What makes the search fast: nearly always one group of 16 centroids is looked at in float64."""
+    """This makes the search fast: nearly always only one group of 16 centroids is compared in float64."""
     rng = np.random.default_rng(width)
     codebook, queries = scatter(rng, 1024, width), scatter(rng, 8, width)
     screened = screen_codebook(codebook)
@@ -321,7 +321,7 @@ def test_codebook_as_the_kernels_take_it() -> None:
 
 
 def emulate(emulations: Emulations, processors: int = 1, stages: int = 4) -> EmulatedDevice:
-    """A device of as many multiprocessors, whose copies are late and whose tensor cores add 16 products at a time."""
+    """A device of `processors` multiprocessors. Its copies are late, and its tensor cores add 16 products at a time."""
     device = EmulatedDevice(emulations, processors, stages)
     configure(device, 2, 1, 16)
     return device
@@ -348,7 +348,7 @@ COPIES = ["early copies", "late copies"]
 @pytest.mark.parametrize("late", range(2), ids=COPIES)
 @pytest.mark.parametrize(
     ("stages", "count", "size", "width", "processors"),
-    [(2, 5, 1300, 64, 1), (3, 5, 1300, 64, 1), (4, 5, 1300, 64, 1), (4, 3, 300, 272, 1), (4, 130, 260, 16, 2)],
+    [(2, 5, 1100, 64, 1), (3, 5, 1100, 64, 1), (4, 5, 1100, 64, 1), (4, 3, 300, 272, 1), (4, 129, 260, 16, 2)],
     ids=["2 stages", "3 stages", "4 stages", "many slices", "two query tiles"],
 )
 def test_any_order_of_warps_and_copies(
@@ -585,7 +585,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_bench_on_the_cpu(tmp_path: Path) -> None:
-    """What it measures is not tested; that it says what it did, what it skipped and who was right is."""
+    """It states what it ran, what it skipped and which answers were right. The times are not tested."""
     out = tmp_path / "new" / "nearest.json"
     done = run_bench("--device", "cpu", "--rows", "3x40x16,1x7x5", "--repeats", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr
@@ -667,7 +667,7 @@ def test_gpu_search_on_device_addresses(gpu: Device) -> None:
 
 @needs_gpu
 def test_gpu_search_in_a_captured_graph(gpu: Device) -> None:
-    """As a denoising or encoding graph would hold it: captured once, replayed on new queries in the same place."""
+    """The search is captured once and replayed on new queries at the same address, as in a larger graph."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch has no CUDA")

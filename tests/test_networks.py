@@ -1,4 +1,4 @@
-"""The networks' tensors are the published ones, the stand-in weights the golden ones; tracing holds none of them."""
+"""The networks' tensors are the published ones. Stand-in weights equal the golden ones. Tracing keeps no weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_published_tensor_is_used_or_known_to_be_unused(part: str, tps: in
         "model.diffusion_model.out.3.weight",
     ],
 )
-def test_a_name_that_is_not_published_is_not_waved_through(name: str) -> None:
+def test_a_name_that_is_not_published_does_not_count_as_unused(name: str) -> None:
     assert not UNUSED.match(name)
 
 
@@ -106,7 +106,7 @@ def test_seeds_differ() -> None:
 
 
 class Finder:
-    """The `find` of a graph, that knows what was asked of it and how much of it is still alive."""
+    """The `find` of a graph. It records the tensors that are asked for, and how many of them are still alive."""
 
     def __init__(self, find: Callable[[str], torch.Tensor]) -> None:
         self.find = find

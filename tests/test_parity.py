@@ -27,7 +27,7 @@ pytestmark = [
 
 
 class Recorder:
-    """A backend that keeps what goes into and comes out of each graph, first and last run."""
+    """A backend that keeps the inputs and outputs of each graph's first and last run."""
 
     name, device, encode_batch, gpu = "recorder", "CPU", 4, None
 

@@ -18,6 +18,8 @@ import onnx
 import pytest
 import torch
 
+from sc_runtime import caches
+from sc_runtime.backends.tensorrt import backend as tensorrt
 from sc_runtime.backends.tensorrt import plans as runtime_plans
 from sc_runtime.backends.tensorrt.plans import (
     Target,
@@ -30,7 +32,7 @@ from sc_runtime.backends.tensorrt.plans import (
 )
 from sc_runtime.bundle.manifest import MANIFEST, Manifest
 from sc_runtime.bundle.store import VERIFIED, Bundle, hash_file
-from sc_runtime.errors import BackendError, BundleError, MissingExtraError, SettingsError
+from sc_runtime.errors import BackendError, BundleError, MissingExtraError, OutputError, SettingsError
 from sc_runtime.export import build, plans
 from sc_runtime.export.plans import build_plan, build_plans, choose_targets, compile_graph, reuse_plans
 from sc_runtime.export.semanticodec.graphs import GRAPHS
@@ -38,7 +40,7 @@ from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.spec import SPEC
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
-from tests.conftest import ROOT, build_test_bundle, keep_graphs
+from tests.conftest import ROOT, build_test_bundle, keep_graphs, load_manifest
 
 QUICK = "conditioning"  #: the graph that compiles quickest
 
@@ -102,7 +104,7 @@ def source(request: pytest.FixtureRequest) -> Path:
 
 
 def diagnose(plan: bytes) -> int:
-    """What TensorRT-RTX finds wrong with a plan but for the GPU: it judges all that, too, where there is none."""
+    """TensorRT-RTX's objections to a plan, except to the GPU. It checks a plan without a GPU too."""
     module = find_library()
     runtime = module.Runtime(module.Logger(module.Logger.INTERNAL_ERROR))
     return int(runtime.get_engine_validity(plan)[1])
@@ -125,7 +127,7 @@ def test_rtx_compiles_every_graph(source: Path, target: Target, tmp_path: Path, 
 
 @every_graph
 def test_tensorrt_reads_a_graph_as_it_is_meant(source: Path, name: str) -> None:
-    """The parsed network, strongly typed: its tensors have the manifest's names and types, dynamic axes are free."""
+    """The parsed network is strongly typed, has the manifest's names and types, and leaves dynamic axes free."""
     trt = find_library()
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -206,7 +208,7 @@ def test_a_plan_that_matches_is_kept(bundle: Bundle, target: Target, uncompilabl
 
 
 def test_force_builds_again(bundle: Bundle, target: Target) -> None:
-    """From files with a second name, too, as bundles that share graphs have."""
+    """Also from files with a second hard link, as in bundles that share graphs."""
     before = find_plan(bundle, QUICK, target).stat()
     for file in (f"{QUICK}.onnx", f"{QUICK}.onnx.data"):
         (bundle.path.parent / file).hardlink_to(bundle.path / file)
@@ -244,7 +246,7 @@ def damage(path: Path) -> None:
 @pytest.fixture
 def command(bundle: Bundle) -> str:
     return (
-        r"build it: python -m export\.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
+        r"build it: sc-runtime build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
         rf" --engines rtx --compute-capability \d+\.\d --out {bundle.path}$"
     )
 
@@ -258,7 +260,7 @@ def test_a_foreign_plan_is_named(bundle: Bundle, target: Target, command: str, c
     wanted = dataclasses.replace(target, **change)
     if wanted.library == "tensorrt":
         command = command.replace(r"rtx --compute-capability \d+\.\d", "tensorrt")
-    named = rf"no plan of {QUICK} for {wanted} \(those there are for {target}\); expected one for this library and GPU"
+    named = rf"no plan of {QUICK} for {wanted} \(there are plans for {target}\); expected one for this library and GPU"
     with pytest.raises(BundleError, match=f"{named}: {command}"):
         find_plan(bundle, QUICK, wanted)
 
@@ -279,8 +281,57 @@ def test_a_plan_without_its_record_is_none(bundle: Bundle, target: Target, recor
         find_plan(bundle, QUICK, target)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, "\x00", '{"source": 1, "bytes": "x"}', "NaN"])
+def test_a_malformed_description_raises_nothing(bundle: Bundle, target: Target, text: str) -> None:
+    locate_plan(bundle, QUICK, target).with_suffix(".json").write_text(text)
+    with pytest.raises(BundleError, match=f"no plan of {QUICK}"):
+        find_plan(bundle, QUICK, target)
+    assert not tensorrt.has_plans(bundle)
+
+
+def test_a_plan_from_a_stranger_is_not_loaded(
+    bundle: Bundle, target: Target, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attacker can make every value of its description right. The bundle is as another user receives it."""
+    assert find_plan(bundle, QUICK, target)
+    monkeypatch.setattr(tensorrt, "choose_target", lambda bundle: target)
+    assert tensorrt.has_plans(bundle)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another user"))
+    named = rf"{QUICK}\.plan was not built by this user; expected a plan of your own: plans are programs: {command}"
+    with pytest.raises(BundleError, match=named):
+        find_plan(Bundle.load(bundle.path), QUICK, target)
+    assert not tensorrt.has_plans(bundle)
+    other = copy_bundle(bundle.path, bundle.path.with_name("other"))
+    reuse_plans(other, [bundle.path])
+    assert not (other.path / "plans").exists()
+
+
+def test_emptying_the_caches_keeps_the_records_of_plans(bundle: Bundle, target: Target) -> None:
+    caches.empty()
+    assert find_plan(bundle, QUICK, target)
+
+
+def test_a_plan_is_not_written_through_links(bundle: Bundle, target: Target, tmp_path: Path) -> None:
+    """This holds for a link under the plan's name and for one in place of its folder."""
+    (victim := tmp_path / "victim").mkdir()
+    (victim / "file").write_text("mine")
+    plan = locate_plan(bundle, QUICK, target)
+    for name in (plan, plan.with_suffix(".json")):
+        name.unlink()
+        name.symlink_to(victim / "file")
+        with pytest.raises(OutputError, match=r"a link that leads to .*file; expected a file in this folder"):
+            build_plan(bundle, QUICK, target)
+        name.unlink()
+    shutil.rmtree(bundle.path / "plans")
+    (bundle.path / "plans").symlink_to(victim)
+    with pytest.raises(OutputError, match="a link that leads out of"):
+        build_plan(bundle, QUICK, target)
+    assert (victim / "file").read_text() == "mine"
+    assert [path.name for path in victim.rglob("*.*")] == []
+
+
 def test_a_plan_of_another_graph_is_named(bundle: Bundle, target: Target, command: str) -> None:
-    raw = json.loads((bundle.path / MANIFEST).read_text())
+    raw = load_manifest(bundle.path)
     raw["files"][f"{QUICK}.onnx.data"]["sha256"] = "0" * 64
     stale = Bundle(bundle.path, Manifest.from_json(json.dumps(raw)))
     with pytest.raises(BundleError, match=rf"{QUICK}\.plan was built from another graph; .*{command}"):
@@ -328,9 +379,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "find_capability", lambda: None)
 
 
-def test_what_is_asked_for_is_what_plans_are_for(
-    target: Target, without_gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_targets_are_those_of_the_options(target: Target, without_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_targets(None, None) == []
     assert choose_targets("rtx", None) == [target]
     assert [t.capability for t in choose_targets("rtx", "12.0, 8.6,12.0")] == [(12, 0), (8, 6)]
@@ -403,7 +452,7 @@ def test_the_command_builds_plans_and_keeps_them(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """And the command that an error names is the one that was given, so it builds what is missing."""
+    """The command that an error names equals the one that was given, so it builds the missing plan."""
     folder = tmp_path / "engines" / "bundle"
 
     def run(words: str) -> None:
@@ -427,8 +476,8 @@ def test_the_command_builds_plans_and_keeps_them(
     shutil.rmtree(folder / "plans")
     with pytest.raises(BundleError) as caught:
         find_plan(bundle, QUICK, target)
-    assert caught.value.remedy.startswith("build it: python -m export.build ")
-    run(caught.value.remedy.removeprefix("build it: python -m export.build ").split(" --out ")[0])
+    assert caught.value.remedy.startswith("build it: sc-runtime build ")
+    run(caught.value.remedy.removeprefix("build it: sc-runtime build ").split(" --out ")[0])
     assert find_plan(bundle, QUICK, target) == plan
 
 

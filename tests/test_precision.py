@@ -1,4 +1,4 @@
-"""FP16 graphs: half precision but for their islands, near float32, in range; and a check that would notice if not."""
+"""FP16 graphs are in half precision except for their islands, near float32, and in range. The check detects errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sc_runtime import Codec
 from sc_runtime.audio import Audio
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.manifest import MANIFEST, Manifest
+from sc_runtime.bundle.manifest import Manifest
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import VerificationError
@@ -35,7 +35,7 @@ from sc_runtime.export.verify import CHOICES, draw_inputs, keep_nearest, open_ro
 from sc_runtime.spec import TensorSpec
 from sc_runtime.unicodec.config import HOP
 from sc_runtime.unicodec.windows import LENGTH
-from tests.conftest import ROOT, build_test_bundle, keep_graphs
+from tests.conftest import ROOT, build_test_bundle, keep_graphs, load_manifest
 
 SIZES = choose_sizes("tiny", 50, 4096)
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -60,7 +60,7 @@ def copy_graph(folder: Path, name: str, target: Path) -> Path:
 
 
 def load_typed(folder: Path, name: str) -> tuple[onnx.GraphProto, dict[str, int]]:
-    """A graph, and the types of all its values as ONNX infers them from inputs and weights, not as the file says."""
+    """A graph, and the types of its values, which ONNX infers from inputs and weights, not from the file."""
     model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
     del model.graph.value_info[:]
     graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
@@ -97,7 +97,7 @@ def test_the_heavy_operators_are_half_and_the_islands_are_not(
 
 
 def test_what_depends_on_the_step_alone_is_float32(tiny_fp16_bundle: Path) -> None:
-    """And it is all there: the sinusoids, the time embedding's two layers, one projection a residual block."""
+    """These are the sinusoids, the time embedding's two layers, and one projection for each residual block."""
     graph, types = load_typed(tiny_fp16_bundle, "tunet_step")
     inputs = {value.name for value in graph.input}
     alone, kinds = {"step"}, []
@@ -149,17 +149,17 @@ def test_weights_are_the_float32_ones_rounded(
         np.testing.assert_array_equal(after[key], before[key])
 
 
-def test_the_manifest_says_so(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None:
+def test_the_manifest_states_the_precision(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None:
     manifest = Bundle.load(tiny_fp16_bundle).manifest
     assert tiny_fp16_bundle.name == "tps50-v4096-seeded1-tiny-fp16"
     assert manifest.precision == "fp16"
-    assert manifest.command == "python -m export.build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
+    assert manifest.command == "sc-runtime build --tps 50 --vocab 4096 --seeded 1 --size tiny --precision fp16"
     assert Bundle.load(tiny_bundle).manifest.precision == "float32"
     assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
 
 
-def test_a_manifest_of_before_is_of_float32(tiny_bundle: Path) -> None:
-    raw = json.loads((tiny_bundle / MANIFEST).read_text())
+def test_a_manifest_without_a_precision_is_float32(tiny_bundle: Path) -> None:
+    raw = load_manifest(tiny_bundle)
     raw.pop("precision", None)
     assert Manifest.from_json(json.dumps(raw)).precision == "float32"
 
@@ -195,8 +195,8 @@ def test_the_islands_of_unicodec(tiny_unicodec: Path, tiny_fp16_unicodec: Path, 
         assert singles.count(kind) == sum(node.op_type == kind for node in original.node)
 
 
-def test_repeated_weights_are_no_numbers_made_of_sizes() -> None:
-    """The converter by itself: positions are float32, weights that are only spread over them are not."""
+def test_repeated_weights_do_not_stay_float32() -> None:
+    """The converter alone: positions are float32. Weights that are only repeated to the number of positions are not."""
     graph = helper.make_graph(
         [
             helper.make_node("Shape", ["x"], ["sizes"]),
@@ -258,7 +258,7 @@ def test_positions_past_half_precision(tiny_unicodec: Path, tmp_path: Path, monk
     assert errors[0] < errors[1]
 
 
-def test_choices_that_fall_otherwise_do_not_count_if_they_are_few() -> None:
+def test_a_few_other_choices_of_experts_do_not_count() -> None:
     truth = np.random.default_rng(0).standard_normal((2, 20, 8))
     found = truth + 1e-3
     found[0, 3] += 5
@@ -318,7 +318,7 @@ def test_graphs_are_near_float32_and_finite_on_large_inputs(
 
 
 def test_the_rounding_check_rounds_every_value(tmp_path: Path) -> None:
-    """Against NumPy's float16, operator by operator, where ONNX Runtime by itself would pass float32 on."""
+    """Against NumPy's float16, operator by operator. ONNX Runtime alone would pass on float32."""
     rows = np.array([[300, 1.0009, 3e-5, -7.77, 0]], np.float32)
     nodes = [
         helper.make_node("Mul", ["x", "x"], ["squares"]),
@@ -413,7 +413,7 @@ def test_unknown_precisions_are_refused(capfd: pytest.CaptureFixture[str], monke
 
 
 def test_islands_hold_in_a_network_of_another_shape() -> None:
-    """The converter by itself: a value that both sides use is cast once, and a weight of both is there twice."""
+    """The converter alone: a value that both precisions use is cast once; a weight that both use is stored twice."""
     graph = helper.make_graph(
         [
             helper.make_node("Mul", ["x", "scale"], ["a"]),

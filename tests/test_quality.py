@@ -1,4 +1,4 @@
-"""`bench.quality.run` on a tiny bundle, whose sound is noise: what is measured, kept, skipped and refused."""
+"""`bench.quality.run` on a tiny bundle, whose sound is noise: its results, what it skips, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The BiLSTM taken apart, against a plain LSTM in float64."""
+"""The BiLSTM that is split into its operators, against a plain LSTM in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Weights = dict[str, np.ndarray]
 
 
 def draw_weights(width: int, layers: int, seed: int = 0) -> Weights:
-    """Of a stack [L, B, 2H] -> [L, B, H / 2], large enough to drive the gates far from their linear part."""
+    """Weights of a stack [L, B, 2H] -> [L, B, H / 2]. They are large, so that the gates leave their linear part."""
     generator = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {OUTPUT: (width // 2, 2 * width)}
     for layer in range(layers):
@@ -102,7 +102,7 @@ def test_answers_do_not_change_when_the_graph_runs_again(graph: RecurrentGraph) 
     np.testing.assert_array_equal(graph.run({"features": x})["acoustic"], kept)
 
 
-def test_windows_of_a_batch_do_not_meet(graph: RecurrentGraph) -> None:
+def test_windows_of_a_batch_do_not_influence_each_other(graph: RecurrentGraph) -> None:
     x = np.random.default_rng(0).standard_normal((4, 100, 32), np.float32)
     alone = np.concatenate([graph.run({"features": window[None]})["acoustic"] for window in x])
     assert relative_error(graph.run({"features": x})["acoustic"], alone) < 1e-6
@@ -143,7 +143,7 @@ def test_the_output_may_lie_in_memory_either_way(graph: RecurrentGraph, weights:
 
 
 def test_memory_is_given_back_after_each_weight(weights: Weights) -> None:
-    """Two weights a direction of each of three layers, and the output."""
+    """These are two weights for each direction of each of three layers, and the output."""
     calls: list[None] = []
     RecurrentGraph(openvino.Core(), weights, {}, release=lambda: calls.append(None))
     assert len(calls) == 3 * 2 * 2 + 1

@@ -54,7 +54,7 @@ def test_it_supplies_what_the_protocol_names(model: type[Model]) -> None:
 
 
 @each_model
-def test_its_options_are_some_that_there_are(model: type[Model]) -> None:
+def test_its_options_exist(model: type[Model]) -> None:
     assert model.spec.encode_options <= {field.name for field in dataclasses.fields(EncodeOptions)}
     assert model.spec.decode_options <= {field.name for field in dataclasses.fields(DecodeOptions)}
 
@@ -76,7 +76,7 @@ def test_its_published_settings_survive_manifests_and_token_files(model: type[Mo
 
 @each_model
 def test_positions_are_of_its_rate(model: type[Model]) -> None:
-    """And decode to at least the samples they stand for, but for less than one position."""
+    """They decode to at least as many samples as were encoded, and to less than one position more."""
     for config in model.spec.published:
         seconds = 3600
         positions = config.count_positions(seconds * config.sample_rate)

@@ -1,4 +1,4 @@
-"""What bfloat16 does to tokens: measured when a bundle is built, told when it is asked for."""
+"""The share of tokens that bfloat16 changes is measured when a bundle is built, and shown when bfloat16 is chosen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_share_is_that_of_the_demos_tokens(tiny_bundle: Path) -> None:
     assert 0 < share < 1
 
 
-def test_it_is_not_known_where_nothing_computes_in_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_is_unknown_without_bfloat16(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = pytest.importorskip("sc_runtime.export.builder")
 
     def refuse(*_: object, **__: object) -> None:

@@ -133,7 +133,7 @@ def solve_mixture(solver: str, timesteps: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def exact_flow() -> np.ndarray:
-    """Where the ODE leads: Heun's method on dz/dlambda over all 1000 steps, sharing nothing with the solvers."""
+    """The ODE's solution by Heun's method on dz/dlambda over all 1000 steps, without code of the solvers."""
     ratios, latent = half_log_snr(ALPHAS), np.linspace(-2, 2, 41)
 
     def slope(latent: np.ndarray, step: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,13 +26,22 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.backends.tensorrt import backend as tensorrt
-from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
+from sc_runtime.backends.tensorrt.plans import (
+    PlanEntry,
+    Target,
+    hash_source,
+    list_planned,
+    list_shapes,
+    locate_plan,
+    read_entry,
+    record,
+)
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
-from sc_runtime.cuda.graph import keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.graph import RECENT, keep_recent
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
@@ -45,6 +55,7 @@ from sc_runtime.semanticodec.schedule import choose_timesteps, compute_alphas_cu
 from tests.emulated_device import EmulatedDevice, Emulations
 from tests.test_backends import error_of_variation
 from tests.test_samplers import mixture_velocity
+from tests.test_threads import list_tasks
 
 ABSENCE = device.explain_absence()
 has_core = pytest.mark.skipif("cuda-core" in (ABSENCE or ""), reason=f"not compiled: {ABSENCE}")
@@ -64,7 +75,7 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_table_gives_what_the_solver_gives(sampling: Sampling) -> None:
-    """A loop that has only the table, beside the solver, on a velocity that is not linear."""
+    """A loop that uses only the table equals the solver, on a velocity that is not linear."""
     table, guided = tabulate(sampling, Schedule())
     low, high = sampling.interval
     solver = SOLVERS[sampling.solver]
@@ -129,7 +140,7 @@ def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeyp
 @needs_compiler
 def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     emulated = EmulatedDevice(emulations)
-    solver = Solver(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
+    solver = SolverKernel(emulated, LATENT_SIZE, PHILOX_DOMAIN)  # type: ignore[arg-type]
     table, _ = tabulate(Sampling(), Schedule())
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
@@ -283,7 +294,7 @@ def test_the_interface_is_that_of_the_real_library() -> None:
             assert hasattr(getattr(real, name), attribute)
 
 
-def test_what_the_real_library_says_is_kept() -> None:
+def test_messages_of_the_real_library_are_kept() -> None:
     pytest.importorskip("tensorrt_rtx")
     loaded = tensorrt.load("rtx")
     assert loaded.runtime.deserialize_cuda_engine(b"no plan" * 100) is None
@@ -300,6 +311,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
         plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
         entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
+        record(plan, entry)
 
 
 BUNDLES = {
@@ -312,7 +324,7 @@ BUNDLES = {
 
 @pytest.fixture
 def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
-    """A bundle of its own, to put plans into: one of BUNDLES where the test asks for it, else the first."""
+    """A copy of a bundle that tests put plans into: the one of BUNDLES that the test asks for, else the first."""
     built = request.getfixturevalue(BUNDLES[getattr(request, "param", "float32")])
     return Bundle.load(Path(shutil.copytree(built, tmp_path / "bundle", copy_function=shutil.copy)))
 
@@ -373,6 +385,18 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", ["tensorrt", pytest.param("onnxruntime-cuda", marks=pytest.mark.slow)])
+def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
+    """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    tasks = list_tasks(Codec(bundle, open_backend(name, emulations)), (0.05, 11), steps=1, guidance=1.0)
+    codec = Codec(bundle, open_backend(name, emulations))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda task: task(codec), tasks))
+    assert len(codec.model.decoder._groups) == 2  # type: ignore[attr-defined]  # of one window and of two
+
+
+@needs_compiler
 def test_guidance_in_an_interval_and_one_capture_a_size(
     bundle: Bundle, library: dict[str, Any], emulations: Emulations
 ) -> None:
@@ -392,6 +416,12 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
     assert error_of_variation(first, everywhere) > 1e-3
     decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), Schedule(), SeededNoise(1), range(5, 6), 1000)
     assert gpu.captured == 4
+    group = decoder.prepare(1, Sampling("dpm", 2, 1.0, 0.0), Schedule())
+    with gpu.lock:
+        sounds = [group.vocode(samples) for samples in (1000, 20_000, 40_000, 60_000, 80_000, 163_840, 1000)]
+    assert np.array_equal(sounds[0], sounds[-1])  # prepared again
+    assert len(group._vocoders) == RECENT
+    assert gpu.captured == 4
 
 
 @pytest.mark.parametrize(
@@ -402,7 +432,7 @@ def test_guidance_in_an_interval_and_one_capture_a_size(
 def test_a_codec_of_free_lengths_on_the_device(
     name: str, bundle: Bundle, tolerance: float, library: dict[str, Any]
 ) -> None:
-    """Lengths that are no multiple of a position, windows, domains: as on the CPU."""
+    """Lengths that are no multiple of a position, windows and domains give the CPU's results."""
     library |= RTX if name == "rtx" else {}
     save_plans(bundle, Target("rtx" if name == "rtx" else "tensorrt", "1.2.3", (8, 9)))
     codec = Codec(bundle, open_backend(name, None))
@@ -429,7 +459,7 @@ def test_longer_sound_than_a_plan_is_for_is_one_line(bundle: Bundle, library: di
 
 @pytest.mark.parametrize("bundle", ["float32", "unicodec"], indirect=True)
 def test_the_sizes_of_outputs_follow_from_those_of_inputs(bundle: Bundle) -> None:
-    """As the graphs give them, at the least and at other sizes of every profile."""
+    """They equal the graphs' output sizes, at the smallest and at other sizes of every profile."""
     backend = OnnxRuntimeBackend()
     for name in list_planned(bundle):
         entry, spec = bundle.manifest.graphs[name], bundle.spec.graphs[name]
@@ -497,7 +527,7 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
     with pytest.raises(BundleError, match=rf"no plan of hifigan .*there is none.*build it: {command}"):
         backend.open(bundle, "hifigan")
     save_plans(bundle, Target("tensorrt", "1.2.3", (9, 0)))
-    with pytest.raises(BundleError, match=rf"those there are for tensorrt-1.2.3-sm90.*{command}"):
+    with pytest.raises(BundleError, match=rf"there are plans for tensorrt-1.2.3-sm90.*{command}"):
         backend.open(bundle, "hifigan")
     assert not tensorrt.has_plans(bundle)
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
@@ -508,8 +538,9 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
             backend.open(bundle, "hifigan")
     plan = locate_plan(bundle, "hifigan", Target("tensorrt", "1.2.3", (8, 9)))
     plan.write_text("not JSON")
-    record = plan.with_suffix(".json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": hash_file(plan)}))
+    description = plan.with_suffix(".json")
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"sha256": hash_file(plan)}))
+    record(plan, read_entry(plan))
     with pytest.raises(BackendError, match=r"refuses it \(magicTag failed\); .*delete .*hifigan.plan"):
         backend.open(bundle, "hifigan")
 

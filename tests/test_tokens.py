@@ -35,7 +35,7 @@ from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import CodecSpec
 from sc_runtime.token_files import count_bytes
-from sc_runtime.tokens import Tokens, read_array
+from sc_runtime.tokens import Tokens, read_npy
 from sc_runtime.unicodec.config import UniCodecConfig
 
 SMALL, UNIFIED = SemantiCodecConfig(25, 4096), UniCodecConfig()
@@ -61,7 +61,7 @@ CRC = slice(20, 24)  #: where the checksum stands
 
 @dataclasses.dataclass(frozen=True)
 class ManyConfig(CodecConfig):
-    """A codec of as many codebooks as it is told, 8 kHz, 100 samples a position."""
+    """A codec of any number of codebooks, 8 kHz, 100 samples a position."""
 
     codec: ClassVar[str] = "many"
     sample_rate: ClassVar[int] = 8000
@@ -102,14 +102,14 @@ class ManyConfig(CodecConfig):
 
 
 class ManyModel:
-    """As much of a model as token files use."""
+    """The part of a model that token files use."""
 
     spec = CodecSpec(NUMBERS["many"], ManyConfig, (), "first", batches=False, graphs={})
 
 
 @pytest.fixture(scope="module", autouse=True)
 def many() -> Iterator[None]:
-    """`ManyConfig` among the codecs there are."""
+    """`ManyConfig` is registered as a codec."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "MODELS", (*MODELS, ManyModel))
         yield
@@ -138,7 +138,7 @@ def pack_by_strings(codes: Any, *sizes: int) -> bytes:
 
 
 def list_sizes(config: CodecConfig) -> tuple[int, ...]:
-    """Entries of the codebooks, whose number and order a reader of the codecs' own fields expects."""
+    """Entries of the codebooks, in number and order as read from the codecs' own fields."""
     if isinstance(config, SemantiCodecConfig):
         return config.vocab, config.acoustic_vocab
     return config.entries if isinstance(config, ManyConfig) else (config.vocab,)
@@ -265,7 +265,7 @@ def test_objects_are_refused(array: Any) -> None:
 
 
 def test_ragged_list_is_refused() -> None:
-    with pytest.raises(TokensError, match=r"list that makes no array.*expected integers \[T, C\]"):
+    with pytest.raises(TokensError, match=r"list that cannot become an array.*expected integers \[T, C\]"):
         Tokens.from_array([[1, 2], [3]], SMALL)
 
 
@@ -361,7 +361,7 @@ def test_equality() -> None:
 
 
 def test_tokens_of_another_codec_are_not_equal() -> None:
-    """Though their codes, rates and vocabularies be the same."""
+    """Even if their codes, rates and vocabularies are equal."""
     mine, other = (Tokens.from_array([[1]], config) for config in (UNIFIED, ManyConfig(75, (16384,))))
     assert mine != other and mine.codes.tolist() == other.codes.tolist()
 
@@ -495,7 +495,7 @@ def test_packing_in_chunks(positions: int, config: CodecConfig) -> None:
 def test_packing_is_bounded_in_memory() -> None:
     tokens = make_tokens(SemantiCodecConfig(50, 65536, 65536), 1_000_000)
     with expect_little(peak=20_000_000, seconds=10):
-        data = tokens.to_bytes()  # 4 MB, of which the chunks are another 4; all bits at once were 32
+        data = tokens.to_bytes()  # 4 MB, and 4 MB for the chunks; all bits at once would be 32 MB
     with expect_little(peak=40_000_000, seconds=10):
         assert len(Tokens.from_bytes(data)) == 1_000_000  # codes of 8 MB, and their read-only copy
 
@@ -792,7 +792,7 @@ def test_npy_round_trip(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
     assert array.dtype == np.int64 and array.shape == (1, *tokens.codes.shape)
     assert np.array_equal(array[0], tokens.codes)
     assert Tokens.load(path, tokens.config) == dataclasses.replace(tokens, samples=None)
-    assert np.array_equal(read_array(path), tokens.codes)
+    assert np.array_equal(read_npy(path), tokens.codes)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
@@ -816,7 +816,7 @@ def test_npy_needs_a_config(tmp_path: Path) -> None:
 def test_an_npy_is_read_without_knowing_its_codec(shape: tuple[int, ...], tmp_path: Path) -> None:
     codes = np.arange(np.prod(shape)).reshape(shape)
     np.save(tmp_path / "a.npy", codes)
-    assert np.array_equal(read_array(tmp_path / "a.npy"), codes.reshape(shape[-2:]))
+    assert np.array_equal(read_npy(tmp_path / "a.npy"), codes.reshape(shape[-2:]))
 
 
 @pytest.mark.parametrize(
@@ -835,10 +835,10 @@ def test_an_npy_is_read_without_knowing_its_codec(shape: tuple[int, ...], tmp_pa
 def test_an_npy_of_no_codec_is_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(TokensError, match=rf"a\.npy: {message}"):
-        read_array(tmp_path / "a.npy")
+        read_npy(tmp_path / "a.npy")
     make_tokens().save(tmp_path / "b.sct")
     with pytest.raises(TokensError, match=r"b\.sct: a file that is no \.npy"):
-        read_array(tmp_path / "b.sct")
+        read_npy(tmp_path / "b.sct")
 
 
 class Trap:
@@ -1184,7 +1184,7 @@ def test_saved_file_is_an_ordinary_file(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "b.sct").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_replacing_serves_other_writers(tmp_path: Path) -> None:
+def test_replacing_works_for_any_writer(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with files.replacing(path) as temporary:
         assert temporary.suffix == ".wav" and temporary.parent == tmp_path and temporary != path

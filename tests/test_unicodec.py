@@ -1,4 +1,4 @@
-"""UniCodec in the runtime: the published code's recorded outputs, any length, and what users can get wrong."""
+"""UniCodec in the runtime: the published code's recorded outputs, any length, and users' errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_features_and_waveform_are_the_published_ones(full: Codec, truth: dict[s
 @pytest.mark.full_size
 @pytest.mark.parametrize(("seed", "samples"), [(2, 1), (2, 319), (2, 24_001), (1, 20 * SAMPLE_RATE)])
 def test_other_seeds_and_lengths_equal_the_published_procedure(seed: int, samples: int) -> None:
-    """Beyond the recorded case: against the procedure in PyTorch, which the recorded case has proved."""
+    """Other cases than the recorded one, against the procedure in PyTorch, which equals the recorded case."""
     pytest.importorskip("torch")
     from bench.reference.unicodec import PublishedUniCodec
     from sc_runtime.export.registry import find_export, read_tensors
@@ -109,7 +109,7 @@ def test_a_domain_confines_the_search_to_its_entries(codec: Codec, domain: str |
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_what_came_before_changes_nothing(tiny_unicodec: Path, backend: str) -> None:
+def test_an_earlier_recording_changes_nothing(tiny_unicodec: Path, backend: str) -> None:
     """OpenVINO's fused attention is wrong on long recordings after one of a single position."""
     pytest.importorskip(backend)
     sounds = [make_sound(samples, samples) for samples in (1, 24_000, 100, 48_000)]
@@ -134,7 +134,7 @@ LENGTHS = (1, LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH - OVERLAP, 2 * LENGTH -
 
 
 @pytest.mark.parametrize("positions", LENGTHS)
-def test_windows_are_few_alike_and_overlap(positions: int) -> None:
+def test_windows_are_few_and_of_equal_length_and_overlap(positions: int) -> None:
     windows = split_positions(positions)
     lengths = {window.stop - window.start for window in windows}
     assert windows[0].start == 0 and windows[-1].stop == positions
@@ -284,7 +284,7 @@ def test_decoding_takes_the_bundle_that_suits_the_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Without --bundle: among built ones of trained weights, which the file says the codec of."""
+    """Without --bundle it is a built bundle of trained weights, of the codec that the file states."""
     from sc_runtime.cli.app import app
     from sc_runtime.cli.program import run_command
 

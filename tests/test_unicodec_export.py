@@ -1,4 +1,4 @@
-"""UniCodec's checkpoint, from a file and from the hub, to a bundle; what is wrong with it in one line."""
+"""UniCodec's checkpoint, from a file or from the hub, becomes a bundle. A faulty one is an error of one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sc_runtime.export.registry import find_export, read_tensors
 from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.unicodec.checkpoint import FILE
 from tests.conftest import keep_graphs
-from tests.test_hub import Hub, serving, start
+from tests.test_hub import COMMIT, Hub, serving, start
 
 SIZES = find_export("unicodec").choose_sizes("tiny", None, 16384)
 FETCH = """
@@ -29,7 +29,7 @@ print(json.dumps([str(weights.path), weights.identity, weights.description, weig
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in the published layout: the tensors of inference, some of training's, and what a trainer saves beside."""
+    """A file in the published layout: tensors of inference, some of training, and other objects that trainers save."""
     path = tmp_path_factory.mktemp("checkpoint") / FILE
     tensors = read_tensors(FILE, SeededWeights(1), SIZES)
     state = {name: tensors[name] for name in tensors}
@@ -70,7 +70,7 @@ def make_bundle(checkpoint: Path, out: Path, capsys: pytest.CaptureFixture[str])
     found = Bundle.load(out).manifest
     assert (found.codec, found.vocabularies, found.trained) == ("unicodec", (16384,), True)
     assert found.weights == f"checkpoint {FILE}"
-    assert found.command == f"python -m export.build --codec unicodec --checkpoint {checkpoint} --size tiny"
+    assert found.command == f"sc-runtime build --codec unicodec --checkpoint {checkpoint} --size tiny"
     return hash_files(out)
 
 
@@ -106,8 +106,7 @@ def test_an_unknown_codec_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_hub_is_asked_for_the_published_file_once(checkpoint: Path, tmp_path: Path) -> None:
-    prefix = "/Yidiii/UniCodec_ckpt/resolve/main/"
-    with serving(Hub(checkpoint.parent, prefix=prefix)) as hub:
+    with serving(Hub(checkpoint.parent, repository="Yidiii/UniCodec_ckpt")) as hub:
         answers = []
         for _ in range(2):
             client: subprocess.Popen[str] = start(hub.address, tmp_path, "-c", FETCH)
@@ -118,4 +117,4 @@ def test_the_hub_is_asked_for_the_published_file_once(checkpoint: Path, tmp_path
     path, _, *words = answers[0]
     assert answers[1] == answers[0]
     assert Path(path).read_bytes() == checkpoint.read_bytes()
-    assert words == [f"Yidiii/UniCodec_ckpt/{FILE}", "", ""]
+    assert words == [f"Yidiii/UniCodec_ckpt/{FILE}", f"--revision {COMMIT}", ""]

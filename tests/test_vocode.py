@@ -1,4 +1,4 @@
-"""A window's beginning is the same whether the vocoder makes all of it or only what is needed."""
+"""A window's beginning is the same whether the vocoder computes the whole window or only the needed part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_short_window_is_the_beginning_of_the_whole(tiny_bundle: Path, samples
     assert np.abs(short[:, :samples] - whole[:, :samples]).max() < 1e-5 * varying
 
 
-def test_a_last_window_behind_the_last_sample_is_made_all_the_same() -> None:
+def test_a_last_window_after_the_last_sample_is_still_vocoded() -> None:
     """Windows are 32 samples further apart than their tokens say: after an hour that is more than a cross-fade."""
     config = SemantiCodecConfig(25, 4096)
     positions = config.count_positions(int(68.49 * 60 * 16_000))
@@ -43,7 +43,7 @@ def test_a_last_window_behind_the_last_sample_is_made_all_the_same() -> None:
 
 
 def test_the_reach_of_a_sample_is_less_than_assumed(tiny_bundle: Path) -> None:
-    """Change one frame: nothing that lies `REACH` frames from it moves, something near it does."""
+    """If one frame changes, samples at least `REACH` frames away do not change, and some nearer ones do."""
     hifigan = OnnxRuntimeBackend().open(Bundle.load(tiny_bundle), "hifigan")
     mel = np.random.default_rng(1).standard_normal((1, 64, 200), np.float32)
     changed = mel.copy()

@@ -1,4 +1,4 @@
-"""The table of weights gives every tensor that a graph computes with, as the module has it; false tables are named."""
+"""The table of weights restores every tensor that a graph uses, as in the module. Errors name false tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from sc_runtime.bundle.manifest import MANIFEST, Manifest, WeightEntry
+from sc_runtime.bundle.manifest import Manifest, WeightEntry
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.bundle.weights import MappedWeights
 from sc_runtime.errors import BundleError
@@ -36,13 +36,14 @@ from sc_runtime.export.storage import store_half
 from sc_runtime.export.trace import save_model, trace
 from sc_runtime.export.weights import locate_weights, read_weights
 from sc_runtime.spec import TensorSpec
+from tests.conftest import load_manifest
 
 GRAPHS = [(codec, graph) for codec, export in EXPORTS.items() for graph in export.graphs]
 BUNDLES = {"semanticodec": "tiny_bundle", "unicodec": "tiny_unicodec"}
 
 
 def find_unused(codec: str, graph: str, names: set[str]) -> set[str]:
-    """The tensors of a traced module that its graph does not compute with: the T-UNet is traced in two parts."""
+    """The tensors of a traced module that its graph does not use, because the T-UNet is traced in two parts."""
     context = {name for name in names if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     context = {name for name in context if ".2.transformer_blocks" in name}
     if graph == "tunet_step":
@@ -65,7 +66,7 @@ def test_every_weight_of_a_graph_is_read_back_exactly(codec: str, graph: str, re
 
 
 def test_the_embedded_networks_are_read_back(tmp_path: Path) -> None:
-    """Its weights are float16 for the most part. Every tensor of the networks is there."""
+    """Every tensor of the networks is in the bundle. Most of its weights are float16."""
     bundle, sizes = Bundle.load(EMBEDDED), semanticodec.EMBEDDED
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {"vae_decoder": VaeDecoder(sizes), "hifigan": HifiGan(sizes)}
@@ -184,13 +185,6 @@ def test_a_bundle_without_a_table_is_named(tiny_bundle: Path) -> None:
         read_weights(old, "hifigan")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The JSON of a manifest that a test may change, without its hash of itself."""
-    raw = json.loads((folder / MANIFEST).read_text())
-    raw.pop("sha256", None)
-    return raw
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -203,14 +197,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ],
 )
 def test_a_table_that_cannot_be_true_is_refused(tiny_bundle: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    raw = read_manifest(tiny_bundle)
+    raw = load_manifest(tiny_bundle)
     damage(raw["graphs"]["acoustic_encoder"]["weights"]["encoder_output_linear.weight"])
     with pytest.raises((ValueError, KeyError, TypeError)):
         Manifest.from_json(json.dumps(raw))
 
 
-def test_a_manifest_of_before_has_no_table(tiny_bundle: Path) -> None:
-    raw = read_manifest(tiny_bundle)
+def test_an_older_manifest_has_no_table(tiny_bundle: Path) -> None:
+    raw = load_manifest(tiny_bundle)
     for entry in raw["graphs"].values():
         del entry["weights"]
     assert all(not entry.weights for entry in Manifest.from_json(json.dumps(raw)).graphs.values())

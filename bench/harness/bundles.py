@@ -17,7 +17,12 @@ from sc_runtime.semanticodec.config import SemantiCodecConfig
 from .printing import log
 
 SEEDED = re.compile(r"stand-in weights, seed (\d+)")  #: the weights' description in a manifest
-STAND_IN = ("--tps", "50", "--seeded", "1")  #: arguments of `export.build` for the bundle that is built if none is
+STAND_IN = (
+    "--tps",
+    "50",
+    "--seeded",
+    "1",
+)  #: arguments of `export.build` if no bundle is built yet
 SIZES = ("full", "tiny")  #: of networks
 TINY_WIDTH = 16  #: `SemantiCodecConfig.width` of the tiny networks
 
@@ -32,7 +37,7 @@ def take_config(bundle: Bundle) -> SemantiCodecConfig:
 
 
 def find_seed(bundle: Bundle) -> int:
-    """The seed of the bundle's stand-in weights. Raises SettingsError if its weights are others."""
+    """The seed of the bundle's stand-in weights. Raises SettingsError if its weights are no stand-ins."""
     match = SEEDED.fullmatch(bundle.manifest.weights)
     if match is None:
         raise SettingsError(
@@ -44,7 +49,7 @@ def find_seed(bundle: Bundle) -> int:
 
 
 def remake_weights(bundle: Bundle) -> Any:
-    """The export's `SeededWeights` that the bundle was made from. Raises SettingsError if its weights are others."""
+    """The export's `SeededWeights` that the bundle was made from. Raises SettingsError if it was made from others."""
     from sc_runtime.export.seeded import SeededWeights
 
     return SeededWeights(find_seed(bundle))
@@ -88,7 +93,7 @@ def find_half(size: str) -> Path:
 
 
 def build_bundle(*arguments: str, module: str = "sc_runtime.export.build") -> None:
-    """Run `module` with `arguments`, to build a bundle. Raises BundleError if it fails; it has printed why."""
+    """Run `module` with `arguments`, to build a bundle. Raises BundleError if it fails; it prints the reason."""
     command = ["-m", module, *arguments]
     shown = " ".join(["python", *command])
     log.print(shown, soft_wrap=True)

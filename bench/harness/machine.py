@@ -1,4 +1,4 @@
-"""What a measurement ran on: the machine, the versions, the state of the checkout; and the memory of this process."""
+"""Describes what a measurement ran on: machine, versions, commit. Measures the memory of this process."""
 
 from __future__ import annotations
 

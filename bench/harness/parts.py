@@ -1,4 +1,4 @@
-"""A measurement in parts: each may be skipped or fail, and none takes longer than there is time."""
+"""A measurement in parts. A part may be skipped or fail. No part begins when too little time is left."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Parts:
             self.results[part] = work() | {"took_s": time.perf_counter() - started}
         except (Skipped, CodecError) as reason:
             self.skipped[part] = str(reason)
-        except Exception as error:  # whatever it is: time on a GPU is too short to lose the other parts
+        except Exception as error:  # any error: time on a GPU is too short to lose the other parts
             self.skipped[part] = f"failed: {type(error).__name__}: {first_line(error)}"
             log.print(traceback.format_exc(), markup=False)
         write_results(self.out, {**self.head, "skipped": self.skipped, "results": self.results})

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 140  #: columns of a table where standard output is not a terminal
-BUSY = 0.3  #: load of a core, from which on other programs disturb the measurement
+BUSY = 0.3  #: load per core; at a higher one other programs disturb the measurement
 
 log = Console(stderr=True, highlight=False)
 
@@ -30,7 +30,7 @@ def make_table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
 
 
 def warn_if_busy(machine: Mapping[str, Any]) -> None:
-    """Say so if other programs kept the machine busy when `machine` was recorded."""
+    """Print a warning if other programs kept the machine busy when `machine` was recorded."""
     load = machine["load_before"]
     if load and load > BUSY * machine["cores"]:
         log.print(

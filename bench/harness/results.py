@@ -20,7 +20,7 @@ NUMBERS = re.compile(r"\[[^][{}\"]*\]")  #: a JSON list without strings, lists o
 
 
 def describe_run(*packages: str) -> dict[str, Any]:
-    """`date`, `commit`, `machine` and `versions` of a run; `packages` are further packages to state the version of.
+    """`date`, `commit`, `machine` and `versions` of a run. The versions include those of `packages`.
 
     Call it before anything is measured: it records the load of the machine.
     """

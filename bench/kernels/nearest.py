@@ -3,9 +3,9 @@
     python -m bench.kernels.nearest --device cpu
 
 On a GPU it times kernels/nearest.cu, `torch.cdist(…).argmin` (the published code's search), the expansion into squared
-norms and one matrix product, and FAISS if it is installed. The floor is one FP16 pass at the rate at which this GPU
-multiplies large matrices, which is measured too. On the CPU it times `NearestCentroid` and the same others. What cannot
-run here is skipped; the table and the JSON say why.
+norms and one matrix product, and FAISS if it is installed. The floor is the time of one FP16 pass at this GPU's rate
+for large matrix products, which is measured too. On the CPU it times `NearestCentroid` and the same others. Ways that
+cannot run here are skipped; the table and the JSON state why.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Shape:
 @app.command()
 def main(
     rows: Annotated[str, typer.Option(help="Queries x centroids x width, comma-separated.")] = ROWS,
-    repeats: Annotated[int, typer.Option(help="Timed runs of a way at most; 20 times as many on a GPU.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Most timed runs of each way; 20 times as many on a GPU.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The JSON; by default bench/results/nearest-DEVICE.json.")] = None,
 ) -> None:

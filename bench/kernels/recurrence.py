@@ -3,10 +3,10 @@
     python -m bench.kernels.recurrence                          # the layers of 100 tps, batches of 1, 6 and 12
     python -m bench.kernels.recurrence --width 6144 --batch 6   # those of 25 tps; takes 5 GB of memory
 
-The weights are random, of the real shapes. The windows have a few of the real positions, as all positions cost the
-same. The cases take turns. The fastest turn of each counts, as other programs can only slow a turn down. The floor is
-the larger of two times: the arithmetic at the rate of a large float32 product, and reading the recurrent weights once
-for each position. Results go to bench/results/recurrence-WIDTH.json.
+The weights are random and have the real shapes. The windows have fewer positions than real ones, as all positions cost
+the same. The cases take turns. The fastest turn of each counts, as other programs can only slow a turn down. The floor
+is the larger of two times: the arithmetic at the rate of a large float32 product, and reading the recurrent weights
+once for each position. Results go to bench/results/recurrence-WIDTH.json.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import typer
 from onnx import helper, numpy_helper
 
@@ -33,6 +31,9 @@ from bench.harness.results import RESULTS, describe_run, write_results
 from bench.harness.timing import time_in_turns
 from sc_runtime.backends.openvino.recurrence import OUTPUT, RecurrentGraph
 from sc_runtime.cli.program import run_app
+from sc_runtime.libraries import import_onnxruntime, import_openvino
+
+onnxruntime, openvino = import_onnxruntime(), import_openvino()
 
 Run = Callable[[np.ndarray], object]
 
@@ -55,7 +56,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     width: Annotated[int, typer.Option(help="H: 1536 at 100 tps, 3072 at 50, 6144 at 25.")] = 1536,
     batch: Annotated[str, typer.Option(help="Windows at once, comma-separated.")] = "1,6,12",
-    positions: Annotated[int, typer.Option(help="Of each window.")] = 64,
+    positions: Annotated[int, typer.Option(help="Positions of each window.")] = 64,
     repeats: Annotated[int, typer.Option(help="Turns of each case.")] = 5,
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
@@ -147,7 +148,7 @@ def configure(precision: str) -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

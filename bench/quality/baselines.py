@@ -77,9 +77,9 @@ class Codec2:
 class Opus:
     """Opus at 6 kbit/s, the lowest rate that opusenc takes, with a variable rate and frames of 40 ms.
 
-    Of variable and constant rate and frames of 20, 40 and 60 ms it was the best on speech, a mixture and a chirp, and
-    within 2 % of the best on noise, where it takes less than 6 kbit/s. The bit rate is that of its packets, without
-    Ogg's headers. At this rate it is narrow-band.
+    Variable and constant rate were tried with frames of 20, 40 and 60 ms. This setting was the best on speech, a
+    mixture and a chirp. On noise it was within 2 % of the best, with less than 6 kbit/s. The bit rate is that of the
+    packets, without Ogg's headers. At this rate Opus is narrow-band.
     """
 
     name = "Opus 6k"

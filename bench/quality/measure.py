@@ -28,7 +28,7 @@ SOLVER_LINES = (("ddim", 1.0), ("ddim", 0.0), ("dpm", 0.0), ("unipc", 0.0))  #: 
 
 @dataclass(frozen=True)
 class CurvePlan:
-    """What the curves are of: samplings, the yardstick first, which also runs in OpenVINO's `precisions`."""
+    """The points of the curves: samplings, the yardstick first, and the yardstick in OpenVINO's `precisions`."""
 
     samplings: list[Sampling]
     precisions: list[str]
@@ -75,7 +75,7 @@ def measure_rows(source: Source, systems: Systems, sampling: Sampling, results: 
 
 
 def measure(originals: list[np.ndarray], decoded: list[np.ndarray], metrics: list[str]) -> dict[str, Any]:
-    """One system's delay, and of each metric the mean, the standard error and the value of each clip."""
+    """One system's delay, and for each metric the mean, the standard error and the value of each clip."""
     delay = find_delay(zip(originals, decoded, strict=True))
     aligned = [undo_delay(sound, delay, len(clip)) for clip, sound in zip(originals, decoded, strict=True)]
     scores = {}
@@ -93,10 +93,10 @@ def summarise(values: list[float | None]) -> dict[str, Any]:
 
 
 def measure_codebooks(sources: list[Source], results: Results) -> None:
-    """Measure how much of both codebooks the tokens use, of each domain and of all together.
+    """Measure how much of both codebooks the tokens use, in each domain and in all together.
 
     The tokens are those of every held-out clip. Few tokens would show too little: 3072 tokens, drawn evenly from 4096
-    entries, use 53 % of them.
+    entries, use 53 % of the entries.
     """
     clips = {source.domain.name: len(source.domain.whole) for source in sources}
     clips[ALL] = sum(clips.values())

@@ -1,4 +1,4 @@
-"""What `bench.quality.run` has measured: the JSON, written after each result, and what follows from it."""
+"""The results of `bench.quality.run`: the JSON, written after each result, and the goals and losses derived from it."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class Results:
             self.add(section, key, {"skipped": reason})
 
     def finish(self, run: dict[str, Any], curve_clips: int) -> None:
-        """Add what follows from the results: the goals, and the curves against their yardstick.
+        """Add what is derived from the results: the goals, and the curves against their yardstick.
 
         run: describes this run. It is kept if the run measured anything.
-        curve_clips: number of clips of a domain that the curves are of.
+        curve_clips: number of clips of each domain in the curves.
         """
         if self.changed:
             took = self.document.get("took_s", 0) + time.perf_counter() - self.started
@@ -127,7 +127,7 @@ def compare_samplings(document: dict[str, Any], clips: int) -> list[dict[str, An
     """Each sampling of the curves against the yardstick: means over the domains, losses in percent.
 
     The yardstick is the codec of the rows, and comes first. All samplings had the same clips and noise, so the standard
-    error of a loss is that of the clips' differences. STOI is of speech alone. Only samplings that were measured in
+    error of a loss is that of the clips' differences. STOI is for speech only. Only samplings that were measured in
     every domain, on `clips` clips, are compared.
     """
     task = document["task"]
@@ -184,7 +184,7 @@ def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[di
 
 
 def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The goals of the embedded model, and what was reached, as far as it was measured."""
+    """The goals of the embedded model that were measured, and the values that it reached."""
     means = {
         (cell["row"], cell["domain"], metric): score["mean"]
         for cell in document["rows"]

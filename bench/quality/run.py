@@ -125,7 +125,7 @@ def main(
 def describe_task(
     bundle: Bundle, domains: list[Domain], sampling: Sampling, backend: str, precision: str
 ) -> dict[str, Any]:
-    """What must be equal for results to stand in one file."""
+    """The settings that must be equal for results to be kept in one file."""
     config = take_config(bundle)
     return {
         "bundle": {
@@ -147,7 +147,7 @@ def describe_task(
 
 
 def describe_codec(codec: Codec) -> dict[str, Any]:
-    """What the run is done with: the machine, the device, all versions, and which metrics are not installed."""
+    """The conditions of the run: the machine, the device, all versions, and the metrics that are not installed."""
     run = describe_run(*VERSIONS)
     for package in dict.fromkeys(baseline.package for baseline in BASELINES):
         if version := ask_debian(package):

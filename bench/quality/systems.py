@@ -54,7 +54,8 @@ class Systems:
     def choose_precision(self, precision: str) -> Codec:
         """The codec with every network in `precision`, by OpenVINO.
 
-        "int8" is for the graphs that the export rounds; the others are float32. Raises MissingExtraError, BackendError.
+        With "int8" the graphs that the export rounds are int8, the others float32. Raises MissingExtraError,
+        BackendError.
         """
         if precision not in self._precise:
             bundle = self.round_bundle() if precision == "int8" else self.codec.bundle

@@ -1,4 +1,4 @@
-"""What UniCodec's windows change, against the whole recording at once.
+"""How results in UniCodec's windows differ from those of the whole recording at once.
 
     python -m bench.quality.windows --bundle unicodec-seeded1
 
@@ -34,7 +34,7 @@ SOURCES = (
     *(ROOT / "tests" / "golden" / name for name in ("speech_12s.wav", "mixed_24k.wav")),
     *sorted((ROOT / "tests" / "held_out").glob("*.flac")),
 )
-SEAM = OVERLAP // 2  #: distance in positions up to which a position is near a seam: all that two windows share
+SEAM = OVERLAP // 2  #: positions; as far from a seam a position is near it: these are all that two windows share
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,7 +42,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     bundle: Annotated[str, typer.Option(help="A bundle of UniCodec.")] = "unicodec-seeded1",
-    seconds: Annotated[int, typer.Option(help="Of sound; memory grows with the square.")] = 75,
+    seconds: Annotated[int, typer.Option(help="Seconds of audio; memory grows with their square.")] = 75,
     out: Annotated[Path, typer.Option(help="The JSON.")] = RESULTS / "windows-unicodec.json",
 ) -> None:
     """Encode and decode in windows and at once; print a table, write JSON."""

@@ -16,9 +16,9 @@ from .stages import GRAPH_STAGES
 
 
 def count_work(bundle: Bundle) -> dict[str, Any]:
-    """Of every graph the FLOP for one window, counted by torch on shapes alone, and the bytes of its weights."""
+    """For every graph the FLOP of one window, counted by torch on shapes alone, and the bytes of its weights."""
     if importlib.util.find_spec("torch") is None:
-        raise Skipped("torch, which counts, is not installed")
+        raise Skipped("torch, which counts the FLOP, is not installed")
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +42,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
 
 
 def find_floors(row: Mapping[str, Any], bundle: Bundle, steps: int, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each stage of `row` the floor in seconds, which of the two sets it, and how many times the floor it took.
+    """For each stage of `row` the floor in seconds, whether arithmetic or memory sets it, and the time over the floor.
 
     results: parts "ceilings" and "work". Without them there are no floors.
     """

@@ -124,7 +124,7 @@ class SideRow:
 
 
 def measure_direction(direction: str, durations: list[float], sides: list[str], plan: Plan) -> list[dict[str, Any]]:
-    """The rows of encoding or decoding, shortest first, because a process's peak memory never falls."""
+    """The rows of encoding or decoding. The shortest is first, because a process's peak memory never falls."""
     rows = []
     warm: set[tuple[str, float]] = set()
     with ExitStack() as stack:
@@ -179,7 +179,7 @@ def extrapolate(stages: Mapping[str, float], factor: float) -> dict[str, float]:
 
 
 def compare_sides(runtime: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, Any]:
-    """Time and memory of the published procedure divided by the runtime's, of the medians.
+    """Time and memory of the published procedure divided by the runtime's. Times are medians.
 
     The published T-UNet projects its conditioning in every call, so it is compared with our conditioning and loop
     together.

@@ -1,6 +1,6 @@
 """The two sides that are compared, each timed by stage in a process of its own.
 
-A process encodes or decodes, on one side, and does nothing else, so that its peak memory is that side's.
+Each process only encodes or only decodes, on one side, so that its peak memory is that side's.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class StageClock:
         self.latest, self.mark = stage, now
 
     def lap_host(self) -> None:
-        """Charge the time since the last lap to "rest", or after a T-UNet call to "tunet", as the solver's."""
+        """Charge the time since the last lap to "rest", or to "tunet" after a T-UNet call: then it is the solver's."""
         self.lap("tunet" if self.latest == "tunet" else "rest")
 
 
@@ -144,7 +144,7 @@ class TimedSemantiCodec(SemantiCodecModel):
         return replace(plan, windows=self.time_windows(plan.windows))
 
     def time_windows(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """`windows`. The filterbank computes each when it is asked for."""
+        """Yield `windows`, and charge their computation to the filterbank: each is computed when it is asked for."""
         self.clock.lap_host()
         for window in windows:
             self.clock.lap("fbank")

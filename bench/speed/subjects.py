@@ -106,7 +106,7 @@ class SemantiCodecProcedure:
 class UniCodecProcedure:
     """`bench.reference.unicodec`, a whole file at once."""
 
-    #: Stage of the procedure -> stage of the runtime, whose graphs hold several of them.
+    #: Stage of the procedure -> stage of the runtime. A graph of the runtime holds several of the procedure's stages.
     STAGES = {"convolutions": "encoder", "transformer": "encoder", "search": "centroids"} | dict.fromkeys(
         ("backbone", "head"), "decoder"
     )

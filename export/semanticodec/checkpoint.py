@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sc_runtime.bundle.store import hash_file
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.checkpoint import check_state, download, explain, read_state
+from sc_runtime.export.checkpoint import REVISION, check_state, download, explain, find_revision, read_state
 from sc_runtime.export.spec import Shapes, Tensors, Weights
 from sc_runtime.semanticodec.config import TOKEN_RATES, Schedule
 
@@ -62,9 +62,10 @@ class Folder:
         self.description = f"checkpoint {self.label}"
         self.arguments = f"--checkpoint {shlex.quote(str(folder))}"
         try:
-            self.identity = " ".join(hash_file(folder / name) for name in (ENCODER, DECODER))
+            self.sources = {name: hash_file(folder / name) for name in (ENCODER, DECODER)}
         except OSError as error:
             raise CheckpointError(f"{folder}: {explain(error)}", "files that can be read") from error
+        self.identity = " ".join(self.sources.values())
 
     @cached_property
     def half(self) -> bool:
@@ -91,6 +92,7 @@ class Folder:
                 found.append(f"{file.parent.name}/{file.name} {explain(error)}")
                 continue
             if codebook.shape == wanted and codebook.dtype.kind == "f":
+                self.sources[f"{file.parent.name}/{file.name}"] = hash_file(file)
                 return np.array(codebook, np.float32)
             found.append(f"{file.parent.name}/{file.name} {list(codebook.shape)} {codebook.dtype}")
         listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
@@ -112,15 +114,16 @@ def name_codebook(tps: int, vocab: int) -> str:
     return f"codebook_idx/combine_{512 * tps // 100}_audioset_dominate/codebook_{vocab // 2}_0.npy"
 
 
-def fetch_published(tps: int, vocabularies: tuple[int, ...]) -> Folder:
-    """The published checkpoint of `tps` from the hub."""
+def fetch_published(tps: int, vocabularies: tuple[int, ...], revision: str = REVISION) -> Folder:
+    """The published checkpoint of `tps` from the hub. All its files are of one commit, which `arguments` name."""
     rate = f"semanticodec_tokenrate_{tps}"
     for name in (*(name_codebook(tps, vocab) for vocab in vocabularies), f"{rate}/{ENCODER}", f"{rate}/{DECODER}"):
-        path = download(HUB_REPOSITORY, name)
+        path = download(HUB_REPOSITORY, name, revision)
+        revision = find_revision(path)
     folder = Folder(path.parent, tps)
     folder.label = ""
     folder.description = f"{HUB_REPOSITORY}/{rate}"
-    folder.arguments = ""
+    folder.arguments = f"--revision {revision}"
     return folder
 
 

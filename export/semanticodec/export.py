@@ -48,8 +48,8 @@ class SemantiCodecExport:
     def open_local(self, path: Path, sizes: NetworkSizes) -> Folder:
         return Folder(path, sizes.config.tps)
 
-    def fetch(self, sizes: NetworkSizes, vocabularies: tuple[int, ...]) -> Folder:
-        return fetch_published(sizes.config.tps, vocabularies)
+    def fetch(self, sizes: NetworkSizes, vocabularies: tuple[int, ...], revision: str) -> Folder:
+        return fetch_published(sizes.config.tps, vocabularies, revision)
 
 
 SEMANTICODEC = SemantiCodecExport()

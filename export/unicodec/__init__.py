@@ -1,1 +1,1 @@
-"""UniCodec's networks of inference and where their weights come from; needs torch."""
+"""UniCodec's networks, graphs and checkpoint; needs torch."""

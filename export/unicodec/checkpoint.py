@@ -11,13 +11,13 @@ import torch
 
 from sc_runtime.bundle.store import hash_file
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.checkpoint import check_state, download, explain, read_state
+from sc_runtime.export.checkpoint import REVISION, check_state, download, explain, find_revision, read_state
 from sc_runtime.export.spec import Shapes, Tensors
 
 HUB_REPOSITORY, FILE = "Yidiii/UniCodec_ckpt", "unicode.ckpt"
 PREFIXES = ("feature_extractor.", "backbone.", "head.")  #: of inference; the rest are discriminators and losses
 
-#: What has one of PREFIXES and takes no part in inference.
+#: Tensors that have one of PREFIXES and that inference does not use.
 UNUSED = re.compile(
     r"feature_extractor\.encodec\.(decoder\.|encoder\.mask_emb$"
     r"|encoder\.transformer_enocoder\.transformer\.layers\.\d+\.(linear[12]\.weight|layer_scale_2\.scale)$)"
@@ -40,6 +40,7 @@ class CheckpointFile:
         self.arguments = f"--checkpoint {shlex.quote(str(path))}"
         try:
             self.identity = hash_file(path)
+            self.sources = {path.name: self.identity}
         except OSError as error:
             raise CheckpointError(f"{path}: {explain(error)}", "a file that can be read") from error
 
@@ -52,8 +53,10 @@ class CheckpointFile:
         return check_state(self.path, state, shapes, UNUSED)
 
 
-def fetch_published() -> CheckpointFile:
+def fetch_published(revision: str = REVISION) -> CheckpointFile:
     """The published checkpoint from the hub, kept in the hub's own cache and not fetched again."""
-    weights = CheckpointFile(download(HUB_REPOSITORY, FILE))
-    weights.label, weights.description, weights.arguments = "", f"{HUB_REPOSITORY}/{FILE}", ""
+    path = download(HUB_REPOSITORY, FILE, revision)
+    weights = CheckpointFile(path)
+    weights.label, weights.description = "", f"{HUB_REPOSITORY}/{FILE}"
+    weights.arguments = f"--revision {find_revision(path)}"
     return weights

@@ -51,8 +51,8 @@ class UniCodecExport:
     def open_local(self, path: Path, sizes: UniCodecSizes) -> CheckpointFile:
         return CheckpointFile(path)
 
-    def fetch(self, sizes: UniCodecSizes, vocabularies: tuple[int, ...]) -> CheckpointFile:
-        return fetch_published()
+    def fetch(self, sizes: UniCodecSizes, vocabularies: tuple[int, ...], revision: str) -> CheckpointFile:
+        return fetch_published(revision)
 
 
 UNICODEC = UniCodecExport()

@@ -110,7 +110,7 @@ def float32(*shape: int | str) -> TensorSpec:
 
 
 def locate_convolution(name: str, sizes: UniCodecSizes) -> str:
-    """The place of `name` of Convolutions in the published sequence, in which activations count too."""
+    """The index of the part `name` of Convolutions in the published sequence, which counts activations too."""
     kind, *rest = name.split(".")
     if kind == "first":
         return "0"

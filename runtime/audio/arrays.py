@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, first_line
 from sc_runtime.spec import Mono
 
 from .blocks import Samples, mix
 
-ARRAY_CHANNELS = 64  #: an array with more columns has its axes the wrong way round
+ARRAY_CHANNELS = 64  #: most channels of an array; one with more columns probably has its axes swapped
+
+Source = TypeVar("Source")
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """An object that NumPy can convert, such as a tensor of another library in the CPU's memory."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+def convert_array(source: Source) -> Source | npt.NDArray[Any]:
+    """`source` as an array if NumPy can convert it, else unchanged. Raises AudioError for a tensor that fails."""
+    if isinstance(source, np.ndarray) or not isinstance(source, SupportsArray):
+        return source
+    try:
+        return np.asarray(source)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor on a GPU, or one that requires gradients
+        given = f"audio of type {type(source).__name__} ({first_line(error)})"
+        raise AudioError(given, "an array in the CPU's memory", "tensor.detach().cpu()") from error
 
 
 def check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -30,7 +50,7 @@ def check_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def read_array(array: npt.NDArray[Any], mono: Mono, values: int) -> Iterator[Samples]:
-    """Mono blocks of `array` [n, channels], `values` samples over all channels at a time; integers become [-1, 1)."""
+    """Mono blocks of `array` [n, channels], each of `values` samples over all channels. Integers become [-1, 1)."""
     array = array[:, :1] if mono == "first" else array
     scale = 1 if array.dtype.kind == "f" else -float(np.iinfo(array.dtype).min)
     frames = max(1, values // array.shape[1])

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, SettingsError, check_finite
 from sc_runtime.spec import Mono
 
 Samples = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16  #: samples, over all channels, that are read or written at a time
-SOURCE_RATES = range(1000, 1_000_001)  #: Hz; another rate is a damaged header, and blocks would have no bound
-LOUD_SAMPLE = 16.0  #: floats beyond it are not scaled to 1, most likely
-LARGEST_SAMPLE = 2.0**31  #: full scale of a float file that holds unscaled 32-bit integers; beyond it lies damage
+SOURCE_RATES = range(1000, 1_000_001)  #: Hz; any other rate is a damaged header and would make blocks of any size
+LOUD_SAMPLE = 16.0  #: floats above it are probably not scaled to [-1, 1]
+LARGEST_SAMPLE = 2.0**31  #: full scale of a float file of unscaled 32-bit integers; a larger sample is damage
 
 
 def check_rate(name: str, rate: float) -> int:
@@ -28,7 +28,7 @@ def check_rate(name: str, rate: float) -> int:
 
 
 def mix(block: Samples, mono: Mono) -> Samples:
-    """[n, channels] -> [n]: the first channel, or the mean, summed channel after channel as torch's `wav.mean(0)`."""
+    """[n, channels] -> [n]: the first channel, or the mean, which sums in the order of torch's `wav.mean(0)`."""
     mixed = np.ascontiguousarray(block[:, 0])
     if mono == "first" or block.shape[1] == 1:
         return mixed
@@ -39,7 +39,7 @@ def mix(block: Samples, mono: Mono) -> Samples:
 
 
 def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callable[[str], None]) -> Iterator[Samples]:
-    """`blocks` at `rate` Hz, unchanged. Raises AudioError if a sample is not finite, too large, or there is none.
+    """`blocks` at `rate` Hz, unchanged. Raises AudioError for a bad sample (not finite, too large), or none at all.
 
     `note` is called with a text about the first sample that is unusually loud.
     """
@@ -60,8 +60,31 @@ def check_samples(blocks: Iterable[Samples], name: str, rate: int, note: Callabl
         raise AudioError(f"{name}: no samples", "audio")
 
 
+def check_seconds(max_seconds: float | None) -> None:
+    """Raises SettingsError unless `max_seconds` is None or a number above 0."""
+    expected = "seconds, more than 0"
+    if max_seconds is not None and check_finite("max_seconds", max_seconds, expected) <= 0:
+        raise SettingsError(f"max_seconds {max_seconds}", expected)
+
+
+def check_length(name: str, samples: int, rate: int, max_seconds: float | None) -> None:
+    """Raises AudioError if `samples` at `rate` Hz are more than `max_seconds`. None is no limit."""
+    if max_seconds is not None and samples > max_seconds * rate:
+        given = f"{name}: {samples / rate:.1f} s of audio or more"
+        raise AudioError(given, f"at most {max_seconds:g} s", "split it, or raise the limit (max_seconds)")
+
+
+def limit_length(blocks: Iterable[Samples], name: str, rate: int, max_seconds: float | None) -> Iterator[Samples]:
+    """`blocks` at `rate` Hz, unchanged. Raises AudioError as soon as they are more than `max_seconds`."""
+    seen = 0
+    for block in blocks:
+        seen += len(block)
+        check_length(name, seen, rate, max_seconds)
+        yield block
+
+
 def count_resampled(samples: int, given: int, rate: int) -> int:
-    """The number of samples at `rate` Hz that `samples` at `given` Hz become: ceil(samples · rate / given)."""
+    """The number of samples after resampling `samples` from `given` to `rate` Hz: ceil(samples · rate / given)."""
     return -(-samples * rate // given)
 
 

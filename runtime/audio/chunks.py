@@ -10,44 +10,46 @@ from dataclasses import dataclass
 from .layout import Layout, LayoutError, Part
 from .view import Pieces, replace
 
-PIPED_SIZE = 0x7F00_0000  #: bytes: a program that writes to a pipe does not know the size, and declares this or more
+PIPED_SIZE = 0x7F00_0000  #: bytes; a program that writes to a pipe declares this or more in place of the size
 PIPED_SIZE_64 = 1 << 48  #: the same where sizes have 64 bits
-LARGEST_TAIL = 4096  #: bytes of no known kind after the samples; more than these may be samples themselves
+LARGEST_TAIL = 4096  #: bytes of an unknown kind after the samples; if there are more, they may be samples too
 
-W64_CHUNK = bytes.fromhex("f3acd3118cd100c04f8edb8a")  #: how the names of the chunks of W64 end
+W64_CHUNK = bytes.fromhex("f3acd3118cd100c04f8edb8a")  #: the end of the name of every chunk of W64
 W64_FILE = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
-#: How files begin that may have been appended to another.
+#: First bytes of files that may have been appended to another file.
 FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"dns.", b"NIST_1A", b"fLaC", b"OggS", W64_FILE)
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  #: metadata that programs append to any file
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleData:
     """The samples of a container.
 
-    start: the offset of the first.
-    size: their bytes as declared. None if the header leaves them open.
-    patches: (offset, bytes) of a header by which the samples reach to the end of the file.
-    chunks: how the chunks that may follow are written. None if there are no chunks.
+    start: the offset of the first sample.
+    size: the declared number of bytes. None if the header does not state it.
+    patches: (offset, bytes) that change the header, so that the samples extend to the end of the file.
+    chunks: the format of the chunks that may follow. None if the container has no chunks.
+    whole: the declared size of the file in bytes, which is used if `size` is None.
     """
 
     start: int
     size: int | None
     patches: tuple[tuple[int, bytes], ...] = ()
     chunks: Chunks | None = None
+    whole: int = 0
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How the chunks of a container are written: a name, a size, the contents.
+    """The format of the chunks of a container: a name, a size, the contents.
 
     first: the offset of the first chunk.
     name: the length of a name in bytes.
     size: the struct format of a size.
     counts_header: whether a size includes the name and the size.
     align: chunks begin at multiples of this offset.
-    trusted: whether libsndfile stops where the samples end.
+    trusted: whether libsndfile stops at the end of the samples.
     """
 
     first: int
@@ -104,8 +106,10 @@ def examine_chunks(data: memoryview) -> Layout | None:
     if samples is None or samples.start >= len(data):
         return None
     to_the_end, held = (patch(data, samples),), len(data) - samples.start
+    is_cut = len(data) + 8 < samples.whole < (PIPED_SIZE_64 if samples.chunks is W64 else PIPED_SIZE)
+    open_end = Layout(to_the_end, cut=f"{len(data)} bytes of {samples.whole}" if is_cut else "")
     if samples.size is None:
-        return Layout(to_the_end)
+        return open_end
     if samples.size > held:
         is_padding = samples.chunks and samples.size - held < samples.chunks.align and held % 2 == 0
         return Layout(to_the_end, cut="" if is_padding else f"{held} bytes of {samples.size}")
@@ -116,7 +120,7 @@ def examine_chunks(data: memoryview) -> Layout | None:
         raise LayoutError(f"another file is appended to it at byte {second}", "split it into its files")
     is_explained = not rest or rest.startswith(TAGS) or (samples.chunks and samples.chunks.follow(data, end))
     if samples.size == 0:
-        return None if is_explained else Layout(to_the_end)
+        return None if is_explained else open_end
     if not is_explained and len(rest) > LARGEST_TAIL and rest.strip(b"\0"):
         given = f"its header declares {samples.size} bytes of samples, but {len(data) - end} more follow"
         raise LayoutError(given, "repair its header, or convert it with `sox --ignore-length IN OUT`")
@@ -125,15 +129,15 @@ def examine_chunks(data: memoryview) -> Layout | None:
     return Layout((Part((range(end),)),))
 
 
-def patch(data: memoryview, samples: Samples) -> Part:
-    """The file with a header by which the samples reach to its end."""
+def patch(data: memoryview, samples: SampleData) -> Part:
+    """The file with a changed header, by which the samples extend to the end of the file."""
     pieces: Pieces = (range(len(data)),)
     for offset, field in samples.patches:
         pieces = replace(pieces, offset, field)
     return Part(pieces)
 
 
-def find_samples(data: memoryview) -> Samples | None:
+def find_samples(data: memoryview) -> SampleData | None:
     """The samples of `data`, by its first bytes. None if it is none of these containers, or has no samples."""
     magic, kind = bytes(data[:4]), bytes(data[8:12])
     if magic in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
@@ -149,7 +153,7 @@ def find_samples(data: memoryview) -> Samples | None:
     return find_nist(data) if magic == b"NIST" else None
 
 
-def find_wav(data: memoryview, chunks: Chunks) -> Samples | None:
+def find_wav(data: memoryview, chunks: Chunks) -> SampleData | None:
     """WAV in either byte order, and RF64 (EBU Tech 3306), whose chunk `ds64` holds sizes of 64 bits."""
     found = chunks.find(data, b"data")
     if found is None:
@@ -159,27 +163,28 @@ def find_wav(data: memoryview, chunks: Chunks) -> Samples | None:
     patches = tuple(
         (at, struct.pack(chunks.size, min(len(data) - after, largest))) for at, after in ((4, 8), (start - 4, start))
     )
-    is_open = size >= PIPED_SIZE
+    is_open, whole = size >= PIPED_SIZE, 8 + struct.unpack_from(chunks.size, data, 4)[0]
     if bytes(data[:4]) == b"RF64":
         patches = (0, b"RIFF"), *patches
         wide = chunks.find(data, b"ds64")
-        if wide and size == 0xFFFF_FFFF:
+        if wide and size == 0xFFFF_FFFF and wide[0] + 16 <= len(data):
             patches = *patches, (wide[0] - 8, b"JUNK")
-            (size,) = struct.unpack_from("<q", data, wide[0] + 8)
+            whole, size = struct.unpack_from("<qq", data, wide[0])
             is_open = size <= 0 or size >= PIPED_SIZE_64
-    return Samples(start, None if is_open else size, patches, chunks)
+    return SampleData(start, None if is_open else size, patches, chunks, whole)
 
 
-def find_w64(data: memoryview) -> Samples | None:
+def find_w64(data: memoryview) -> SampleData | None:
     found = W64.find(data, b"data")
     if found is None:
         return None
     start, size = found
     sizes = (16, struct.pack("<q", len(data))), (start - 8, struct.pack("<q", len(data) - start + W64.header))
-    return Samples(start, None if size >= PIPED_SIZE_64 else max(size, 0), sizes, W64)
+    (whole,) = struct.unpack_from("<q", data, 16)
+    return SampleData(start, None if size >= PIPED_SIZE_64 else max(size, 0), sizes, W64, whole)
 
 
-def find_aiff(data: memoryview) -> Samples | None:
+def find_aiff(data: memoryview) -> SampleData | None:
     """AIFF and AIFF-C. The contents of the chunk SSND begin with an offset and a block size, of 4 bytes each."""
     found = AIFF.find(data, b"SSND")
     if found is None or found[0] + 8 > len(data):
@@ -191,29 +196,30 @@ def find_aiff(data: memoryview) -> Samples | None:
         (4, struct.pack(">I", min(len(data) - 8, largest))),
         (contents - 4, struct.pack(">I", min(len(data) - contents, largest))),
     )
-    return Samples(start, None if size >= PIPED_SIZE else max(size - (start - contents), 0), patches, AIFF)
+    left = None if size >= PIPED_SIZE else max(size - (start - contents), 0)
+    return SampleData(start, left, patches, AIFF, whole=8 + struct.unpack_from(">I", data, 4)[0])
 
 
-def find_caf(data: memoryview) -> Samples | None:
-    """The contents of the chunk `data` begin with an edit count of 4 bytes. A size of -1 is open."""
+def find_caf(data: memoryview) -> SampleData | None:
+    """The contents of the chunk `data` begin with an edit count of 4 bytes. A size of -1 means to the end."""
     found = CAF.find(data, b"data")
     if found is None:
         return None
     contents, size = found
     patches = ((contents - 8, struct.pack(">q", len(data) - contents)),)
-    return Samples(contents + 4, None if size < 0 or size >= PIPED_SIZE_64 else max(size - 4, 0), patches, CAF)
+    return SampleData(contents + 4, None if size < 0 or size >= PIPED_SIZE_64 else max(size - 4, 0), patches, CAF)
 
 
-def find_au(data: memoryview) -> Samples | None:
-    """A size of 2³² - 1 is open."""
+def find_au(data: memoryview) -> SampleData | None:
+    """A size of 2³² - 1 means that the size is not stated."""
     if len(data) < 24:
         return None
     order = ">" if bytes(data[:4]) == b".snd" else "<"
     start, size = struct.unpack_from(f"{order}II", data, 4)
-    return Samples(start, None if size >= PIPED_SIZE else size, ((8, b"\xff\xff\xff\xff"),))
+    return SampleData(start, None if size >= PIPED_SIZE else size, ((8, b"\xff\xff\xff\xff"),))
 
 
-def find_nist(data: memoryview) -> Samples | None:
+def find_nist(data: memoryview) -> SampleData | None:
     """NIST SPHERE: a header of text states samples, channels and bytes of a sample."""
     header = bytes(data[:1024]).decode("latin-1")
     found = {name: int(number) for name, number in re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE)}
@@ -221,4 +227,4 @@ def find_nist(data: memoryview) -> Samples | None:
     factors = [found.get(name, 0) for name in ("sample_count", "channel_count", "sample_n_bytes")]
     if length is None or not all(factors):
         return None
-    return Samples(int(length[1]), factors[0] * factors[1] * factors[2])
+    return SampleData(int(length[1]), factors[0] * factors[1] * factors[2])

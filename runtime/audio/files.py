@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from .decoder import Decoder
 
 
-MPEG_SLACK = 3 * 1152  #: samples that a Xing header may state too many: a frame too much, and the delay of the decoder
+MPEG_SLACK = 3 * 1152  #: samples that a Xing header may count too many: one more frame, and the decoder's delay
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file whose sound was found.
+    """An audio file that was inspected.
 
-    name: what errors call it.
+    name: its name in errors.
     sample_rate: in Hz.
-    parts: the recordings in it, which follow one another. None is the file as it is.
+    parts: the recordings in it, which follow one another. None stands for the unchanged file.
     notes: what the user should know, a sentence each.
+    frames: samples of a channel, as the file states them or libsndfile finds them before it decodes.
     """
 
     path: Path
@@ -45,16 +46,17 @@ class AudioFile:
     sample_rate: int
     parts: tuple[Part | None, ...]
     notes: tuple[str, ...]
+    frames: int = 0
 
     def read(self, mono: Mono, values: int) -> Iterator[Samples]:
-        """Mono blocks at `sample_rate`, from `values` samples over all channels at a time. Raises AudioError."""
+        """Mono blocks at `sample_rate`, each from `values` samples over all channels. Raises AudioError."""
         for part in self.parts:
             with open_part(self.path, self.name, part) as file:
                 frames, seen = max(1, values // file.channels), 0
                 skip = part.skip if part else 0
                 if skip:
                     file.read(skip)
-                # Not beyond the end: libFLAC reports an error for bytes that are no frame.
+                # The end is not passed: libFLAC reports an error for bytes that are no frame.
                 while len(block := file.read(min(frames, file.frames - skip - seen), dtype="float32", always_2d=True)):
                     seen += len(block)
                     yield mix(block, mono)
@@ -65,7 +67,7 @@ class AudioFile:
 
 
 def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioFile:
-    """Find the sound of the file at `path`. Raises AudioError if it is not audio, or was cut short and may not be."""
+    """Inspect the file at `path`. Raises AudioError if it is no audio, or cut short without `allow_truncated`."""
     if path.stat().st_size == 0:
         raise AudioError(f"{name}: empty file", "audio")
     if path.suffix.lower() == ".raw":
@@ -87,7 +89,7 @@ def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioF
             rates.append(check_rate(name, file.samplerate))
             frames += file.frames
             if file.format == "MP3" and known is None:
-                raise refuse(path, name, "MPEG frames cannot be found")
+                raise decoding_error(path, name, "MPEG frames cannot be found")
     if frames == 0:
         raise AudioError(f"{name}: no samples", "audio")
     if len(set(rates)) > 1:
@@ -95,11 +97,11 @@ def inspect_file(path: Path, name: str, allow_truncated: bool = False) -> AudioF
         raise AudioError(given, "one sample rate", "split the file")
     notes = [f"{name}: truncated, {layout.cut}"] if layout.cut else []
     notes += [f"{name}: {layout.note}"] if layout.note else []
-    return AudioFile(path, name, rates[0], parts, tuple(notes))
+    return AudioFile(path, name, rates[0], parts, tuple(notes), frames)
 
 
 def examine(path: Path) -> Layout | None:
-    """Where the sound of the file at `path` lies. None if it is of another kind. Raises LayoutError."""
+    """The layout of the file at `path`. None if its format is not examined. Raises LayoutError."""
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     if bytes(data[: len(PAGE)]) == PAGE:
@@ -124,7 +126,7 @@ def can_read_end(path: Path) -> bool:
 
 @contextmanager
 def open_part(path: Path, name: str, part: Part | None) -> Iterator[Decoder]:
-    """Yield `part` of the file at `path` opened by libsndfile. Its errors, in the whole block, become AudioError."""
+    """Yield `part` of the file at `path`, opened by libsndfile. Its errors in the block become AudioError."""
     import soundfile
 
     from .decoder import Decoder
@@ -134,11 +136,11 @@ def open_part(path: Path, name: str, part: Part | None) -> Iterator[Decoder]:
             source = native_path(path) if part is None else stack.enter_context(View(path, part.pieces))
             yield stack.enter_context(Decoder(source))
         except soundfile.LibsndfileError as error:
-            raise refuse(path, name, error.error_string.strip(". ")) from error
+            raise decoding_error(path, name, error.error_string.strip(". ")) from error
 
 
-def refuse(path: Path, name: str, reason: str) -> AudioError:
-    """The error of a file that cannot be decoded. Its format is named if it is known; else `reason` is."""
+def decoding_error(path: Path, name: str, reason: str) -> AudioError:
+    """The error of a file that cannot be decoded. It names a format that libsndfile lacks, or else `reason`."""
     formats = f"a whole file in {' '.join(sorted(set(AUDIO_SUFFIXES.values())))}"
     if foreign := name_format(path):
         return AudioError(f"{name}: {foreign}", formats, "convert it, with `ffmpeg -i IN OUT.flac` for example")
@@ -146,5 +148,5 @@ def refuse(path: Path, name: str, reason: str) -> AudioError:
 
 
 def native_path(path: Path) -> str | bytes:
-    """`path` in the form that soundfile accepts whatever bytes the name holds."""
+    """`path` in a form that soundfile accepts even if the name is not valid text."""
     return str(path) if os.name == "nt" else os.fsencode(path)

@@ -12,7 +12,7 @@ from .chunks import TAGS
 from .layout import Layout, LayoutError, Part
 from .view import Pieces, replace
 
-LARGEST_FRAME = 1 << 21  #: bytes before the end in which the last frame is looked for
+LARGEST_FRAME = 1 << 21  #: bytes before the end that are searched for the last frame
 MAGIC = b"fLaC"
 START = re.compile(rb"fLaC[\0\x80]\0\0\x22")  #: the magic and the head of the first block, STREAMINFO, of 34 bytes
 INFO_SIZE = 34
@@ -38,7 +38,7 @@ class Length:
     """How many samples a stream holds.
 
     samples: their number. None if STREAMINFO states it.
-    cut, is_certain: as of a Layout.
+    cut, is_certain: as in `Layout`.
     """
 
     samples: int | None = None
@@ -49,7 +49,7 @@ class Length:
 def examine_flac(data: memoryview, start: int) -> Layout | None:
     """The layout of a FLAC file that begins at `start`, or of several that were joined. Raises LayoutError.
 
-    None if STREAMINFO does not follow.
+    None if no STREAMINFO begins at `start`.
     """
     starts = [match.start() for match in START.finditer(data) if match.start() + len(MAGIC) + 4 + INFO_SIZE < len(data)]
     if start not in starts:
@@ -112,7 +112,7 @@ def find_last_frame(data: memoryview | bytes, block_size: int) -> Frame | None:
 def read_frame(data: bytes, block_size: int) -> Frame | None:
     """The frame that `data` begins with. Zeros or metadata may follow it. None if there is no header.
 
-    block_size: of the stream, by which a frame number becomes the number of a sample.
+    block_size: the stream's, which converts the number of a frame to that of a sample.
     """
     if len(data) < 6 or data[0] != 0xFF or data[1] & 0xFE != 0xF8:
         return None
@@ -138,7 +138,7 @@ def read_frame(data: bytes, block_size: int) -> Frame | None:
 
 
 def run_crc(data: bytes, bits: int, polynomial: int) -> Iterator[int]:
-    """The CRC of `data`, most significant bit first, after each byte. After its own CRC it is 0."""
+    """The CRC of `data` after each byte, most significant bit first. It is 0 after data that end with their CRC."""
     table = make_table(bits, polynomial)
     mask, value = (1 << bits) - 1, 0
     for byte in data:

@@ -33,7 +33,7 @@ AUDIO_SUFFIXES = {
     ".wav": "WAV",
     ".wave": "WAV",
 }
-#: Suffixes of files that hold sound which libsndfile does not read.
+#: Suffixes of audio files that libsndfile does not read.
 UNREADABLE_SUFFIXES = (
     *(".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts", ".eac3", ".flv", ".m4a", ".m4b"),
     *(".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".mpeg", ".mpg", ".ra", ".shn", ".spx", ".tak", ".tta", ".vob"),
@@ -45,10 +45,10 @@ DECODED, ROUNDTRIP = ".decoded.wav", ".roundtrip.wav"
 
 @dataclass
 class Scan:
-    """What a folder holds.
+    """The result of searching a folder.
 
-    files: those that were looked for, sorted.
-    left_out: the number of others that may have been meant, by their kind.
+    files: the files that were found, sorted.
+    left_out: kind -> the number of files and folders that were left out and that the user may expect.
     errors: why a folder in it cannot be listed, a sentence each.
     """
 
@@ -74,8 +74,8 @@ def scan_folder(
 ) -> Scan:
     """Find the files with one of `suffixes` in `folder` and the folders in it.
 
-    Hidden files and folders are left out, and folders that are links: a link may lead back. `unreadable` are suffixes,
-    and `outputs` endings of names, that are left out too.
+    Hidden files, hidden folders and linked folders are left out: a link may lead back to a folder above it. Files with
+    a suffix in `unreadable`, and files whose name ends with one of `outputs`, are left out too.
     """
     scan, suffixes, unreadable = Scan(), frozenset(suffixes), frozenset(unreadable)
 
@@ -126,8 +126,8 @@ def scan_audio(folder: str | os.PathLike[str]) -> Scan:
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     """Audio files in `folder` and the folders in it, by suffix, sorted. Hidden files and linked folders are left out.
 
-    An AudioWarning states how many were left out that may have been meant. Raises AudioError if there are none, or if a
-    folder cannot be listed.
+    An AudioWarning states what was left out that the user may expect. Raises AudioError if there is no audio file, or
+    if a folder cannot be listed.
     """
     scan = scan_audio(folder)
     if scan.errors:

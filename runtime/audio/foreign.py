@@ -1,10 +1,10 @@
-"""Formats that libsndfile does not read, by their first bytes."""
+"""The names of formats that libsndfile does not read, found by the first bytes of a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Name -> (offset, bytes) of which one must be there.
+#: Name of a format -> pairs (offset, bytes). A file of the format matches one of the pairs.
 MAGICS = {
     "MP4 or M4A": ((4, b"ftyp"),),
     "Matroska or WebM": ((0, b"\x1aE\xdf\xa3"),),
@@ -26,7 +26,7 @@ def name_format(path: Path) -> str:
     """The name of the format of the file at `path`. "" if it is none of these."""
     with path.open("rb") as file:
         head = file.read(32)
-    if head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:  # as MPEG audio, but of layer 0
+    if head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:  # an MPEG header of layer 0
         return "AAC (ADTS)"
     found = (name for name, magics in MAGICS.items() if any(head.startswith(magic, at) for at, magic in magics))
     return next(found, "")

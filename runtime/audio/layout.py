@@ -1,8 +1,8 @@
-"""Where the sound of a file lies, and whether it is all there.
+"""Where the samples of a file lie, and whether the file is whole.
 
-Headers state lengths that a recorder or a pipe did not know, and libsndfile believes them or guesses. So the length is
-decided here from what the file holds: `chunks` reads WAV, RF64, W64, AIFF, AU, CAF and NIST, `mpeg` MP3, `ogg` Ogg,
-`flac` FLAC. They decode nothing.
+A header may state a wrong length, because it was written before the length was known. libsndfile trusts it or guesses.
+So the length is found from the contents of the file: `chunks` examines WAV, RF64, W64, AIFF, AU, CAF and NIST, `mpeg`
+MP3, `ogg` Ogg, `flac` FLAC. These modules decode nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class LayoutError(Exception):
 class Part:
     """A recording in a file.
 
-    pieces: what libsndfile reads.
-    skip: the number of samples, for each channel, that it decodes first and that are not of the file.
-    samples: the least number of samples, for each channel, that follow them.
+    pieces: the bytes that libsndfile reads.
+    skip: samples per channel that it decodes first and that do not belong to the recording.
+    samples: samples per channel that must follow, at least.
     """
 
     pieces: Pieces
@@ -40,8 +40,8 @@ class Layout:
 
     parts: the recordings in it, which follow one another. Empty: libsndfile reads the file as it is.
     cut: why the file is known to have been cut short; the parts hold what is left. "" if it is whole.
-    is_certain: False if bytes that are no sound may follow a whole file. Then it was cut if its last sample cannot be
-        decoded.
+    is_certain: False if the end may be bytes that are no audio, after a whole file. Then the file counts as cut only if
+        its last sample cannot be decoded.
     note: what the user should know about a file that can be read. "" if there is nothing.
     """
 

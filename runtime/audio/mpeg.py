@@ -1,6 +1,6 @@
 """MPEG audio (MP3): the number of samples follows from the number of frames, which are counted.
 
-The first frame may state that number, in a header by Xing or by Fraunhofer ("VBRI", which libmpg123 does not know).
+The first frame may state that number, in a header by Xing or by Fraunhofer ("VBRI", which libmpg123 does not read).
 Without it, libsndfile guesses from the size of the first frame, and reads no further than its guess.
 """
 
@@ -24,7 +24,7 @@ BITRATES = {
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 1): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-SEARCHED = 1 << 16  #: bytes in which the next frame is looked for where there is none
+SEARCHED = 1 << 16  #: bytes that are searched for the next frame, after bytes that are no frame
 VBRI = b"VBRI"
 
 
@@ -59,7 +59,7 @@ class Tag:
     name: "Xing", "Info" (Xing's for a constant bitrate) or "VBRI".
     start: its offset.
     length: in bytes.
-    frames: the number of the others, as declared. None if it is not stated.
+    frames: the declared number of the other frames. None if it is not stated.
     position: the offset of that number.
     """
 
@@ -74,10 +74,10 @@ class Tag:
 class Stream:
     """Frames of one format that follow one another.
 
-    header: that of the first frame.
-    tag: a frame before the first, which is not counted.
-    frames: their number.
-    pieces: their offsets.
+    header: the header of the first frame.
+    tag: a frame before the first frame, which is not counted.
+    frames: the number of frames.
+    pieces: the offsets of their bytes.
     smallest: the offset of the smallest frame, and `least` its length in bytes.
     """
 
@@ -125,8 +125,8 @@ def make_part(data: memoryview, stream: Stream) -> Part:
     if tag and tag.frames is not None and tag.name != VBRI:
         ranges = range(tag.start, tag.position), range(tag.position + 4, tag.start + tag.length)
         return Part((ranges[0], struct.pack(">I", stream.frames), ranges[1], *stream.pieces))
-    # libsndfile divides the size of the file by that of the first frame. So a frame of silence, none smaller, is put
-    # first. (A Xing header of our own states the number, but libmpg123 then cuts off 529 samples.)
+    # libsndfile divides the size of the file by that of the first frame. So a frame of silence, as small as the
+    # smallest, is put first. (With a Xing header that states the number, libmpg123 would cut off 529 samples.)
     first, second, third = data[stream.smallest + 1 : stream.smallest + 4]
     silence = bytes([0xFF, first | 1, second, third]).ljust(stream.least, b"\0")
     samples = stream.header.samples
@@ -137,7 +137,8 @@ def make_part(data: memoryview, stream: Stream) -> Part:
 def read_streams(data: memoryview) -> tuple[list[Stream], bool]:
     """The streams of `data`, one after the other, and whether the last frame is partial.
 
-    A stream begins where the format changes, or with a frame that holds a Xing or VBRI header: files were joined.
+    A stream begins where the format changes, and with each frame that holds a Xing or VBRI header. Files that were
+    joined have several streams.
     """
     streams: list[Stream] = []
     position = 0
@@ -160,7 +161,7 @@ def read_streams(data: memoryview) -> tuple[list[Stream], bool]:
 
 @lru_cache(maxsize=4096)
 def parse_header(first: int, second: int, third: int) -> Header | None:
-    """The header of a frame by its bytes after the 0xFF. None if it is not one, or of a free format."""
+    """The header of a frame, from its bytes after the 0xFF. None if it is no header, or one of a free format."""
     version, layer = first >> 3 & 3, first >> 1 & 3
     bitrate, rate, padding = second >> 4, second >> 2 & 3, second >> 1 & 1
     if first & 0xE0 != 0xE0 or version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3 or third & 3 == 2:
@@ -214,7 +215,7 @@ def skip_tags(data: memoryview, position: int = 0) -> int:
 
 
 def find_frame(data: memoryview, position: int) -> int:
-    """The offset of the next frame after `position`, or after the tags there. The end if there is none nearby."""
+    """The offset after the tags at `position`; without tags, that of the next frame nearby, or else the end."""
     if (after := skip_tags(data, position)) > position:
         return after
     nearby = bytes(data[position : position + SEARCHED])

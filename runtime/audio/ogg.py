@@ -1,7 +1,7 @@
 """Ogg: its pages, and the streams made of them (RFC 3533).
 
-libsndfile reads the first of several chained streams, and no FLAC in Ogg (version 1.2.2: "unknown error in flac
-decoder"). So each stream is read by itself, and FLAC is taken out of its pages (RFC 9639, section 10.1).
+libsndfile reads only the first of several chained streams. It does not read FLAC in Ogg (version 1.2.2: "unknown error
+in flac decoder"). So each stream is read by itself, and FLAC is taken out of its pages (RFC 9639, section 10.1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLAC_PACKET = b"\x7fFLAC"  #: begins the first packet of FLAC; after 4 more byte
 
 @dataclass(frozen=True)
 class Page:
-    """The offset of a page, those of its contents, its flags, and the number of its stream."""
+    """A page: its offset, the offsets of its contents, its flags, and the serial number of its stream."""
 
     start: int
     body: range
@@ -31,7 +31,7 @@ class Page:
 
 @dataclass
 class Link:
-    """The pages between the beginning of one stream, or of several that are multiplexed, and the next beginning."""
+    """A link of a chain: the pages of one stream, or of several multiplexed streams that begin together."""
 
     pages: list[Page] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A recording as a codec takes it: mono float32 at the codec's rate.
+"""A recording as a codec reads it: mono float32 at the codec's rate.
 
 `soundfile` and `soxr` are imported where they are used: arrays at the codec's rate need neither.
 """
@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from sc_runtime.errors import AudioError, AudioWarning
 from sc_runtime.spec import Mono
 
-from .arrays import check_array, read_array
-from .blocks import BLOCK_VALUES, Samples, check_rate, check_samples, resample
+from .arrays import SupportsArray, check_array, convert_array, read_array
+from .blocks import BLOCK_VALUES, Samples, check_length, check_rate, check_samples, limit_length, resample
 from .files import inspect_file
+
+AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+UNKNOWN = 1 << 48  #: samples: libsndfile states more than these where a file does not state its length
 
 
 class Audio:
@@ -33,15 +35,17 @@ class Audio:
 
     Arguments:
         source: the path of a file that libsndfile reads; the bytes of one; a binary stream (standard input); or a NumPy
-            array (or what converts to one by `__array__`, as a tensor on the CPU does) [n] or [n, channels] of int16,
+            array, or a tensor of another library in the CPU's memory, [n] or [n, channels] of int16,
             int32 (full scale becomes 1) or floats. An array is not copied. A stream is copied to a temporary file,
             which `close`, or the end of a `with` block, removes.
-        sample_rate: of an array, in Hz. None is `rate`. A file states its own, which must not be another.
+        sample_rate: in Hz. For an array, None means `rate`. For a file, it must equal the rate that the file states.
         rate: the codec's sample rate in Hz.
         mono: how several channels become one: "first" or "mean".
         allow_truncated: whether a file that was cut short is read as far as it goes, with an AudioWarning.
+        max_seconds: the longest recording that is read. A longer one is refused before it is decoded where its length
+            is stated, and while it is read where it is not. None is no limit.
 
-    Attributes: `sample_rate`, that of the source in Hz; `rate`; `name`, what errors call the source.
+    Attributes: `sample_rate`, that of the source in Hz; `rate`; `name`, the source's name in errors.
 
     Raises AudioError: here for a source that is missing, empty, not audio or cut short; in `blocks` for data that is
     damaged and for samples that are NaN, infinite or above 2³¹. The length of a file follows from what it holds (see
@@ -50,23 +54,25 @@ class Audio:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any],
+        source: AudioSource,
         sample_rate: float | None = None,
         *,
         rate: int,
         mono: Mono = "first",
         allow_truncated: bool = False,
+        max_seconds: float | None = None,
     ) -> None:
-        self.rate = rate
+        self.rate, self.max_seconds = rate, max_seconds
         self._notes: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._read: Callable[[int], Iterator[Samples]]  #: (samples over all channels in a block) -> blocks
-        if not isinstance(source, np.ndarray) and hasattr(source, "__array__"):
-            source = np.asarray(source)
+        source = convert_array(source)
         if isinstance(source, np.ndarray):
             self.name = "array"
             self.sample_rate = check_rate(self.name, rate if sample_rate is None else sample_rate)
-            self._read = partial(read_array, check_array(source), mono)
+            array = check_array(source)
+            check_length(self.name, len(array), self.sample_rate, max_seconds)
+            self._read = partial(read_array, array, mono)
             return
         if isinstance(source, (str, os.PathLike)):
             self.name, path = os.fspath(source), Path(source)
@@ -90,6 +96,8 @@ class Audio:
             if sample_rate is not None and check_rate(self.name, sample_rate) != file.sample_rate:
                 given = f"{self.name}: sample rate {sample_rate} for a file at {file.sample_rate} Hz"
                 raise AudioError(given, "the rate that the file states", "leave it out")
+            if file.frames < UNKNOWN:
+                check_length(self.name, file.frames, file.sample_rate, max_seconds)
         except OSError as error:
             self.close()
             raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
@@ -127,15 +135,16 @@ class Audio:
 
     def _check(self, values: int) -> Iterator[Samples]:
         """The blocks of the source, at its own rate."""
-        return check_samples(self._read(values), self.name, self.sample_rate, self._note)
+        blocks = limit_length(self._read(values), self.name, self.sample_rate, self.max_seconds)
+        return check_samples(blocks, self.name, self.sample_rate, self._note)
 
     def _note(self, text: str) -> None:
-        """Give an AudioWarning, once, however often the recording is read."""
+        """Give an AudioWarning with `text`, once for all readings of the recording."""
         if text not in self._notes:
             self._notes.add(text)
             warnings.warn(text, AudioWarning, stacklevel=2)
 
-    def _spool(self, stream: BinaryIO) -> Path:
+    def _spool(self, stream: Any) -> Path:
         """Copy `stream` to a temporary file. Returns its path."""
         self._folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
         path = Path(self._folder.name, "audio")

@@ -1,4 +1,4 @@
-"""A file as a decoder sees it: some of its bytes, some of them replaced."""
+"""A file with some bytes left out and some replaced, as a decoder reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pieces = tuple[bytes | range, ...]  #: given bytes, and ranges of the offsets of
 class View(io.RawIOBase):
     """`pieces` of the file at `path`, one after the other, as a file that can be read.
 
-    libsndfile trusts headers. It reads a file whose header is wrong by a view with a header that is right.
+    libsndfile trusts headers. So it reads a file with a wrong header through a view with the right one.
     """
 
     def __init__(self, path: Path, pieces: Pieces) -> None:

@@ -1,4 +1,4 @@
-"""Samples to audio files and streams."""
+"""Writing samples to audio files and streams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUT_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg"
 
 
 class AudioWriter:
-    """An open audio file that takes blocks. `audio_writer` makes it.
+    """An open audio file to which blocks are appended. `audio_writer` opens it.
 
     samples: the number of samples written so far.
     """
@@ -58,7 +58,7 @@ class AudioWriter:
 
 @contextmanager
 def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int) -> Iterator[AudioWriter]:
-    """Open `target` for mono samples at `sample_rate` Hz: whole on success, untouched if the block raises.
+    """Open `target` for mono samples at `sample_rate` Hz. If the block raises, `target` stays untouched.
 
     target: a path that ends in .wav or .flac (16 bits) or .ogg (Vorbis), or a binary stream (standard output), to which
         a complete WAV is copied at the end.

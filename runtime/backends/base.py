@@ -1,4 +1,4 @@
-"""What a backend must do. Its precision and its kind of device do not show above it."""
+"""What a backend must do. Its precision and its kind of device stay inside it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.device import Device
 from sc_runtime.networks import Graph, Search
 
-ENCODE_BATCH = 16  #: windows that a GPU encodes together; from here on one after the other takes no longer
+ENCODE_BATCH = 16  #: windows that a GPU encodes together; a larger batch gains nothing
 
 
 class Backend(Protocol):
-    """Opens the graphs of a bundle on one kind of device."""
+    """Opens the graphs of a bundle on one kind of device.
+
+    Several threads may use it, its graphs and its searches at once. It can be pickled: another process then makes a
+    backend with the same settings.
+    """
 
     name: str
     device: str  #: what the graphs run on, in words

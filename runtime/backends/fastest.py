@@ -1,4 +1,4 @@
-"""`auto` where both CPU backends are installed: each graph on the one that was measured to run it better."""
+"""`auto` if both CPU backends are installed: each graph runs on the one that was faster in measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sc_runtime.networks import Graph
 from .onnxruntime import OnnxRuntimeBackend
 from .openvino.backend import OpenVinoBackend
 
-#: A BiLSTM below this opens at once in ONNX Runtime and has no loop that costs more than its arithmetic.
+#: A BiLSTM of fewer bytes opens at once in ONNX Runtime. In OpenVINO its loop would cost more than its arithmetic.
 SMALL_BYTES = 100e6
 
 

@@ -19,7 +19,7 @@ from .failures import describe_failure
 PROVIDER = "CPUExecutionProvider"
 #: This optimizer ends the process on a half-precision LSTM (seen in 1.31). It is for convolutions, which an LSTM graph
 #: does not have.
-FP16_UNSOUND = ["NchwcTransformer"]
+FP16_LSTM_DISABLED = ["NchwcTransformer"]
 
 
 def explain_absence() -> str | None:
@@ -49,12 +49,12 @@ class OnnxRuntimeBackend:
         return self.load(bundle.find_graph(graph), bundle, graph)
 
     def load(self, path: Path, bundle: Bundle, graph: str) -> OnnxRuntimeGraph:
-        """The ONNX file `path`, which is `graph` of `bundle` in some form. FP16 graphs are computed in float32."""
+        """Open the ONNX file `path`, which holds `graph` of `bundle`. FP16 graphs are computed in float32."""
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
-        disabled = list_unsound(bundle, graph)
+        disabled = list_disabled_optimizers(bundle, graph)
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=[PROVIDER], disabled_optimizers=disabled
@@ -69,10 +69,10 @@ class OnnxRuntimeBackend:
         return NearestCentroid(codebook)
 
 
-def list_unsound(bundle: Bundle, graph: str) -> list[str]:
+def list_disabled_optimizers(bundle: Bundle, graph: str) -> list[str]:
     """The optimizers that ONNX Runtime must not apply to `graph`."""
     half = bundle.manifest.precision == "fp16"
-    return FP16_UNSOUND if half and bundle.spec.graphs[graph].is_lstm else []
+    return FP16_LSTM_DISABLED if half and bundle.spec.graphs[graph].is_lstm else []
 
 
 class OnnxRuntimeGraph:

@@ -23,7 +23,7 @@ from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
 from .failures import describe_failure
-from .onnxruntime import list_unsound
+from .onnxruntime import list_disabled_optimizers
 
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: a file that the CPU's package lacks
 NOT_INSTALLED, INSTALL = "onnxruntime-gpu is not installed", "pip install 'sc-runtime[gpu]'"
@@ -37,14 +37,14 @@ def explain_absence() -> str | None:
 
 
 def is_installed() -> bool:
-    """Whether ONNX Runtime is here with its CUDA part: the two packages have one name to import."""
+    """Whether onnxruntime-gpu is installed. onnxruntime imports by the same name but lacks the CUDA library."""
     found = importlib.util.find_spec("onnxruntime")
     return found is not None and found.origin is not None and any(Path(found.origin).parent.glob(f"capi/{LIBRARY}"))
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider of ONNX Runtime: its name, and the kind of memory that it takes addresses of."""
+    """An execution provider of ONNX Runtime: its name, and the kind of memory that its addresses lie in."""
 
     name: str
     memory: str
@@ -73,7 +73,7 @@ class OnnxRuntimeCudaBackend:
         self.device = self.gpu.name
         onnxruntime = import_onnxruntime()
         if hasattr(onnxruntime, "preload_dlls"):
-            with redirect_stdout(sys.stderr):  # it prints what it misses, and standard output may be audio
+            with redirect_stdout(sys.stderr):  # it prints missing libraries, and standard output may be audio
                 onnxruntime.preload_dlls()
 
     def __reduce__(self) -> tuple[type[OnnxRuntimeCudaBackend], tuple[()]]:
@@ -91,7 +91,7 @@ class OnnxRuntimeCudaBackend:
                     str(path),
                     options,
                     providers=[(self.provider.name, self.provider.describe(self.gpu))],
-                    disabled_optimizers=list_unsound(bundle, graph),
+                    disabled_optimizers=list_disabled_optimizers(bundle, graph),
                     enable_fallback=0,
                 )
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base

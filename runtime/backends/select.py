@@ -11,7 +11,7 @@ from .fastest import FastestBackend
 from .openvino import backend as openvino
 from .tensorrt import backend as tensorrt
 
-#: Name -> why it cannot run here (or None), the faster first.
+#: Name -> a function that explains why the backend cannot run here, or returns None. The fastest is first.
 ABSENCES = {
     "tensorrt": tensorrt.explain_absence,
     "onnxruntime-cuda": onnxruntime_cuda.explain_absence,
@@ -25,12 +25,17 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 def choose_backend(
     name: str = "auto", threads: int | None = None, precision: str = "auto", bundle: Bundle | None = None
 ) -> Backend:
-    """The backend `name`, or under "auto" the fastest that what is installed allows.
+    """The backend `name`, or for "auto" the fastest one that can run here.
 
-    `threads` are the CPU's. `precision` "auto" is the backend's choice (tokens stay exact on a CPU; a GPU computes in
-    the types that the graphs state), "float32" or "bfloat16" for all graphs, on a CPU. Under "auto" TensorRT is chosen
-    for a `bundle` that has plans for it. Raises SettingsError for an unknown name, MissingExtraError for a missing
-    package, BackendError for a missing GPU and for a precision that the backend or the processor lacks.
+    Arguments:
+        name: one of NAMES.
+        threads: number of CPU threads, at least 1. None uses all.
+        precision: "auto" leaves the choice to the backend: tokens stay exact on a CPU, and a GPU computes in the types
+            that the graphs state. "float32" and "bfloat16" hold for all graphs, on a CPU.
+        bundle: the bundle that will run. "auto" takes TensorRT only for one that has plans for it.
+
+    Raises SettingsError for an unknown name, MissingExtraError for a missing package, BackendError for a missing GPU
+    and for a precision that the backend or the processor lacks.
     """
     if threads is not None and threads < 1:
         raise SettingsError(f"{threads} threads", "at least 1")
@@ -42,7 +47,7 @@ def choose_backend(
         if name not in ("auto", "openvino"):
             raise BackendError(
                 f"the int8 graphs of {bundle.name} with the backend {name}",
-                "openvino, whose files they are",
+                "openvino, which alone runs int8",
                 "name a float32 bundle with --bundle, or build one",
             )
         return openvino.OpenVinoBackend(threads, precision)
@@ -67,14 +72,14 @@ def choose_backend(
 
 
 def choose_name(precision: str, bundle: Bundle | None) -> str | None:
-    """What `auto` is here, by name; None for both CPU backends together."""
+    """The name of the backend that `auto` takes here; None for both CPU backends together."""
     present = [name for name, explain in ABSENCES.items() if explain() is None]
     if precision == "auto":
         if "tensorrt" in present and bundle and tensorrt.has_plans(bundle):
             return "tensorrt"
         if "onnxruntime-cuda" in present:
             return "onnxruntime-cuda"
-    processors = [name for name in present if name in ("openvino", "onnxruntime")]
-    if len(processors) == 2 and precision != "bfloat16":
+    on_cpu = [name for name in present if name in ("openvino", "onnxruntime")]
+    if len(on_cpu) == 2 and precision != "bfloat16":
         return None
-    return processors[0] if processors else "onnxruntime"
+    return on_cpu[0] if on_cpu else "onnxruntime"

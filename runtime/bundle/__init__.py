@@ -1,4 +1,4 @@
 """Bundles: folders of graphs, codebooks and a manifest.
 
-`manifest` is the file, `store` the folder, `locate` finds one.
+`manifest` reads the manifest, `store` checks and reads the files, `locate` finds a bundle.
 """

@@ -26,7 +26,7 @@ def bundles_folder() -> Path:
         return root / "engines"
     folder = find_user_folder()
     if folder is None:
-        raise BundleError("no cache folder, in which bundles lie", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
+        raise BundleError("no cache folder for bundles", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
     return folder / "bundles"
 
 
@@ -36,8 +36,12 @@ def list_bundles(folder: Path | None = None) -> list[Path]:
         manifests = (folder or bundles_folder()).glob(f"*/{MANIFEST}")
     except BundleError:  # there is no folder for them
         return []
-    found = [path for path in manifests if not path.parent.name.startswith(".")]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    found = []
+    for path in manifests:
+        if not path.parent.name.startswith("."):
+            with suppress(OSError):  # a build replaces a bundle at any time
+                found.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, key=lambda dated: dated[0], reverse=True)]
 
 
 def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None = None) -> Path:

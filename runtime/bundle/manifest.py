@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import shlex
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -25,6 +26,10 @@ LINE = 200  #: characters of its JSON that a list or an object may have on one l
 MANIFEST = "manifest.json"
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  #: what `Manifest.from_json` raises
 DTYPES = ("float16", "float32", "int64")  #: of inputs, outputs and weights
+BUILD = "sc-runtime build"  #: how every command that builds a bundle begins
+EARLIER_BUILD = "python -m export.build"  #: how it began in earlier versions
+#: What may follow in a manifest's command. It is printed as advice, so it has no other options and nothing for a shell.
+BUILD_OPTIONS = ("--codec", "--tps", "--vocab", "--checkpoint", "--seeded", "--size", "--precision", "--revision")
 OWN_HASH = "sha256"  #: the key of the manifest's own hash
 
 #: A file or a graph: a plain name, which cannot lead out of the bundle's folder.
@@ -43,7 +48,7 @@ class WeightEntry:
     offset: of the first byte.
     shape: of the module's tensor.
     dtype: NumPy's name of the stored type, little-endian.
-    permutation: the file holds the tensor with its axes in this order, row-major. None: in their own order.
+    permutation: the file holds the tensor with its axes in this order, row-major. None: in the tensor's own order.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -102,6 +107,7 @@ class Manifest:
     #: Share of the demo recording's tokens that stay equal when encoding in bfloat16. None if it was not measured.
     equal_in_bfloat16: Annotated[float, Field(ge=0, le=1)] | None = None
     made_with: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  #: file of the checkpoint -> its SHA-256
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -123,7 +129,10 @@ class Manifest:
             manifest = make_adapter().validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            place, given = ".".join(map(str, first["loc"])), repr(first["input"])[:80]
+            raise ValueError(f"{place}: {first['msg']}, not {given}") from None
+        if manifest.command.startswith(EARLIER_BUILD):
+            manifest = replace(manifest, command=BUILD + manifest.command.removeprefix(EARLIER_BUILD))
         manifest.check()
         return manifest
 
@@ -146,6 +155,7 @@ class Manifest:
                     raise ValueError(f"weight {weight} of shape {list(entry.shape)} with axes {list(axes)}")
         for vocab in self.vocabularies:
             self.configure(vocab)
+        check_command(self.command)
 
     @property
     def spec(self) -> CodecSpec:
@@ -155,6 +165,15 @@ class Manifest:
     def configure(self, vocab: int | None = None) -> CodecConfig:
         """The codec's settings with the vocabulary `vocab`, by default the last."""
         return self.spec.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
+
+
+def check_command(command: str) -> None:
+    """Raises ValueError unless `command` builds a bundle and does nothing else."""
+    words = shlex.split(command)
+    options = words[2::2]
+    is_quoted = shlex.join(words) == command and command.isprintable()
+    if words[:2] != BUILD.split() or not is_quoted or not set(options) <= set(BUILD_OPTIONS):
+        raise ValueError(f"command {command[:100]!r}, which is not one that builds a bundle")
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Sizes are checked when the bundle is loaded, hashes when a file is first used. The cache "verified" records which files
 were hashed, so that gigabytes are not read twice. It lies in the user's cache folder: nothing is written to a bundle,
-and nothing that comes with a bundle is believed. Without a cache folder every process hashes again.
+and no record in a bundle is trusted. Without a cache folder every process hashes again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
 
 from .external_data import list_locations
-from .manifest import FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
+from .manifest import BUILD, FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
 VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
 HASHED = Cache("verified", ".ok")
-BUILD_COMMAND = "python -m export.build --tps 50"
-BUILD_AGAIN = "build the bundle again with this version's export.build"
+BUILD_COMMAND = f"{BUILD} --tps 50"
+BUILD_AGAIN = f"build the bundle again with this version: {BUILD}"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
 
 
@@ -56,7 +56,7 @@ class Bundle:
             raise BundleError(
                 f"{manifest_path}: {type(error).__name__} {error}", f"a manifest of format {FORMAT}", BUILD_AGAIN
             ) from None
-        bundle = cls(path, manifest)
+        bundle = cls(path.absolute(), manifest)  # files are opened later, perhaps from another working folder
         for name, entry in manifest.files.items():
             file = path / name
             if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
@@ -129,7 +129,7 @@ class Bundle:
     def load_codebook(self, name: str) -> np.ndarray:
         """The codebook `name` ("acoustic", "semantic-32768", ...), float32 [entries, D], verified.
 
-        It is mapped from disk, unless it is stored as float16, which holds it exactly.
+        A codebook in float32 is mapped from disk. One that is stored, without loss, in float16 is converted.
         """
         file = f"{name}.npy"
         self.verify(file)
@@ -137,12 +137,12 @@ class Bundle:
         for vocab in self.manifest.vocabularies:
             shapes |= self.manifest.configure(vocab).codebook_shapes
         try:
-            codebook = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            codebook = np.lib.format.open_memmap(self.path / file, mode="r")
+        except Exception as error:  # NumPy's reader raises more than it documents, of a foreign file
             raise BundleError(f"{self.path / file}: {first_line(error)}", "a codebook", self.remedy) from error
         if codebook.shape != shapes.get(name) or codebook.dtype not in (np.float16, np.float32):
             given = f"{self.path / file}: {codebook.dtype} {list(codebook.shape)}"
-            raise BundleError(given, f"float32 {list(shapes.get(name, ()))}, as the settings have it", self.remedy)
+            raise BundleError(given, f"float32 {list(shapes.get(name, ()))}, as the settings state", self.remedy)
         return codebook.astype(np.float32, copy=False)
 
     def verify(self, file: str) -> None:

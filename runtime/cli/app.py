@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .build import CONTEXT, build
+from .caches import caches
 from .decode import decode
 from .demo import demo
 from .doctor import doctor
@@ -13,10 +15,13 @@ from .encode import encode
 from .info import info
 from .program import own_streams, run_app
 from .roundtrip import roundtrip
+from .serve import serve
+from .tokenize import tokenize
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-for command in (encode, decode, roundtrip, demo, info, doctor):
+for command in (encode, decode, roundtrip, tokenize, serve, demo, info, doctor, caches):
     app.command()(command)
+app.command(context_settings=CONTEXT)(build)
 
 
 def print_version(wanted: bool) -> None:

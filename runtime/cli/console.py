@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ShowProgress(Protocol):
-    """Shows `units` of `total` units of work done, which belong to `windows` windows: one each, if not given."""
+    """Shows that `units` of `total` units of work are done, of `windows` windows. None: one window per unit."""
 
     def __call__(self, units: int, total: int, windows: int | None = None) -> None: ...
 
 
 def show_windows(show: ShowProgress | None, windows: int) -> Callable[[int, int], None] | None:
-    """`show`, if there is one, for the decoding of `windows` windows, each of several units of work."""
+    """`show` for the decoding of `windows` windows, each of which is several units of work. None without `show`."""
     return show and partial(show, windows=windows)
 
 
@@ -81,7 +81,10 @@ class Console:
 
     @contextmanager
     def follow(self, name: str, done: int, files: int) -> Iterator[ShowProgress | None]:
-        """Yield what shows the progress on `name`, the file after `done` of `files`. None without a terminal."""
+        """Yield a function that shows the progress of file `name`, when `done` of `files` are done.
+
+        Without a terminal it is None.
+        """
         if self._bars is None:
             yield None
             return

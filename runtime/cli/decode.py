@@ -33,7 +33,7 @@ def decode(
     ] = None,
     options: DecodeOptions,
     vocab: Annotated[
-        int | None, typer.Option(help="The vocabulary of .npy files, which do not say it.", show_default=False)
+        int | None, typer.Option(help="The vocabulary of .npy files, which do not state it.", show_default=False)
     ] = None,
     bundle: BundleName = None,
     backend: BackendName = "auto",
@@ -45,7 +45,7 @@ def decode(
     """Turn tokens into sound.
 
     Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
-    cannot be decoded is reported, the others are done, and the exit code is 1.
+    cannot be decoded is reported, the others are decoded, and the exit code is 1.
     """
     from sc_runtime.audio import OUTPUT_FORMATS
     from sc_runtime.audio.folders import DECODED

@@ -1,4 +1,4 @@
-"""`sc-runtime demo`: a sample goes through the whole codec, and a picture shows what the codec kept."""
+"""`sc-runtime demo`: a recording is encoded and decoded, and a picture shows what the codec kept."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ SHOWN = 12  #: positions whose tokens are printed
 def demo(
     *,
     folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go; it is made if need be.")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="The folder of the files; it is made if missing."),
     ] = Path("demo"),
     options: DecodeOptions,
     bundle: BundleName = None,
     backend: BackendName = "auto",
     threads: Threads = None,
 ) -> None:
-    """Take a sample through the whole codec: its tokens, its sound, and a picture of both.
+    """Encode and decode a recording, and write its tokens, its sound and a picture of both.
 
-    Needs no download: the sample and a small trained model come with the package.
+    It needs no download: the recording and a small trained model come with the package.
     """
     from .loading import load_codec
 

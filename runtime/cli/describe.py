@@ -16,7 +16,7 @@ from sc_runtime.config import CodecConfig
 from sc_runtime.errors import TokensError
 from sc_runtime.registry import MODELS
 from sc_runtime.token_files import MAGIC, count_bytes
-from sc_runtime.tokens import Tokens, read_array
+from sc_runtime.tokens import Tokens, read_npy
 
 from .planning import TOKEN_SUFFIXES
 
@@ -32,7 +32,7 @@ def describe(name: str, allow_truncated: bool = False) -> Description:
     if path.is_dir() or not (path.exists() or path.suffix):
         return describe_bundle(Bundle.load(locate_bundle(name)))
     if path.suffix.lower() == ".npy":
-        return describe_array(read_array(path), name)
+        return describe_array(read_npy(path), name)
     if path.suffix.lower() in TOKEN_SUFFIXES:
         return {"kind": "tokens", "path": name, **describe_tokens(Tokens.load(path))}
     return describe_audio(path, name, allow_truncated)
@@ -44,7 +44,7 @@ def describe_stream(stream: BufferedReader, allow_truncated: bool = False) -> De
     if start.startswith(MAGIC):
         return {"kind": "tokens", "path": name, **describe_tokens(Tokens.read(stream))}
     if start.startswith(npy.MAGIC_PREFIX):
-        return describe_array(read_array(stream), name)
+        return describe_array(read_npy(stream), name)
     return describe_audio(stream, name, allow_truncated)
 
 
@@ -73,7 +73,7 @@ def describe_config(config: CodecConfig) -> Description:
 
 
 def describe_array(codes: NDArray[Any], name: str) -> Description:
-    """Describe the codes [T, C] of an .npy file. It holds nothing else, so "seconds" has a value for each that fits."""
+    """Describe the codes [T, C] of an .npy file. "seconds" has a value for each codec and rate that fits them."""
     published = list_published()
     fits = [config for config in published if len(config.codebook_sizes) == codes.shape[1]]
     if not fits:

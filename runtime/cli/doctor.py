@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what works here, and why the rest does not.
+    """Show what works on this machine, and why the rest does not.
 
-    What is installed, which backends work, where bundles are found. The exit code is 1 if no backend works.
+    It lists what is installed, which backends work and where bundles are found. The exit code is 1 if no backend works.
     """
     from .examine import examine
 

@@ -16,6 +16,7 @@ from .options import (
     BundleName,
     Force,
     Json,
+    MaxSeconds,
     Precision,
     Threads,
     Vocabulary,
@@ -52,13 +53,14 @@ def encode(
     threads: Threads = None,
     precision: Precision = "auto",
     allow_truncated: AllowTruncated = False,
+    max_seconds: MaxSeconds = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Turn sound into tokens.
 
     Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. A file that
-    cannot be encoded is reported, the others are done, and the exit code is 1.
+    cannot be encoded is reported, the others are encoded, and the exit code is 1.
     """
     from sc_runtime.audio.folders import scan_audio
 
@@ -73,16 +75,22 @@ def encode(
         note_rounding(console, codec, precision)
 
         def start(jobs: list[Job]) -> EncodingWork:
-            return EncodingWork(codec, jobs, vocab, options, allow_truncated)
+            return EncodingWork(codec, jobs, vocab, options, allow_truncated, max_seconds)
 
         run_jobs(console, plan, start, force, describe_codec(codec))
 
 
 class EncodingWork:
-    """Encodes `jobs` in their order, windows of several together."""
+    """Encodes `jobs` in their order. Windows of several jobs run together."""
 
     def __init__(
-        self, codec: Codec, jobs: list[Job], vocab: int | None, options: EncodeOptions, allow_truncated: bool
+        self,
+        codec: Codec,
+        jobs: list[Job],
+        vocab: int | None,
+        options: EncodeOptions,
+        allow_truncated: bool,
+        max_seconds: float | None,
     ) -> None:
         from .jobs import open_input
 
@@ -92,11 +100,12 @@ class EncodingWork:
             vocab=vocab,
             domain=options.domain,
             allow_truncated=allow_truncated,
+            max_seconds=max_seconds,
             progress=self.show_progress,
         )
 
     def __call__(self, job: Job, progress: ShowProgress | None) -> Facts:
-        """Write the tokens of the next job, which must be `job`. Returns what they are."""
+        """Write the tokens of the next job, which must be `job`. Returns their description."""
         from .describe import describe_tokens
 
         self.displays.append(progress)

@@ -16,7 +16,7 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import CodecError
 
 DISTRIBUTION = "sc-runtime"
-#: Those of a CPU's features on which the speed of networks depends.
+#: The CPU features that the speed of networks depends on.
 CPU_FEATURES = (
     *("avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
@@ -108,7 +108,7 @@ def examine_bundles() -> tuple[Bundle | None, Findings]:
 
 
 def examine_backend(name: str, bundle: Bundle | None) -> Findings:
-    """Whether backend `name` works: it is installed, and opens a graph of `bundle`, if given ("tried")."""
+    """Whether backend `name` works: it is installed, and opens a graph. "tried" is False without a `bundle`."""
     findings: Findings = {"name": name, "works": False, "tried": False, "device": None, "reason": ABSENCES[name]()}
     if findings["reason"] is None:
         try:

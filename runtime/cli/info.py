@@ -32,7 +32,7 @@ def info(
     allow_truncated: AllowTruncated = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a file or a bundle holds."""
+    """Show what a file or a bundle holds."""
     from .describe import describe, describe_stream
     from .jobs import open_input
     from .planning import STANDARD

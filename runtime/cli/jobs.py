@@ -1,4 +1,4 @@
-"""A job is one input and the output made of it. `run_jobs` does the jobs of a command and reports on them."""
+"""A job is one input and the output made from it. `run_jobs` does the jobs of a command and reports on them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sc_runtime.audio import audio_writer
 from sc_runtime.codec import load_tokens
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import AudioError, CodecError, OutputError, SettingsError, TokensError
+from sc_runtime.files import make_folder
 from sc_runtime.token_files import MAGIC
 from sc_runtime.tokens import Tokens
 
@@ -27,22 +28,27 @@ from .console import Console, ShowProgress
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output made of it; None is standard input and standard output."""
+    """One input and the output made from it; None is standard input and standard output."""
 
     source: Path | None
     target: Path | None
-    makes_folders: bool = False  #: whether the folder of the target may be created
+    root: Path | None = None  #: the output folder, in and below which folders may be made. None: none are made
 
     @property
     def name(self) -> str:
         return "standard input" if self.source is None else str(self.source)
 
     def is_done(self) -> bool:
-        """Whether the output exists. It is whole then, as nothing is written in part. A missing input is an error."""
-        return self.target is not None and self.target.is_file() and (self.source is None or self.source.exists())
+        """Whether the output exists and is not empty. It is whole then, as nothing is written in part.
+
+        A missing input is an error.
+        """
+        if self.target is None or not (self.source is None or self.source.exists()):
+            return False
+        return self.target.is_file() and self.target.stat().st_size > 0
 
     def check_target(self) -> None:
-        """Raises OutputError if the output cannot be written, as far as that can be found out before the work."""
+        """Raises OutputError if the output cannot be written, as far as that is visible before the work."""
         if self.target is None:
             return
         if self.target.is_dir():
@@ -53,14 +59,11 @@ class Job:
 
     def make_folders(self) -> None:
         """Make the folder of the output, if the job may. Raises OutputError."""
-        if self.makes_folders and self.target is not None:
-            try:
-                self.target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{error.filename}: {error.strerror}", "a folder that can be made") from error
+        if self.root is not None and self.target is not None:
+            make_folder(self.target.parent, self.root)
 
     def read_tokens(self, config: CodecConfig) -> Tokens:
-        """The input's tokens. An .sct file states its settings, an .npy file has `config`. Raises TokensError."""
+        """The input's tokens. An .sct file states its settings; an .npy file gets `config`. Raises TokensError."""
         if self.source:
             return load_tokens(self.source, config)
         stream = open_input()
@@ -92,8 +95,8 @@ class Job:
 class Plan:
     """The jobs of a command.
 
-    problems: what is wrong with inputs of which no job can be made.
-    notes: what the user should know of the others.
+    problems: the errors of inputs that make no job.
+    notes: what the user should know about the other inputs.
     """
 
     jobs: list[Job]
@@ -101,18 +104,18 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     def find_inputs(self) -> dict[FileIdentity, str]:
-        """The names of the inputs, by what is the same for every name and link of a file."""
+        """Identity of each input's file -> its name. All names and links of a file have one identity."""
         found = ((identify(job.source), job.name) for job in self.jobs)
         return {identity: name for identity, name in found if identity}
 
 
-FileIdentity = tuple[int, int]  #: device and number of a file
-Facts = dict[str, Any]  #: what there is to print of one job, by name
+FileIdentity = tuple[int, int]  #: device and inode
+Facts = dict[str, Any]  #: name -> value, of what is printed about one job
 Work = Callable[[Job, ShowProgress | None], Facts]  #: does one job
 
 
 def identify(path: Path | None) -> FileIdentity | None:
-    """What identifies the file at `path` (None: standard input), whatever its name. None if there is no file."""
+    """The identity of the file at `path`; None is standard input. Returns None if there is no regular file."""
     try:
         status = os.fstat(open_input().fileno()) if path is None else path.stat()
     except (OSError, ValueError, SettingsError):
@@ -133,7 +136,7 @@ def run_jobs(
     """Do the jobs of `plan`, and report on each of them. Exits with 1 if one failed.
 
     Arguments:
-        start: receives the jobs that are to be done, and returns what does each of them, in that order.
+        start: called with the jobs to do. It returns a function that does one job, and that is called in their order.
         force: whether a job whose output exists is done again.
         document: the facts of the whole command. JSON holds them beside those of the jobs.
 
@@ -173,9 +176,9 @@ def run_jobs(
 
 
 def begin_record(console: Console, job: Job, inputs: dict[FileIdentity, str], force: bool) -> Facts:
-    """The first facts of `job`. They have a "status" if nothing is to be done: the output exists, or cannot.
+    """The first facts of `job`. They have a "status" if there is nothing to do: the output exists, or cannot be made.
 
-    inputs: those of all jobs. None of them is an output.
+    inputs: those of all jobs. An output must not be one of them.
     """
     record: Facts = {"input": str(job.source or "-"), "output": str(job.target or "-")}
     identity = identify(job.target) if job.target else None

@@ -21,7 +21,7 @@ def load_codec(
     precision: str,
     config: CodecConfig | None = None,
 ) -> Codec:
-    """The codec of bundle `name`. Without a name a note says which bundle was chosen: one that decodes `config`."""
+    """The codec of bundle `name`. Without a name, one that decodes `config` is chosen, and a note states which."""
     path = locate_bundle(name, config)
     codec = Codec.load(path, backend=backend, threads=threads, precision=precision)
     if not (name or os.environ.get(BUNDLE_VARIABLE)):
@@ -44,7 +44,7 @@ def note_rounding(console: Console, codec: Codec, precision: str) -> None:
 
 
 def describe_codec(codec: Codec) -> dict[str, Any]:
-    """Bundle, codec, weights, backend and device, as --json has them."""
+    """Bundle, codec, weights, backend and device, for --json."""
     return {
         "bundle": str(codec.bundle.path),
         "codec": codec.config.codec,

@@ -21,18 +21,22 @@ BundleName = Annotated[
     typer.Option(
         "--bundle",
         metavar="FOLDER|NAME",
-        help="The bundle to use; else $SC_RUNTIME_BUNDLE, else the newest built of trained weights, else the embedded.",
+        help="The bundle to use. Default: $SC_RUNTIME_BUNDLE, else the newest trained one, else the embedded one.",
     ),
 ]
 BackendName = Annotated[str, typer.Option(help="What runs the networks; `sc-runtime doctor` lists what works.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default.", show_default=False)]
 Precision = Annotated[
-    str, typer.Option(help="auto (float32 for tokens, what is fastest for sound), float32 or bfloat16 for both.")
+    str, typer.Option(help="auto: float32 for tokens, the fastest for sound; or float32 or bfloat16 for both.")
 ]
 Vocabulary = Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist, which are kept otherwise.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist. Without it they are kept.")]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Accept files that were cut short, and read what is left of them.")
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(help="Refuse recordings that are longer; no limit by default.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -40,7 +44,7 @@ Result = TypeVar("Result")
 
 
 def spread_options(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Decorate a typer command: each parameter of type EncodeOptions or DecodeOptions becomes options of its fields.
+    """Decorate a typer command: a parameter of type EncodeOptions or DecodeOptions becomes an option for each field.
 
         @app.command()
         @spread_options()
@@ -48,7 +52,8 @@ def spread_options(*names: str) -> Callable[[Callable[..., Result]], Callable[..
 
     The command has --preset, --steps and so on, and receives one `options`. Put the decorator below `app.command()`.
 
-    names: the fields to offer. None offers all that have a help text. Raises ValueError for a name that is no field.
+    names: the fields to offer. Without names, all that have a help text are offered. Raises ValueError for any other
+    name.
     """
 
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:

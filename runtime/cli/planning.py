@@ -32,8 +32,8 @@ def plan_jobs(
         output: a file for one file; a folder for several inputs, or for a folder, whose sub-folders are kept. None
             writes each output beside its input.
         scan: finds the files in a folder. Raises CodecError if there are none.
-        suffixes: those that an output may have.
-        ending: replaces the suffix of an input to name its output. "" is the first of `suffixes`.
+        suffixes: the suffixes that an output may have.
+        ending: replaces the suffix of an input to name its output. "" uses the first of `suffixes`.
 
     Raises SettingsError or OutputError if no job can work.
     """
@@ -42,7 +42,7 @@ def plan_jobs(
     if "" in inputs:
         raise SettingsError("an input without a name", "a file or a folder")
     if len(inputs) > 1 or (inputs[0] != STANDARD and Path(inputs[0]).is_dir()):
-        return plan_collection(inputs, output, scan, suffixes, ending)
+        return plan_several(inputs, output, scan, suffixes, ending)
     source = None if inputs[0] == STANDARD else Path(inputs[0])
     if output == STANDARD or (output is None and source is None):
         if sys.stdout is None or sys.stdout.isatty():
@@ -51,7 +51,7 @@ def plan_jobs(
         return Plan([Job(source, None)])
     if source and (output is None or is_folder(output)):
         folder = Path(output) if output else source.parent
-        return Plan([Job(source, folder / replace_suffix(source.name, ending), makes_folders=bool(output))])
+        return Plan([Job(source, folder / replace_suffix(source.name, ending), folder if output else None)])
     target = Path(output or "")
     check_suffix(target, suffixes)
     if not target.parent.is_dir():
@@ -59,14 +59,14 @@ def plan_jobs(
     return Plan([Job(source, target)])
 
 
-def plan_collection(
+def plan_several(
     inputs: list[str],
     output: str | None,
     scan: Callable[[Path], Scan],
     suffixes: tuple[str, ...],
     ending: str,
 ) -> Plan:
-    """`plan_jobs` for several inputs or a folder. Two inputs of one output are a problem, and make no job."""
+    """`plan_jobs` for several inputs or a folder. Two inputs with the same output are a problem and make no job."""
     if STANDARD in (*inputs, output):
         raise SettingsError("- together with several inputs", "one input for standard input or output")
     if output and not is_folder(output) and (Path(output).exists() or Path(output).suffix.lower() in suffixes):
@@ -87,7 +87,7 @@ def plan_collection(
                 plan.notes.append(f"note: {path}: left out {scanned.describe_left_out()}")
         for source in found:
             folder = Path(output) / source.parent.relative_to(root) if output else source.parent
-            job = Job(source, folder / replace_suffix(source.name, ending), makes_folders=bool(output))
+            job = Job(source, folder / replace_suffix(source.name, ending), Path(output) if output else None)
             same = jobs.setdefault(os.path.realpath(job.target or ""), [])
             if os.path.realpath(source) not in (os.path.realpath(other.name) for other in same):
                 same.append(job)

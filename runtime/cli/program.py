@@ -60,7 +60,7 @@ def run_command(app: typer.Typer, arguments: list[str] | None = None) -> int:
 
 
 def explain(error: CodecError | OSError) -> str:
-    """One line. The file name of an OSError may be missing."""
+    """`error` as one line. The file name of an OSError may be missing."""
     if isinstance(error, CodecError):
         return str(error)
     return f"{error.filename or 'reading or writing'}: {error.strerror or error}"

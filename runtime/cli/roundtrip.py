@@ -53,7 +53,7 @@ def roundtrip(
 ) -> None:
     """Turn sound into tokens and back.
 
-    To hear what the codec keeps, and to see how long it takes.
+    The output lets you hear what the codec keeps. The time of encoding and of decoding is printed.
     """
     from sc_runtime.audio import OUTPUT_FORMATS
     from sc_runtime.audio.folders import ROUNDTRIP

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sc_runtime.collection.outcome import Outcome
     from sc_runtime.collection.progress import Show, Snapshot
 
-SHOWN_FILES = 5  #: of each kind of error
-FEW_SECONDS = 0.1  #: between two updates of the progress
+SHOWN_FILES = 5  #: files that are listed for each kind of error
+UPDATE_SECONDS = 0.1  #: between two updates of the progress
 
 
 @spread_options()
@@ -55,10 +55,10 @@ def tokenize(
     ] = "1/1",
     format: Annotated[str, typer.Option(help="parquet or webdataset.")] = "parquet",
     shard_hours: Annotated[
-        float | None, typer.Option(metavar="H", help="Hours of sound of a shard.", show_default=False)
+        float | None, typer.Option(metavar="H", help="Hours of sound per shard.", show_default=False)
     ] = None,
     shard_files: Annotated[
-        int | None, typer.Option(metavar="N", help="Recordings of a shard, by default 1000.", show_default=False)
+        int | None, typer.Option(metavar="N", help="Recordings per shard, by default 1000.", show_default=False)
     ] = None,
     vocab: Vocabulary = None,
     options: EncodeOptions,
@@ -80,7 +80,7 @@ def tokenize(
     """Turn a collection into shards of tokens, each recording once.
 
     The same command again goes on where the last one ended, however it ended. Recordings that cannot be encoded do not
-    end the run: their rows say why. The exit code is 1 if --verify finds a difference.
+    end the run: their rows state the error. The exit code is 1 if --verify finds a difference.
     """
     from sc_runtime.collection.tokenize import tokenize_collection
 
@@ -122,7 +122,7 @@ def parse_part(text: str) -> tuple[int, int]:
 
 @contextmanager
 def show_progress() -> Iterator[Show | None]:
-    """Yield what shows progress on stderr; None without a terminal."""
+    """Yield a function that shows progress on stderr. Without a terminal it is None."""
     import sys
     import time
 
@@ -141,7 +141,7 @@ def show_progress() -> Iterator[Show | None]:
         def show(snapshot: Snapshot) -> None:
             nonlocal updated
             now = time.perf_counter()
-            if now - updated > FEW_SECONDS or snapshot.done == snapshot.files:
+            if now - updated > UPDATE_SECONDS or snapshot.done == snapshot.files:
                 updated = now
                 bars.update(task, total=snapshot.files, completed=snapshot.done, detail=format_snapshot(snapshot))
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sc_runtime.errors import OutputError
-from sc_runtime.files import replacing
+from sc_runtime.files import remove_abandoned, replacing, temporary_file
 
 from .files import explaining, is_object_store, join_uri, split_uri
 
 PLAN_FOLDER = ".plan"  #: hidden from loaders of the shards
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.(parquet|tar|json)")  #: the names that `sc_runtime.files.replacing` makes
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  #: of a disk that has no second names
 WRITABLE = "a folder that can be written"
 
@@ -81,8 +78,7 @@ class OutputFolder:
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync."""
         if self.is_local:
-            with ExitStack() as stack, replacing(Path(self.root, name)) as path:
-                stack.enter_context(locked(path))  # until after the rename
+            with replacing(Path(self.root, name)) as path:
                 yield path
             return
         with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
@@ -109,12 +105,12 @@ class OutputFolder:
                         return True
                     return False
                 return True
-            temporary = Path(path).with_name(f".{secrets.token_hex(8)}{Path(path).suffix}")
-            with locked(temporary) as file:
-                try:
+            with temporary_file(Path(path).parent, Path(path).suffix) as temporary:
+                with temporary.open("wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                try:
                     os.link(temporary, path)
                 except FileExistsError:
                     return False
@@ -122,8 +118,6 @@ class OutputFolder:
                     if error.errno not in NO_LINKS:
                         raise
                     temporary.replace(path)
-                finally:
-                    temporary.unlink(missing_ok=True)
             return True
 
     def remove_leftovers(self) -> None:
@@ -131,36 +125,7 @@ class OutputFolder:
         if not self.is_local:
             return
         for folder in (Path(self.root), Path(self.root, PLAN_FOLDER)):
-            for path in folder.iterdir():
-                if TEMPORARY.fullmatch(path.name):
-                    with suppress(OSError), path.open("r+b") as file:
-                        if lock(file.fileno(), wait=False):
-                            path.unlink()
+            remove_abandoned(folder)
 
     def _explaining(self, uri: str) -> Any:
         return explaining(uri, OutputError, WRITABLE)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[BinaryIO]:
-    """Yield the temporary file `path`, open and locked. It is made, also if `remove_leftovers` removed it just now."""
-    while True:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            lock(file.fileno())
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    yield file
-                    return
-
-
-def lock(descriptor: int, wait: bool = True) -> bool:
-    """Lock an open file until it is closed. Returns whether it is locked; without file locks (Windows) it is not."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True

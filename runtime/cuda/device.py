@@ -40,7 +40,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Replay:
-    """Work for the device that can be launched again. `refusal` says why it is not one CUDA graph; None if it is."""
+    """Work for the device that can be launched again. `refusal`: why it is not one CUDA graph; None if it is one."""
 
     launch: Callable[[], None]
     refusal: str | None = None
@@ -69,7 +69,7 @@ class Device:
             self.arch = "sm_{}{}".format(*self._device.compute_capability)
             self.processors = int(self._device.properties.multiprocessor_count)
             self._stream = self._device.create_stream()
-        except Exception as error:  # what is missing decides whose error it is: Python's, the loader's or CUDA's
+        except Exception as error:  # Python, the loader and CUDA raise errors that share no base
             given = f"{NO_GPU} (device {ordinal}: {first_line(error)})"
             raise BackendError(given, "an NVIDIA GPU and its driver", "use --backend onnxruntime") from error
         self.stream = int(self._stream.handle)  #: the address of a cudaStream_t
@@ -100,9 +100,9 @@ class Device:
         return kernels
 
     def allocate(self, size: int) -> Memory:
-        """`size` bytes that any stream may use. Raises BackendError when there are not so many.
+        """`size` bytes that any stream may use. Raises BackendError if the GPU has too little memory.
 
-        It waits for the whole GPU: work that still uses memory freed before is then over.
+        It waits for the whole GPU, so that no work still uses memory that was freed before.
         """
         with self.lock:
             self._device.set_current()
@@ -149,16 +149,16 @@ class Device:
         None is the device's own stream, 0 CUDA's default stream.
         """
         self._device.set_current()
-        on = self._stream
+        queue = self._stream
         if stream is not None:
-            on = self._core.Stream.from_handle(stream) if stream else self._device.default_stream
+            queue = self._core.Stream.from_handle(stream) if stream else self._device.default_stream
         config = self._core.LaunchConfig(grid=grid, block=kernel.threads, shmem_size=kernel.shared_bytes)
-        self._core.launch(on, config, kernel.handle, *arguments)
+        self._core.launch(queue, config, kernel.handle, *arguments)
 
     def capture(self, work: Callable[[], None]) -> Replay:
-        """`work` as one CUDA graph, or as it is where a library refuses to be recorded.
+        """`work` as one CUDA graph, or as a plain call if a library refuses to be recorded.
 
-        `work` only enqueues, and has been done before.
+        `work` must only enqueue, and must have run before.
         """
         with self.lock:
             self.sync()
@@ -194,12 +194,12 @@ class Device:
         self._call(self._driver.cuCtxSynchronize)
 
     def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
-        """`function` of the driver, on this GPU: CUDA's current context is another one in every new thread."""
+        """Call `function` of the driver on this GPU. CUDA's current context is set first: each thread has its own."""
         self._device.set_current()
         return check(function(*arguments))
 
     def _allow_shared(self, kernel: Kernel) -> None:
-        """A kernel gets more than 48 KiB of shared memory only after this call."""
+        """Allow `kernel` the shared memory that it asks for. More than 48 KiB need this call."""
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         device = self._device.device_id
         self._call(self._driver.cuKernelSetAttribute, attribute, kernel.shared_bytes, kernel.handle.handle, device)
@@ -211,7 +211,7 @@ def find_capability() -> tuple[int, int] | None:
         from cuda.core import Device as CoreDevice
 
         major, minor = CoreDevice(0).compute_capability
-    except Exception:  # what is missing decides whose error it is: Python's, the loader's or CUDA's
+    except Exception:  # Python, the loader and CUDA raise errors that share no base
         return None
     return int(major), int(minor)
 

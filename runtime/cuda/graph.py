@@ -28,7 +28,7 @@ class Call(Protocol):
         ...
 
 
-Prepare = Callable[[Shapes, Addresses], Call]  #: one graph, for shapes and addresses of all inputs and outputs
+Prepare = Callable[[Shapes, Addresses], Call]  #: fixes the shapes and addresses of all inputs and outputs of a graph
 
 
 class DeviceGraph:

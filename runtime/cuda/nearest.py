@@ -27,17 +27,17 @@ QUERY_BLOCK = 4096  #: queries searched at a time: 32 MiB of group scores for 32
 class CudaNearestCentroid:
     """Nearest-neighbour search in one codebook on a GPU, with the answers of `NearestCentroid`.
 
-    FP16 tensor cores screen the codebook in one pass, with a bound on their error that kernels/nearest.cu proves, and
-    float64 decides; of equals, the lowest index. The two classes add their float64 squares in different orders, so
-    they may differ where two distances agree to some 13 digits and are not equal.
+    FP16 tensor cores screen the codebook in one pass; kernels/nearest.cu proves a bound on their error. float64 decides
+    between the candidates; of equals, the lowest index. The two classes add their float64 squares in different orders,
+    so they may differ where two distances agree to some 13 digits and are not equal.
 
-    On the GPU lie the codebook, as float32 and as float16, and the memory for a block of up to `QUERY_BLOCK` queries.
+    The GPU holds the codebook, as float32 and as float16, and memory for a block of up to `QUERY_BLOCK` queries.
     Searches share that memory. Several threads may call `search`; the searches run one after the other. Callers of
-    `search_on_device` see to it themselves that only one search is under way.
+    `search_on_device` must not let two searches run at once.
     """
 
     def __init__(self, codebook: npt.NDArray[np.float32], device: Device | None = None) -> None:
-        """`codebook` float32 [N, D]; kept, not copied. `device` is the first one by default.
+        """`codebook` float32 [N, D]; kept, not copied. `device` is the first GPU by default.
 
         Raises SettingsError for a codebook that `NearestCentroid` would refuse, MissingExtraError without cuda-core,
         BackendError without a GPU that can run it.
@@ -85,7 +85,7 @@ class CudaNearestCentroid:
             queries: address of float32 [count, D] on the GPU.
             nearest: address of int32 [count] on the GPU. A query that is not finite, or is longer than 10¹⁸ about the
                 codebook's mean, gets −1.
-            stream: as of `Device.launch`. Call `reserve` before a stream is captured.
+            stream: as in `Device.launch`. Call `reserve` before a stream is captured.
         """
         self.reserve(count)
         width = self.codebook.shape[1]
@@ -128,7 +128,7 @@ class CudaNearestCentroid:
 
 @dataclass(frozen=True)
 class Scratch:
-    """What the kernels pass on to each other for up to `rows` queries: ŷ, r, P + π and π, and the groups' scores."""
+    """Memory between the kernels, for up to `rows` queries: ŷ, r, P + π and π, and the groups' scores."""
 
     rows: int
     parts: tuple[Memory, Memory, Memory, Memory]

@@ -1,4 +1,4 @@
-"""A codebook as kernels/nearest.cu takes it: centred, scaled, rounded to FP16, with bounds on what rounding did."""
+"""A codebook as kernels/nearest.cu reads it: centred, scaled, rounded to FP16, with bounds on the rounding error."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SMALLEST_NORMAL = np.float16(2.0**-14)
 
 @dataclass(frozen=True)
 class ScreenedCodebook:
-    """A codebook [N, D] as the kernels take it, in the notation of kernels/nearest.cu.
+    """A codebook [N, D] as the kernels read it, in the notation of kernels/nearest.cu.
 
-    Rows are sorted by length, which is `order`, and filled up to a multiple of 256, a tile; columns to one of 64.
+    Rows are sorted by length and filled up to a multiple of 256, the rows of a tile. Columns are filled up to a
+    multiple of 64.
     """
 
     mean: npt.NDArray[np.float32]  #: m [D]
@@ -42,7 +43,7 @@ def screen_codebook(codebook: npt.NDArray[np.float32]) -> ScreenedCodebook:
         centred = codebook - mean
         lengths = np.sqrt(np.einsum("nd,nd->n", centred, centred, dtype=np.float64))
     if not lengths.max() < NORM_LIMIT:
-        remedy = "rebuild the bundle from a sound checkpoint"
+        remedy = "rebuild the bundle from an undamaged checkpoint"
         raise SettingsError(f"codebook with vectors of norm {lengths.max():g}", "finite values", remedy)
     exponent = min(15 - int(np.frexp(np.abs(centred).max())[1]), LARGEST_EXPONENT)
     (count, width), sorting = codebook.shape, lengths.argsort(kind="stable")
@@ -69,7 +70,7 @@ def screen_codebook(codebook: npt.NDArray[np.float32]) -> ScreenedCodebook:
 
 
 def fill_up(count: int, step: int) -> int:
-    """The next multiple of `step`."""
+    """`count` rounded up to a multiple of `step`."""
     return -(-count // step) * step
 
 

@@ -10,10 +10,10 @@ from .device import Device
 
 SOURCE = "solver.cu"
 THREADS = 128  #: of a block
-VALUES = 8  #: of a latent that a thread works on
+VALUES = 8  #: values of a latent that one thread computes
 
 
-class Solver:
+class SolverKernel:
     """Launches the kernel on `device` for latents of `size` values; `domain` is the second word of the noise's key.
 
     Raises BackendError where the kernel cannot be compiled or loaded.

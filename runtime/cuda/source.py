@@ -1,4 +1,4 @@
-"""kernels/*.cu → cubins, compiled at run time and cached; cuda-core itself, imported when it is first needed."""
+"""kernels/*.cu → cubins, compiled at run time and cached. cuda-core is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def import_core() -> Any:
     """The module cuda.core, imported when it is first needed. Raises MissingExtraError."""
     try:
         import cuda.core as core
-        from cuda.core import Program  # noqa: F401  # lived elsewhere in its first versions
+        from cuda.core import Program  # noqa: F401  # the first versions have it in another module
     except ImportError as error:
         given = f"cuda-core is not installed ({first_line(error)})"
         raise MissingExtraError(given, "the extra `gpu`", "pip install 'sc-runtime[gpu]'") from error

@@ -1,4 +1,4 @@
-"""The recording that the demo plays and that exports are calibrated on."""
+"""The recording that the demo encodes and that exports are calibrated on."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ def join_features(features: np.ndarray, centroids: np.ndarray, frames: Sequence[
     """[Y, Es] of eq. 2, float32 [B, L, 2D], from features and centroids [B, L, D].
 
     `frames`: for each window, the number of frames up to the last one that is not empty, 0 to 1024. Positions from
-    ceil(L * frames / 1024) on are overwritten with -1, as the published weights need it.
+    ceil(L * frames / 1024) on are overwritten with -1: the published weights require it.
     """
     joined = np.concatenate([features, centroids], axis=2)
     for window, count in zip(joined, frames, strict=True):

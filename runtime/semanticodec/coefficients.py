@@ -17,7 +17,7 @@ from .presets import Sampling
 from .samplers import SOLVERS
 from .schedule import choose_timesteps, compute_alphas_cumprod
 
-DEPTH = 3  #: latents and velocities that a step may look back on, the newest included: UniPC's three
+DEPTH = 3  #: number of latents and velocities that a step may use, the newest included: UniPC's three
 TOLERANCE = 1e-9  #: of a weight: far above float64's rounding, far below float32's
 
 
@@ -25,8 +25,8 @@ TOLERANCE = 1e-9  #: of a weight: far above float64's rounding, far below float3
 class LinearMultistep:
     """x_(i+1) = sum_j latents[i, j] x_(i-j) + sum_j velocities[i, j] v_(i-j) + noise[i] n_(i+1), i = 0 ... N - 1.
 
-    x_i is what the T-UNet gets at timestep `timesteps[i]` and v_i what it answers, x_0 = n_0 is z_T and x_N is z_0;
-    n_k is draw k of the noise. `latents` and `velocities` float64 [N, DEPTH], `noise` [N], `timesteps` int64 [N].
+    x_i is the T-UNet's input at timestep `timesteps[i]` and v_i its output. x_0 = n_0 is z_T and x_N is z_0; n_k is
+    draw k of the noise. `latents` and `velocities` float64 [N, DEPTH], `noise` [N], `timesteps` int64 [N].
     """
 
     timesteps: np.ndarray
@@ -41,18 +41,18 @@ def trace_solver(sampling: Sampling, schedule: Schedule) -> tuple[np.ndarray, np
     timesteps = choose_timesteps(sampling.steps, schedule, solver.spacing)
     count = len(timesteps) - 1
     units = np.eye(1 + 2 * count)
-    shown: list[np.ndarray] = []
+    inputs: list[np.ndarray] = []
     called: list[int] = []
 
     def predict(latent: np.ndarray, timestep: int) -> np.ndarray:
-        shown.append(latent.copy())
+        inputs.append(latent.copy())
         called.append(timestep)
-        return units[len(shown)]
+        return units[len(inputs)]
 
     last = solver.sample(
         predict, units[0], lambda draw: units[count + draw], timesteps, compute_alphas_cumprod(schedule), sampling.eta
     )
-    return np.array(called, np.int64), np.stack([*shown, last])
+    return np.array(called, np.int64), np.stack([*inputs, last])
 
 
 @lru_cache(maxsize=8)

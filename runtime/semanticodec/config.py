@@ -27,10 +27,10 @@ PATCH_ROWS = SEGMENT_FRAMES // PATCH  #: 64 patches in time
 PATCH_COLUMNS = MEL_BINS // PATCH  #: 8 patches in frequency
 ACOUSTIC_CODEBOOK = "acoustic"  #: its name in a bundle
 LATENT_SHAPE = (8, 256, 16)  #: (channels, time, frequency) of the diffusion latent
-OVERLAP = 0.0625  #: share of a window that two decoding windows share
+OVERLAP = 0.0625  #: fraction of a decoding window that overlaps the next one
 OVERLAP_SAMPLES = 10_240  #: the same in samples
 #: Samples that the vocoder makes of 1024 frames: 32 more than the frames stand for. The published decoder joins windows
-#: of this length, 153 632 samples apart and not 153 600, and so do the golden waveforms.
+#: of this length, 153 632 samples apart and not 153 600. The recorded waveforms of the tests were made by it.
 WINDOW_SAMPLES = 163_872
 WINDOW_STRIDE = WINDOW_SAMPLES - OVERLAP_SAMPLES  #: samples between the starts of two decoded windows
 
@@ -53,10 +53,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class SemantiCodecConfig(CodecConfig):
-    """One SemantiCodec: token rate, semantic vocabulary and what the weights fix.
+    """The settings of one SemantiCodec. Its weights fix all of them but `vocab`.
 
     `tps` tokens per second (25, 50 or 100); `vocab` semantic centroids; `acoustic_vocab` vectors of the acoustic
-    codebook; `width` channels of one AudioMAE position (768 as published); the noise `schedule` trained with.
+    codebook; `width` channels of one AudioMAE position (768 as published); the noise `schedule` of the training.
     """
 
     codec: ClassVar[str] = "semanticodec"
@@ -125,10 +125,10 @@ class SemantiCodecConfig(CodecConfig):
         return self.positions - int(self.positions * OVERLAP)
 
     def count_positions(self, samples: int) -> int:
-        """T: positions that stand for `samples` samples at 16 kHz.
+        """T: the number of positions of `samples` samples at 16 kHz.
 
-        The float64 arithmetic is the published one, to the last bit: an exact multiple of 0.16 s gains a patch, or
-        does not, by rounding, and the token count depends on it. There are never more than the padded segments hold.
+        The float64 arithmetic equals the published one to the last bit, because rounding decides whether an exact
+        multiple of 0.16 s gains a patch. There are never more positions than the padded segments hold.
         """
         seconds = samples / SAMPLE_RATE
         seconds += PATCH_SECONDS - seconds % PATCH_SECONDS
@@ -141,5 +141,5 @@ class SemantiCodecConfig(CodecConfig):
 
 
 def count_segments(samples: int) -> int:
-    """Segments of 10.24 s that `samples` samples make: padded to the next multiple, an exact one too."""
+    """Number of segments of 10.24 s. `samples` is padded to the next larger multiple, even if it is a multiple."""
     return samples // SEGMENT_SAMPLES + 1

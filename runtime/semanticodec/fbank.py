@@ -17,8 +17,8 @@ from sc_runtime.errors import AudioError
 from .config import FRAME_SHIFT, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES, count_segments
 
 LOOKAHEAD = 240  #: samples of the next segment that the last frame depends on (frames are 25 ms long, 10 ms apart)
-MEL_MEAN = 4.2677393  #: added to the log-mel energies; minus their mean over AudioMAE's training set
-MEL_SCALE = 2 * 4.5689974  #: the sum is divided by it: twice their standard deviation there
+MEL_MEAN = 4.2677393  #: added to the log-mel energies, whose mean over AudioMAE's training set is -4.2677393
+MEL_SCALE = 2 * 4.5689974  #: the sum is divided by it: twice the standard deviation over the training set
 EMPTY_DEVIATION = 1e-7  #: a frame is empty if its standard deviation over the bins is at most this
 
 

@@ -37,7 +37,7 @@ def guide(
             return predict(latent, timestep)
         both = np.concatenate([latent, latent])
         v = tunet_step.run({"latent": both, "step": np.full(len(both), timestep, np.int64), **context})["v"]
-        without, given = np.split(v, 2)
-        return without + np.float32(scale) * (given - without)
+        v_unconditional, v_conditional = np.split(v, 2)
+        return v_unconditional + np.float32(scale) * (v_conditional - v_unconditional)
 
     return predict_guided

@@ -48,7 +48,7 @@ DECODE_BATCH = 1  #: windows decoded together by default: on a CPU more only cos
 
 
 class SemantiCodecModel:
-    """One bundle's SemantiCodec, as `sc_runtime.model.Model` states it."""
+    """The SemantiCodec of one bundle; it implements `sc_runtime.model.Model`."""
 
     spec: ClassVar[CodecSpec] = SPEC
 
@@ -114,7 +114,7 @@ class SemantiCodecModel:
             self.networks.verify_graph(graph)  # a damaged file is reported now, not after the first window's steps
         alphas_cumprod = compute_alphas_cumprod(config.schedule)
         windows = split_windows(len(codes), config)
-        work = len(timesteps)  # units of one window: its T-UNet calls, and the way from latent to sound
+        work = len(timesteps)  # units of one window: its T-UNet calls, and one for VAE decoder and vocoder
         units = len(windows) * work
         decoder = self.decoder
         together = batch or (decoder.batch if decoder else DECODE_BATCH)
@@ -141,7 +141,7 @@ class SemantiCodecModel:
                 if decoder:
                     yield from zip(decoder.run(features, sampling, config.schedule, draw_noise, group, needed))
                 else:
-                    with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded beside the first
+                    with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded while the first ones run
                         vocoder = loader.submit(self.load_vocoder, len(group), needed)
                         latent = denoise(features, group)
                     pieces = vocode(*vocoder.result(), latent, needed)
@@ -186,13 +186,13 @@ class SemantiCodecModel:
 
     @property
     def decoder(self) -> ResidentDecoder | None:
-        """The decoder on a GPU, which keeps what passes between the stages there; None on the host."""
+        """The decoder on a GPU, which keeps the tensors between the stages in its memory. None on the host."""
         device = self.networks.device
         return None if device is None else self._decoders.get("gpu", lambda: ResidentDecoder(device, self.networks))
 
 
 def report_calls(predict: Predict, progress: Callable[[int, int], None], done: Iterator[int], units: int) -> Predict:
-    """`predict`, which then calls `progress` with the next of `done` after each call."""
+    """`predict`, with a call of `progress` after each call, with the next value of `done`."""
 
     def reporting(latent: np.ndarray, step: int) -> np.ndarray:
         v = predict(latent, step)

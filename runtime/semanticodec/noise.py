@@ -10,7 +10,7 @@ from sc_runtime.errors import SettingsError, check_whole
 
 from .config import LATENT_SHAPE
 
-PHILOX_DOMAIN = 0x5C0DEC  #: second word of the key: no other use of the same seed has these streams
+PHILOX_DOMAIN = 0x5C0DEC  #: second word of the key, so that no other use of the same seed gets these numbers
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Sampling:
             low, high = 0, -1
         if not 0 <= low <= high <= 1000:
             raise SettingsError(f"guidance interval {self.interval}", "two diffusion steps, 0 to 1000, in order")
-        object.__setattr__(self, "interval", (low, high))  # also from a list
+        object.__setattr__(self, "interval", (low, high))  # a list becomes a tuple
 
 
 #: T-UNet branches each preset runs in a window: 100, 40 and 16. On a Gaussian mixture 8 steps of `dpm` are the fewest
@@ -61,7 +61,7 @@ PRESETS = {
 
 
 def choose_preset(name: str) -> Sampling:
-    """Raises SettingsError for an unknown name."""
+    """The settings of the preset `name`. Raises SettingsError for an unknown name."""
     if name not in PRESETS:
         raise SettingsError(f"preset {name!r}", f"one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from sc_runtime.cuda.device import Device, Memory, Replay
 from sc_runtime.cuda.graph import Call, DeviceGraph, keep_recent
-from sc_runtime.cuda.solver import Solver
+from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.networks import Networks
 from sc_runtime.spec import Noise
 
@@ -31,7 +32,7 @@ class ResidentDecoder:
 
     def __init__(self, device: Device, networks: Networks) -> None:
         self.device = device
-        self._solver = Solver(device, LATENT_SIZE, PHILOX_DOMAIN)
+        self._solver = SolverKernel(device, LATENT_SIZE, PHILOX_DOMAIN)
         self._graphs = {name: open_device_graph(networks, name) for name in DECODER_GRAPHS}
         self._groups: dict[tuple[int, Sampling, Schedule], Group] = {}
 
@@ -40,8 +41,8 @@ class ResidentDecoder:
     ) -> np.ndarray:
         """features float32 [B, L, 2D] of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
 
-        `noise` is called for these windows. The result is that of the stages one by one, within the arithmetic's
-        tolerance. Several threads may call this; their windows run one group after the other.
+        `noise` is called for these windows. The result is that of running the stages one by one, up to rounding.
+        Several threads may call this; their windows run one group after the other.
         """
         with self.device.lock:
             group = self.prepare(len(features), sampling, schedule)
@@ -62,17 +63,26 @@ def open_device_graph(networks: Networks, name: str) -> DeviceGraph:
     return graph
 
 
+@dataclass(frozen=True)
+class Vocoder:
+    """HiFi-GAN for one number of frames. `mel` is None for a whole window, whose mel lies where the VAE puts it."""
+
+    call: Call
+    mel: Memory | None
+    waveform: Memory
+
+
 class Group:
     """`batch` windows decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
 
-    Where guidance acts, a T-UNet call takes 2 `batch` windows, without conditioning and with it, as `guidance.guide`
-    arranges them; where it does not, the latter alone. Only `vocode` waits for the GPU.
+    Where guidance acts, a T-UNet call computes 2 `batch` windows: first those without conditioning, then those with
+    it, as in `guidance.guide`. Elsewhere it computes only those with conditioning. Only `vocode` waits for the GPU.
     """
 
     def __init__(
         self,
         device: Device,
-        solver: Solver,
+        solver: SolverKernel,
         graphs: dict[str, DeviceGraph],
         batch: int,
         sampling: Sampling,
@@ -99,7 +109,7 @@ class Group:
         self._sources = allocate(24 * batch)
         self._arguments = (v, self._latent, steps, *rings, table, self._sources)
         device.write(table, self._table)
-        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # addresses, at the first launch
+        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # the first launch must find no addresses
 
         inner = {"latent": self._latent, "step": steps, "v": v}
         assert inner.keys() | context.keys() == tunet.inputs.keys() | tunet.outputs.keys()
@@ -112,7 +122,7 @@ class Group:
             nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch=batch)
             self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
             device.sync()  # before `nothing` is freed
-        self._vocoders: dict[int, tuple[Call, int, int]] = {}
+        self._vocoders: dict[int, Vocoder] = {}
         self._mel = allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
         self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch=batch)
         self.loop = self._capture()
@@ -145,29 +155,22 @@ class Group:
     def vocode(self, samples: int) -> np.ndarray:
         """log-mel -> waveforms float32 [B, n] on the host, as `vocode.vocode` makes them."""
         frames = choose_frames(samples)
-        if frames not in self._vocoders:
-            self._vocoders[frames] = self._open_vocoder(frames)
-        vocoder, mel, waveform = self._vocoders[frames]
-        if mel != self._mel:
+        vocoder = keep_recent(self._vocoders, frames, lambda: self._open_vocoder(frames))
+        if vocoder.mel is not None:
             bins, whole = self._graphs["vae_decoder"].outputs["mel"].resolve(batch=self._batch)[1:]
-            self._device.copy_rows(self._mel, mel, self._batch * bins, 4 * whole, 4 * frames)
-        vocoder.enqueue()
+            self._device.copy_rows(self._mel, vocoder.mel.address, self._batch * bins, 4 * whole, 4 * frames)
+        vocoder.call.enqueue()
         waveforms = np.empty(self._graphs["hifigan"].resolve(batch=self._batch, frames=frames)["waveform"], np.float32)
-        self._device.read(waveform, waveforms)
+        self._device.read(vocoder.waveform.address, waveforms)
         return waveforms
 
-    def _open_vocoder(self, frames: int) -> tuple[Call, int, int]:
-        """HiFi-GAN for so many frames, and where its mel and its waveforms are."""
+    def _open_vocoder(self, frames: int) -> Vocoder:
         hifigan = self._graphs["hifigan"]
         sizes = hifigan.count_bytes(batch=self._batch, frames=frames)
         whole = frames == self._graphs["vae_decoder"].outputs["mel"].shape[2]
-        memories = [self._device.allocate(sizes["waveform"])]
-        if not whole:
-            memories.append(self._device.allocate(sizes["mel"]))
-        self._held += memories
-        waveform, mel = memories[0].address, self._mel if whole else memories[1].address
-        call = hifigan.bind({"mel": mel, "waveform": waveform}, batch=self._batch, frames=frames)
-        return call, mel, waveform
+        waveform, mel = self._device.allocate(sizes["waveform"]), None if whole else self._device.allocate(sizes["mel"])
+        addresses = {"mel": mel.address if mel else self._mel, "waveform": waveform.address}
+        return Vocoder(hifigan.bind(addresses, batch=self._batch, frames=frames), mel, waveform)
 
     def _capture(self) -> Replay:
         """The loop as one CUDA graph.

@@ -46,16 +46,16 @@ def sample_dpm_solver(
 ) -> np.ndarray:
     """DPM-Solver++(2M), the ODE's at eta 0 and the SDE's at eta 1 (Lu et al. 2022, algorithm 2 and section 5).
 
-    A second-order multistep: each step uses x0 of this timestep and of the one before, and one T-UNet call.
+    A second-order multistep solver: each step uses x0 of this timestep and of the one before, and one T-UNet call.
     The arguments are those of `sample_ddim`. The last step is of first order, where the extrapolation would be longest.
     """
-    ratios = half_log_snr(alphas_cumprod)
+    lambdas = half_log_snr(alphas_cumprod)
     last = len(timesteps) - 2
     before, width_before = None, 0.0
     for i, (timestep, below) in enumerate(itertools.pairwise(timesteps)):
         here, there = alphas_cumprod[timestep], alphas_cumprod[below]
         x0 = np.float32(here**0.5) * latent - np.float32((1 - here) ** 0.5) * predict(latent, int(timestep))
-        width = ratios[below] - ratios[timestep]
+        width = lambdas[below] - lambdas[timestep]
         target = x0
         if before is not None and i < last:
             target = x0 + np.float32(0.5 * width / width_before) * (x0 - before)
@@ -80,7 +80,7 @@ def sample_unipc(
     """
     if eta > 0:
         raise SettingsError(f"eta {eta} with the solver unipc", "eta 0: it is deterministic", "use ddim or dpm")
-    ratios = half_log_snr(alphas_cumprod)
+    lambdas = half_log_snr(alphas_cumprod)
     origin = latent
     known: list[tuple[int, np.ndarray]] = []  # (timestep, x0), the latest first
     last = len(timesteps) - 2
@@ -88,23 +88,23 @@ def sample_unipc(
         here = alphas_cumprod[timestep]
         x0 = np.float32(here**0.5) * latent - np.float32((1 - here) ** 0.5) * predict(latent, int(timestep))
         if known:
-            latent = advance_unipc(origin, timestep, [*known[:2], (timestep, x0)], alphas_cumprod, ratios)
+            latent = advance_unipc(origin, timestep, [*known[:2], (timestep, x0)], alphas_cumprod, lambdas)
         origin, known = latent, [(timestep, x0), *known[:1]]
-        latent = advance_unipc(origin, below, known[:1] if i == last else known, alphas_cumprod, ratios)
+        latent = advance_unipc(origin, below, known[:1] if i == last else known, alphas_cumprod, lambdas)
     return latent
 
 
 def advance_unipc(
-    latent: np.ndarray, stop: int, known: list[tuple[int, np.ndarray]], alphas_cumprod: np.ndarray, ratios: np.ndarray
+    latent: np.ndarray, stop: int, known: list[tuple[int, np.ndarray]], alphas_cumprod: np.ndarray, lambdas: np.ndarray
 ) -> np.ndarray:
     """From the timestep of `known[0]`, where the latent is `latent`, to timestep `stop`, using every known x0.
 
     Zhao et al. 2023, eq. 3 and 4: the weights of the finite differences solve a Vandermonde system.
     """
     (start, base), *others = known
-    width = ratios[stop] - ratios[start]
+    width = lambdas[stop] - lambdas[start]
     growth = np.expm1(-width)
-    spans = np.array([(ratios[timestep] - ratios[start]) / width for timestep, _ in others])
+    spans = np.array([(lambdas[timestep] - lambdas[start]) / width for timestep, _ in others])
     orders, phi, wanted = np.arange(1, len(others) + 1), growth / -width - 1, []
     for order in orders:
         wanted.append(phi * math.factorial(order) / growth)
@@ -119,7 +119,7 @@ def advance_unipc(
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver and the spacing of steps that suits it; `stochastic` ones take eta up to 1."""
+    """A solver and the spacing of its timesteps. Only a `stochastic` solver allows eta above 0."""
 
     sample: Callable[[Predict, np.ndarray, Draw, np.ndarray, np.ndarray, float], np.ndarray]
     spacing: str

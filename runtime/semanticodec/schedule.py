@@ -1,4 +1,4 @@
-"""The noise schedule of the diffusion, and the timesteps of it that a solver uses."""
+"""The noise schedule of the diffusion, and the choice of a solver's timesteps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def choose_timesteps(steps: int, schedule: Schedule, spacing: str = "published")
     """The timesteps of a solver, descending to 0, int64 [N + 1]. The T-UNet runs at all but the last.
 
     spacing "published": DDIM's, every (1000 // `steps`)-th timestep from 1. Where `steps` does not divide 1000, there
-        are more steps than asked for, as published. A count whose first timestep is off the schedule cannot work.
+        are more steps than asked for, as published. The first timestep must lie inside the schedule.
     spacing "logsnr": exactly `steps` steps, even in the logarithm of the signal-to-noise ratio (Lu et al. 2022,
         section 4.1).
 
@@ -38,9 +38,9 @@ def choose_timesteps(steps: int, schedule: Schedule, spacing: str = "published")
                 f"use {nearest}",
             )
     elif spacing == "logsnr":
-        ratios = half_log_snr(compute_alphas_cumprod(schedule))
-        wanted = np.linspace(ratios[last], ratios[0], steps + 1)
-        timesteps = np.rint(np.interp(wanted, ratios[::-1], np.arange(last, -1, -1))).astype(np.int64)
+        lambdas = half_log_snr(compute_alphas_cumprod(schedule))
+        wanted = np.linspace(lambdas[last], lambdas[0], steps + 1)
+        timesteps = np.rint(np.interp(wanted, lambdas[::-1], np.arange(last, -1, -1))).astype(np.int64)
         if (np.diff(timesteps) >= 0).any():
             raise SettingsError(
                 f"{steps} steps even in log-SNR", f"fewer, as some fall together on {schedule.steps}", "use 30 or fewer"

@@ -14,11 +14,11 @@ from .config import (
 )
 
 VOCABULARIES = (4096, 8192, 16384, 32768)  #: semantic, as published
-GPU_WINDOWS = 16  #: run together on a GPU; from here on windows one after the other take no longer
-FRAME_STEP = 64  #: the vocoder runs on a multiple of so many frames, so that a backend meets few different shapes
+GPU_WINDOWS = 16  #: windows that run together on a GPU; a larger batch gains nothing
+FRAME_STEP = 64  #: the vocoder runs on a multiple of this many frames, so that a backend compiles few shapes
 
 WINDOWS = {"batch": (1, 4, GPU_WINDOWS)}
-BRANCHES = {"batch": (1, 8, 2 * GPU_WINDOWS)}  #: of guidance: the T-UNet takes both of every window in one batch
+BRANCHES = {"batch": (1, 8, 2 * GPU_WINDOWS)}  #: one T-UNet batch holds both guidance branches of every window
 
 SPEC = CodecSpec(
     number=0,
@@ -36,9 +36,9 @@ SPEC = CodecSpec(
             profile={**WINDOWS, "frames": (FRAME_STEP, SEGMENT_FRAMES, SEGMENT_FRAMES)},
             # n frames give 160 n samples and 32 more.
             derived_axes={"samples": DerivedAxis("frames", FRAME_SHIFT, offset=WINDOW_SAMPLES - SEGMENT_SAMPLES)},
-            # In its last stage loud channels cancel to silence. Rounded to bfloat16 that stage leaves noise in quiet
-            # passages: the mel distance of one clip of music grew by 11 %. With it, a twentieth of the arithmetic, in
-            # float32, it grows by 0.1 % (embedded model).
+            # In the last stage loud channels cancel to silence. In bfloat16 this stage leaves noise in quiet passages:
+            # the mel distance of one clip of music grew by 11 %. With this stage in float32, which is a twentieth of
+            # the arithmetic, it grew by 0.1 % (embedded model).
             float32_tail="ConvTranspose",
         ),
     },

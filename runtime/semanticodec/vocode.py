@@ -11,10 +11,9 @@ from sc_runtime.networks import Graph
 from .config import FRAME_SHIFT, SEGMENT_FRAMES
 from .spec import FRAME_STEP
 
-REACH = 24  #: a sample depends on at most so many frames on either side (kernels, dilations and strides added up)
-HALVED = (
-    512  #: a window of at least so many frames is made in two halves; the frames that both need cost too much below
-)
+REACH = 24  #: a sample depends on at most this many frames on either side (kernels, dilations and strides added up)
+#: A window of at least this many frames runs in two halves. In a shorter one the frames that both need cost too much.
+LEAST_HALVED = 512
 
 
 def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int) -> Iterator[np.ndarray]:
@@ -31,8 +30,8 @@ def vocode(vae_decoder: Graph, hifigan: Graph, latent: np.ndarray, samples: int)
 def choose_frames(samples: int) -> int:
     """Number of frames that the first `samples` samples of a window depend on, as a multiple of `FRAME_STEP`.
 
-    It is at least `FRAME_STEP`, also for `samples` below 1. Windows lie 32 samples further apart than their tokens
-    stand for, so that after an hour the last window may begin behind the last sample.
+    It is at least `FRAME_STEP`, also for `samples` below 1. The distance between windows is 32 samples longer than
+    their tokens stand for, so that after an hour the last window may begin after the last sample.
     """
     frames = -(-samples // FRAME_SHIFT) + REACH
     return min(max(-(-frames // FRAME_STEP), 1) * FRAME_STEP, SEGMENT_FRAMES)
@@ -46,7 +45,7 @@ def plan_runs(batch: int, samples: int) -> list[tuple[slice, slice]]:
     """
     frames = choose_frames(samples)
     half = frames // 2
-    if batch > 1 or frames < HALVED:
+    if batch > 1 or frames < LEAST_HALVED:
         return [(slice(0, frames), slice(None))]
     return [
         (slice(0, half + REACH), slice(0, half * FRAME_SHIFT)),

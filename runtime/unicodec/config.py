@@ -59,7 +59,7 @@ class UniCodecConfig(CodecConfig):
         return {CODEBOOK: (self.vocab, self.width)}
 
     def find_entries(self, domain: str | None) -> slice:
-        """The entries of the codebook that are searched for sound of `domain`, all for None. Raises SettingsError."""
+        """The entries of the codebook that are searched for sound of `domain`; None: all. Raises SettingsError."""
         if domain is None:
             return slice(0, self.vocab)
         if domain not in DOMAINS:

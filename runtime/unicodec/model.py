@@ -20,7 +20,7 @@ from .windows import OVERLAP, cut_samples, join_codes, split_positions
 
 
 class UniCodecModel:
-    """One bundle's UniCodec, as `sc_runtime.model.Model` states it.
+    """The UniCodec of one bundle; it implements `sc_runtime.model.Model`.
 
     Windows run one at a time: each is 30 s of attention already, and a recording of up to 30 s is one. `batch` is
     accepted and changes nothing.
@@ -30,7 +30,7 @@ class UniCodecModel:
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
-        # Where shapes may follow the data, an expert runs on the positions that chose it, and on no others.
+        # On a CPU shapes may depend on the data: an expert runs only on the positions that are routed to it.
         routed = "routed_encoder" in networks.graph_names and networks.device is None
         self.encoder = "routed_encoder" if routed else "encoder"
 

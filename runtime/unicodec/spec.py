@@ -7,7 +7,7 @@ from sc_runtime.spec import CodecSpec, DerivedAxis, GraphSpec
 from .config import HOP, TPS, UniCodecConfig
 from .windows import LENGTH
 
-TYPICAL = 10 * TPS  #: positions of what is most often encoded and decoded: what the network was trained on
+TYPICAL = 10 * TPS  #: positions of 10 s, the typical length: the network was trained on it
 BATCH = (1, 1, 4)
 POSITIONS = {"positions": DerivedAxis("samples", denominator=HOP)}
 
@@ -24,7 +24,7 @@ SPEC = CodecSpec(
             makes_tokens=True,
             free_axes=frozenset({"samples"}),
         ),
-        # The encoder once more, for processors: each expert runs on the positions that chose it and on no others.
+        # The same encoder for CPUs: each expert runs only on the positions that are routed to it.
         "routed_encoder": GraphSpec(derived_axes=POSITIONS, makes_tokens=True, free_axes=frozenset({"samples"})),
         "decoder": GraphSpec(
             profile={"batch": BATCH, "positions": (1, TYPICAL, LENGTH)},

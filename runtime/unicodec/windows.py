@@ -2,7 +2,7 @@
 
 The published code runs any length at once. Every position attends to every other, so that memory grows with the square
 of the length, and the network was trained on ten seconds. So there are as few windows as possible, of at most 30 s and
-of equal length. Two neighbours share 2 s: their codes meet in the middle of them, and their sounds cross-fade.
+of equal length. Two neighbours share 2 s: in their middle the codes are joined, and over them the sound is cross-faded.
 """
 
 from __future__ import annotations

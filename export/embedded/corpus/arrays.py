@@ -1,4 +1,4 @@
-"""Arrays of clips on disk. A writing that is interrupted continues where it stopped."""
+"""Arrays of clips on disk. An interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def has_shape(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.memmap:
-    """The array at `path` as it was left, or a new one of zeros when there is none of that shape."""
+    """The array at `path`, unchanged. If there is none of that shape, a new one of zeros."""
     if has_shape(path, shape):
         return open_memmap(path, "r+")
     array = open_memmap(path, "w+", dtype, shape)

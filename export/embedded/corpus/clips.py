@@ -1,4 +1,4 @@
-"""Clips of the corpus as pure functions of their number: a sound of a domain, as a recording of it may be."""
+"""Clips of the corpus as pure functions of their number: a sound of a domain, as if it had been recorded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_clip(domain: Domain, split: Split, index: int) -> Signal:
     """Clip `index` of a domain and split: float32 [163840] at 16 kHz, RMS at most -14 dBFS, peaks below 1.
 
     A pure function of its arguments, for one version of the sources (sources.py) and of NumPy. A quarter of the
-    training clips mix two domains. Held-out clips do not, so that a figure of a domain is of that domain alone.
+    training clips mix two domains. Held-out clips do not, so that a domain's figures measure that domain alone.
     Raises SettingsError for a domain or split that does not exist, MissingExtraError if a source is not installed.
     """
     if domain not in GENERATORS:

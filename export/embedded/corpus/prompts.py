@@ -36,7 +36,7 @@ class Recorded:
     def utter(self, rng: np.random.Generator, split: Split) -> Signal:
         """One prompt, drawn at random: float32 [samples] at 16 kHz. The speaker belongs to training as a whole."""
         if split != "train":
-            raise ValueError(f"a recorded speaker trains and is not part of the {split} split")
+            raise ValueError(f"a recorded speaker is for training and not part of the {split} split")
         return read_prompt(pick(rng, list_prompts(self.source)))
 
 
@@ -66,18 +66,18 @@ def decode_prompt(path: Path) -> npt.NDArray[np.int16]:
         result = subprocess.run([*command, "-ar", str(SAMPLE_RATE), "-"], capture_output=True, check=False)
     except FileNotFoundError as error:
         raise MissingExtraError(f"{FFMPEG.needs} is not installed", "a decoder of G.722", FFMPEG.install) from error
-    if result.returncode or not result.stdout:
+    if result.returncode or not result.stdout or len(result.stdout) % 2:
         raise BackendError(f"{path}: {result.stderr.decode(errors='replace').strip()}", "a G.722 file")
     return np.frombuffer(result.stdout, "<i2")
 
 
 def read_prompt(path: Path) -> Signal:
     """A prompt without the silence around it: float32 [samples] at 16 kHz."""
-    return trim(decode_prompt(path).astype(np.float32) / 32768)
+    return trim(decode_prompt(path).astype(np.float32) / np.float32(32768))
 
 
 def make_recorded(source: Source, index: int) -> Signal:
-    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts, each of which is in one clip.
+    """Evaluation clip `index` of a recorded speaker: float32 [163840] of whole prompts. Each prompt is in one clip.
 
     Raises IndexError after the last clip.
     """

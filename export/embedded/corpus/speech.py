@@ -30,7 +30,7 @@ HELD_OUT_VARIANTS = ("m7", "f4", "klatt3", "adam", "anika", "iven3", "marcelo", 
 #: Voices that speak English naturally: flite's by name, and Piper's "joe".
 TRAINED_VOICES = ("rms", "slt", "kal16", "joe", "joe")
 HELD_OUT_VOICES = ("awb",)
-NATURAL, RECORDED = 0.3, 0.25  #: shares of the training speakers; of the held-out ones `NATURAL` alone
+NATURAL, RECORDED = 0.3, 0.25  #: shares of the training speakers; held-out speakers have no recorded ones
 
 
 class Speaker(Protocol):
@@ -53,7 +53,7 @@ class Reader:
 
 
 def languages_of(split: Split) -> tuple[str, ...]:
-    """The languages of a split. The held-out split has the trained ones too, by other speakers."""
+    """The languages of a split. The held-out split also has the languages of training, by other speakers."""
     return TRAINED_LANGUAGES if split == "train" else TRAINED_LANGUAGES + HELD_OUT_LANGUAGES
 
 

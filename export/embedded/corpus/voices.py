@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc_runtime.errors import BackendError, MissingExtraError
+from sc_runtime.libraries import import_onnxruntime
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .signals import Signal, seconds
@@ -20,7 +21,7 @@ HEADER = 44  #: bytes of the WAV header that espeak-ng and flite write
 ESPEAK_RATE, FLITE_RATE = 22_050, 16_000  #: Hz
 LOUDNESS = "60"  #: of 200; at espeak-ng's usual 100 some voices clip
 TIMEOUT = 60.0  #: seconds; a sentence takes some milliseconds
-ATTEMPTS = 3  #: of a program; under load espeak-ng 1.51 was seen to write an incomplete file once in some thousand runs
+ATTEMPTS = 3  #: of a program; under load espeak-ng 1.51 wrote an incomplete file once in some thousand runs
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class FliteVoice:
 
     name: str
     stretch: float  #: duration relative to the speaker's own
-    tract: float  #: as of EspeakVoice
+    tract: float  #: as in EspeakVoice
     language: str = "en-us"
 
     def speak(self, text: str) -> Signal:
@@ -87,8 +88,7 @@ class PiperVoice:
 
 def load_piper(seed: int) -> Any:
     """Piper's voice, with noise that begins at `seed`: ONNX Runtime seeds its generators when a session is made."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     voice, path = load_piper_once()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -123,7 +123,7 @@ def run_speaker(source: Source, name: str, command: list[str], text: str) -> npt
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendError(f"{source.name}: {error}", "speech", f"try {source.name} by hand") from error
         if not result.returncode and len(result.stdout) > HEADER and len(result.stdout) % 2 == 0:
-            return np.frombuffer(result.stdout, "<i2", offset=HEADER).astype(np.float32) / 32768
+            return np.frombuffer(result.stdout, "<i2", offset=HEADER).astype(np.float32) / np.float32(32768)
         complaint = result.stderr.decode(errors="replace").strip().splitlines()
         line = complaint[-1] if complaint else f"exit code {result.returncode}, {len(result.stdout)} bytes"
     remedy = f"run it again; if it stays so, install another version of {source.name}"
@@ -131,7 +131,7 @@ def run_speaker(source: Source, name: str, command: list[str], text: str) -> npt
 
 
 def resample(samples: npt.NDArray[np.float32], rate: int, tract: float) -> Signal:
-    """`samples` at `rate` Hz -> 16 kHz, played slower by `tract`: as of a speaker with a longer vocal tract."""
+    """`samples` at `rate` Hz -> 16 kHz, played slower by `tract`, as if the speaker had a longer vocal tract."""
     import soxr
 
     return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE * tract, quality="HQ"), np.float32)

@@ -3,7 +3,7 @@
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), diffusion (audiomae,
 mel_vae). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE encoder:
 vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
-`bench/quality.py` compares with, and `curves` a picture of the losses.
+`bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations

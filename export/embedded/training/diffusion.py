@@ -31,7 +31,7 @@ CODEBOOK_DECAY = 0.98  #: of the codebook's moving averages
 OUTPUT_GAIN = 10.0  #: of the BiLSTM's last matrix, over PyTorch's initial one
 PEAK = 12.0  #: logit of a position's attention to its own token before training
 FIXED_FROM = 0.5  #: share of the stage after which the tokens are fixed and only the T-UNet is trained
-RARE = 0.1  #: an entry that is used less often per batch, on average, is replaced
+RARE = 0.1  #: uses per batch, on average; an entry with fewer is replaced
 REVIVE_EVERY = 25  #: steps
 
 
@@ -104,7 +104,7 @@ class VectorQuantizer(nn.Module):
 
 
 def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor:
-    """For each position of a feature map the token of its time and frequency, int64 [height, width]."""
+    """The index of the token of each position's time and frequency in a feature map, int64 [height, width]."""
     columns = config.positions // PATCH_ROWS
     rows = torch.arange(height) * PATCH_ROWS // height
     return rows[:, None] * columns + torch.arange(width) * columns // width

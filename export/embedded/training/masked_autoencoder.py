@@ -46,7 +46,7 @@ class MaskedAutoencoder(nn.Module):
         self.draw = nn.Linear(width, PATCH * PATCH)
 
     def forward(self, fbank: Tensor, order: Tensor, visible: int) -> Tensor:
-        """`order`, int64 [B, 512], is a permutation of the positions; the first `visible` of it are not masked."""
+        """`order`, int64 [B, 512], is a permutation of the positions. Its first `visible` entries are not masked."""
         seen = order[:, :visible]
         features = self.encoder.embed(fbank, seen)
         embedded = self.embed(features[:, 1:])

@@ -76,6 +76,6 @@ def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str,
 
 
 def list_evaluation(corpus: Path) -> list[Path]:
-    """The arrays of clips that are measured on: the domains, and melodies and recorded speech if they exist."""
+    """The arrays of clips for evaluation: the domains, and melodies and recorded speech if they exist."""
     further = [*corpus.glob("held-out-melody.npy"), *sorted(corpus.glob("recorded-*.npy"))]
     return [*(corpus / f"held-out-{domain}.npy" for domain in DOMAINS), *further]

@@ -112,11 +112,11 @@ class VocoderStage:
         return losses
 
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
-        """The mean of two losses over all resolutions, added.
+        """The sum of two losses, averaged over all resolutions.
 
         The first is the mean absolute difference of log-mels and of log-magnitudes. The second is spectral
-        convergence (Arik et al. 2018): the norm of the difference over the norm of the real magnitudes. It is
-        dominated by the loudest partials; the logarithms alone are satisfied by noise of the right colour.
+        convergence (Arik et al. 2018): the norm of the difference over the norm of the real magnitudes. The loudest
+        partials dominate it. The logarithms alone would be small for noise of the right colour too.
         """
         losses, convergences = [], []
         for resolution in self.resolutions:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .sizes import NetworkSizes
 
-#: A tensor of ONNX's LSTM -> what PyTorch calls its parts, which lie one behind the other.
+#: A tensor of ONNX's LSTM -> PyTorch's names of the parts that it joins, in their order.
 STEMS = {"w": ("weight_ih",), "r": ("weight_hh",), "b": ("bias_ih", "bias_hh")}
 SUFFIXES = ("", "_reverse")  #: of PyTorch's names of the two directions, in ONNX's order
 
@@ -68,7 +68,7 @@ class OnnxAcousticEncoder(nn.Module):
 
 
 def list_lstm_parts(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the tensors of PyTorch's LSTM that `convert_lstm` makes the tensor `name` of, of `shape`.
+    """Name -> shape of the tensors of PyTorch's LSTM from which `convert_lstm` makes `name`, which has `shape`.
 
     Empty unless `name` is "w0", "r2", "b1", ... of `OnnxAcousticEncoder`.
     """

@@ -32,7 +32,8 @@ class AudioMAE(nn.Module):
     def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:
         """fbank [B, 1024, 128] -> class token and 512 positions [B, 513, width], before stacking.
 
-        `visible`, int64 [B, n]: only these positions are kept, in this order; [B, 1 + n, width]. Training masks others.
+        visible: int64 [B, n]. If given, only these positions are kept, in this order, and the result is
+            [B, 1 + n, width]. Training masks the others.
         """
         x = self.patch_embed(fbank) + self.pos_embed[:, 1:]
         if visible is not None:

@@ -14,8 +14,8 @@ class NetworkSizes:
 
     `config` gives the rate and the feature width D; `lstm_layers` is 4, 3 or 2 at 100, 50 or 25 tps as published.
     `tunet_position_maps` adds learned maps of positions to the T-UNet's first feature map and to each that attends to
-    the conditioning. The published T-UNet has none and learns where it is from the zero padding of its convolutions,
-    which takes more training than ours gets.
+    the conditioning. The published T-UNet has none. It infers positions from the zero padding of its convolutions,
+    which takes more training than the embedded model gets.
     """
 
     config: SemantiCodecConfig

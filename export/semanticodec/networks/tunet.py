@@ -118,7 +118,7 @@ class Conditioning(nn.Module):
 
 
 def run_layers(layers: nn.Module, x: Tensor, embedding: Tensor, context: Context) -> Tensor:
-    """Run one block: each layer takes what its kind needs; a cross-attention takes the next two of `context`."""
+    """Run one block. Each layer gets the inputs of its kind; a cross-attention gets the next two of `context`."""
     for layer in layers.children():
         if isinstance(layer, ResidualBlock):
             x = layer(x, embedding)
@@ -180,9 +180,10 @@ class Upsampling(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over the positions of a feature map; `context_width` None attends to itself twice.
+    """A transformer block over the positions of a feature map.
 
-    `places` (height, width) of the feature map adds a learned map of its positions.
+    context_width: channels of the conditioning. None: both attentions are over the feature map itself.
+    places: height and width of the feature map, for a learned map of its positions. None: no such map.
     """
 
     def __init__(

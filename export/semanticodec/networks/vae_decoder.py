@@ -61,7 +61,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, then, but for the last, a doubling of it."""
+    """The residual blocks of one resolution. Every level except the last then doubles the resolution."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, groups: int, *, upsample: bool) -> None:
         super().__init__()

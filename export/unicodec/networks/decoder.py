@@ -1,6 +1,6 @@
 """UniCodec's decoder: a Vocos-like network that gives a spectrogram, and its inverse STFT.
 
-Axes: B batch, T positions (75 a second), C channels. Published names are kept where a tensor is one.
+Axes: B batch, T positions (75 a second), C channels. Tensors that are published as they are keep their names.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ RESIDUAL_KERNEL = 3
 class Encoder(nn.Module):
     """waveform float32 [B, n] at 24 kHz -> features float32 [B, T, width], for every n from 1 on.
 
-    `mixture` is what its feed-forwards are: Mixture, or RoutedMixture where shapes may depend on the data.
+    mixture: the class of its feed-forwards: Mixture, or RoutedMixture where shapes may depend on the data.
     """
 
     def __init__(self, sizes: UniCodecSizes, mixture: type[Mixture]) -> None:
@@ -82,9 +82,9 @@ class ReflectedConv(nn.Conv1d):
 def reflect(x: Tensor, left: int, right: int) -> Tensor:
     """x [B, C, L] -> [B, C, left + L + right], mirrored at its first and last position.
 
-    A signal that is too short for its mirror images, of max(left, right) positions or fewer, counts as one position
-    longer than that, zeros at its end, of which as many are then cut off as were added: EnCodec's rule. Written as
-    gathers of the two margins, so that one graph holds for every L.
+    A signal of max(left, right) positions or fewer is too short for its mirror images. EnCodec's rule applies: zeros
+    are added at its end up to max(left, right) + 1 positions, it is mirrored, and as many positions as were added are
+    cut off the end. The two margins are gathers, so that one graph holds for every L.
     """
     length = torch.scalar_tensor(x.shape[-1], dtype=torch.int64)
     longest = torch.scalar_tensor(right, dtype=torch.int64).clamp(min=left)

@@ -15,10 +15,11 @@ OVERLAP = 4  #: hops in a frame of the inverse STFT
 class UniCodecSizes:
     """Widths and depths of both networks; the defaults are the published ones.
 
-    The encoder's first convolution has `channels`, and each of `strides` doubles them; `width` is that of its
-    transformer and of the codebook's `entries`. One routed expert of `experts` and a shared one, all `expert_width`
-    wide, make the feed-forward of each of `layers`. The decoder's `blocks` are `decoder_width` wide, `intermediate`
-    inside.
+    channels: of the encoder's first convolution. Each of `strides` doubles them.
+    width: of the encoder's transformer, and of the codebook's `entries`.
+    layers, heads: of the transformer. A layer's feed-forward is one routed expert of `experts` and a shared expert.
+    expert_width: of every expert, inside.
+    decoder_width, intermediate: of the decoder's `blocks`, outside and inside.
     """
 
     channels: int = 32

@@ -20,10 +20,9 @@ from .recurrence import RecurrentGraph, is_recurrent
 
 #: For graphs with free axes, which are compiled once for all lengths. OpenVINO 2026.4 fuses attention for the length
 #: that comes first: after a run of 1 position, runs of 16 and more are wrong, without an error
-#: (tests/test_unicodec.py). Without its fusing they are right, and as fast.
-#: It keeps primitives for every length that it has met, up to 5000: 80 lengths of the tiny stand-in took 1.5 GB, and
-#: went on growing. With 10 they take 0.56 GB, which is what the longest takes, in the same processor time
-#: (tests/test_memory.py).
+#: (tests/test_unicodec.py). Without the fusion they are right, and as fast.
+#: It keeps primitives for up to 5000 lengths: 80 lengths of the tiny stand-in took 1.5 GB, and more took more. With 10
+#: kept, they take 0.56 GB, as much as the longest alone, and the same CPU time (tests/test_memory.py).
 FREE_SETTINGS = {"SNIPPETS_MODE": "DISABLE", "CPU_RUNTIME_CACHE_CAPACITY": "10"}
 TYPES = {"ConvTranspose": "ConvolutionBackpropData"}  #: ONNX operator type -> OpenVINO's name of it
 CACHED_BYTES = 1e9  #: a larger graph is not cached: its file would be as large as its weights

@@ -64,13 +64,13 @@ class CompiledModel:
 
 
 def compile_kept(core: Any, make: Callable[[], Any], settings: dict[str, Any], key: str | None) -> CompiledModel:
-    """The model of `make` compiled with `settings`, or what was compiled before and kept on disk under `key`.
+    """The model that `make` returns, compiled with `settings`. It is kept on disk under `key`, and read from there.
 
-    None keeps nothing. Raises RuntimeError for what OpenVINO refuses.
+    If `key` is None, nothing is kept. Raises RuntimeError for what OpenVINO refuses.
     """
     blob = None if key is None else BLOBS.read(key)
     if blob is not None:
-        with suppress(RuntimeError), LOCALE:  # OpenVINO refuses a blob: it is compiled anew
+        with suppress(RuntimeError), LOCALE:  # if OpenVINO refuses the blob, the model is compiled again
             return CompiledModel(import_blob(core, blob, settings), blob)
     with LOCALE:
         compiled = core.compile_model(make(), "CPU", settings)

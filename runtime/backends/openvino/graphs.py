@@ -18,8 +18,8 @@ from sc_runtime.once import OnceEach
 from .compiled import LOCALE, CompiledModel, compile_kept
 
 HEAD, TAIL = "head", "tail"
-#: Sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder meets up to 16;
-#: what was dropped is read from the disk again, which takes a third of the time of compiling it.
+#: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
+#: with up to 16. A dropped one is read from the disk again, which takes a third of the time of compiling it.
 KEPT_SHAPES = 4
 
 
@@ -83,7 +83,7 @@ class OpenVinoGraph:
         return compile_kept(self.core, make, self.settings, key)
 
     def _take_model(self) -> Any:
-        """The model, to be changed. It is not kept: only the compiled weights stay in memory."""
+        """The model for one compilation, which changes it. It is not kept, so that only compiled weights stay."""
         with self._lock:
             model, self._model = self._model, None
         return self.read() if model is None else model
@@ -120,8 +120,8 @@ def find_reason(error: BaseException) -> str:
     'it is too small'
     """
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not re.match(r"(Exception from|Check .* failed at) .*:$", line)]
-    return telling[0] if telling else next(iter(filter(None, lines)), type(error).__name__)
+    reasons = [line for line in lines if line and not re.match(r"(Exception from|Check .* failed at) .*:$", line)]
+    return reasons[0] if reasons else next(iter(filter(None, lines)), type(error).__name__)
 
 
 def cut_model(read: Callable[[], Any], kind: str, half: str) -> Any:

@@ -53,7 +53,7 @@ class RecurrentGraph:
             shapes = (
                 [1 if axis.is_dynamic else axis.get_length() for axis in port.partial_shape] for port in model.inputs
             )
-            infer(compiled, *(np.zeros(shape, np.float32) for shape in shapes))  # in bfloat16 only this packs
+            infer(compiled, *(np.zeros(shape, np.float32) for shape in shapes))  # packs, in bfloat16
             release()
             return compiled
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
-from sc_runtime.backends.failures import OTHER
+from sc_runtime.backends.failures import TRY_ANOTHER
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
@@ -24,7 +24,17 @@ from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
 
-from .plans import FOLDER, MODULES, Target, find_plan, import_library, list_planned, locate_plan
+from .plans import (
+    FOLDER,
+    MODULES,
+    Target,
+    find_plan,
+    import_library,
+    is_recorded,
+    list_planned,
+    locate_plan,
+    read_entry,
+)
 
 NOT_INSTALLED = "neither tensorrt nor tensorrt_rtx is installed"
 KERNELS = Cache("tensorrt", ".kernels")  #: that TensorRT-RTX compiles
@@ -44,12 +54,16 @@ def list_libraries() -> list[str]:
 
 
 def choose_target(bundle: Bundle) -> Target:
-    """The GPU and an installed library; where several are installed, one that `bundle` has plans of.
+    """The GPU and an installed library; if several are installed, one that `bundle` has plans for.
 
     Raises BackendError.
     """
     installed = list_libraries()
-    planned = [library for library in installed if any(bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))]
+    planned = [
+        library
+        for library in installed
+        if any(is_recorded(plan, read_entry(plan)) for plan in bundle.path.glob(f"{FOLDER}/{library}-*/*.plan"))
+    ]
     library = (planned or installed)[0]
     module, capability = import_library(library), find_capability()
     if capability is None:
@@ -65,12 +79,16 @@ def choose_target(bundle: Bundle) -> Target:
 
 
 def has_plans(bundle: Bundle) -> bool:
-    """Whether every graph for GPUs has a plan for what is installed. Corruption is detected when a plan is opened."""
+    """Whether every graph for GPUs has a plan for what is installed, built by this user.
+
+    Corruption is detected when a plan is opened.
+    """
     try:
         target = choose_target(bundle)
     except CodecError:
         return False
-    return all(locate_plan(bundle, graph, target).is_file() for graph in list_planned(bundle))
+    plans = [locate_plan(bundle, graph, target) for graph in list_planned(bundle)]
+    return all(plan.is_file() and is_recorded(plan, read_entry(plan)) for plan in plans)
 
 
 class TensorRtBackend:
@@ -87,7 +105,7 @@ class TensorRtBackend:
             raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
         self.gpu = gpu or Device()
         self.device = self.gpu.name
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedLibrary] = {}
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
         """The first GPU of the other process, not this one's."""
@@ -120,12 +138,12 @@ class TensorRtBackend:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedLibrary:
     """A library that is in use. `messages` are the errors that it reports, collected instead of printed."""
 
     module: Any
     runtime: Any
-    listener: Any  #: the runtime needs it as long as it lives
+    logger: Any  #: it must live as long as the runtime
     messages: list[str]
 
     @property
@@ -133,27 +151,27 @@ class Loaded:
         return first_line(self.messages[0]) if self.messages else "it reports no reason"
 
 
-def load(library: str) -> Loaded:
+def load(library: str) -> LoadedLibrary:
     module, messages = import_library(library), list[str]()
-    wrong = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+    errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
-    class Listener(module.ILogger):  # type: ignore[name-defined]
+    class Logger(module.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            if severity in wrong:
+            if severity in errors:
                 messages.append(text)
 
-    listener = Listener()
-    return Loaded(module, module.Runtime(listener), listener, messages)
+    logger = Logger()
+    return LoadedLibrary(module, module.Runtime(logger), logger, messages)
 
 
 class Contexts:
     """Opens execution contexts of one engine. `kernels` is the key under which TensorRT-RTX's kernels are kept.
 
-    The caller allocates a context's memory: CUDA graphs require that, and the size follows the shapes. `lengths`: other
-    axes than the batch are dynamic.
+    The caller allocates a context's memory: CUDA graphs require that, and the size depends on the shapes. `lengths`:
+    whether axes other than the batch are dynamic.
     """
 
     def __init__(self, module: Any, engine: Any, kernels: str, lengths: bool) -> None:
@@ -162,8 +180,9 @@ class Contexts:
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._given)
-            # Kernels for the exact shapes are compiled before they run: a captured loop would repeat a generic kernel
-            # for ever. There are too many lengths to wait for: a generic kernel runs until theirs are compiled.
+            # EAGER compiles kernels for the exact shapes before they run: a captured loop would otherwise repeat a
+            # generic kernel for ever. There are too many lengths to wait for, so LAZY runs a generic kernel until the
+            # exact one is compiled.
             strategies = module.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY if lengths else strategies.EAGER
             self._given, self._cache = config, config.create_runtime_cache()
@@ -191,7 +210,7 @@ class TensorRtCall:
         self,
         device: Device,
         plan: Path,
-        loaded: Loaded,
+        loaded: LoadedLibrary,
         contexts: Contexts,
         most: dict[str, int],
         shapes: Shapes,
@@ -226,4 +245,4 @@ class TensorRtCall:
         given = f"{self._plan} {what} ({self._loaded.reason})"
         if ran_out_of_memory(self._loaded.reason):
             return BackendError(given, "inputs that fit in the GPU's memory", "use a smaller batch")
-        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else OTHER)
+        return BackendError(given, most, "use a smaller batch" if what.startswith("is not for") else TRY_ANOTHER)

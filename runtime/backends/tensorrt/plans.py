@@ -1,7 +1,10 @@
-"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is not imported until it is asked for.
+"""TensorRT plans of a bundle: where they lie and what they must match. TensorRT is imported when it is first needed.
 
 A plan is one graph compiled by one version of one library for one kind of GPU. It lies in
-`BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a record of what it was made from beside it (GRAPH.json).
+`BUNDLE/plans/LIBRARY-VERSION-smNN/GRAPH.plan`, with a description of what it was made from beside it (GRAPH.json).
+
+Plans are programs, so a plan is loaded only if this user's own build has recorded it. The records lie in the user's
+cache folder, named by a hash of the description and of what the plan is for. Emptying the caches keeps them.
 """
 
 from __future__ import annotations
@@ -10,15 +13,21 @@ import hashlib
 import importlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
+
+from pydantic import TypeAdapter
 
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.caches import Cache, make_key
 from sc_runtime.errors import BundleError, MissingExtraError
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  #: library, as `--engines` and extras name it -> its module
 FOLDER = "plans"
+RECORDS = Cache("plans", ".record")  #: of the plans that this user has built; not one of the caches that are emptied
 BUILDER = 1  #: version of how `export.plans` builds: plans of another one are stale
 
 Shape = tuple[int, ...]
@@ -38,12 +47,14 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """The record of a plan: `source` is `hash_source` of the graph that it was built from."""
+    """The description of a plan: `source` is `hash_source` of the graph that it was built from."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
     source: str
     bytes: int
     sha256: str
-    seconds: float  #: that building took
+    seconds: float  #: how long building took
 
 
 def list_planned(bundle: Bundle) -> list[str]:
@@ -76,22 +87,43 @@ def find_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     entry = read_entry(plan)
     if entry is None or not plan.is_file():
         others = sorted(path.parent.name for path in bundle.path.glob(f"{FOLDER}/*/{plan.name}") if path != plan)
-        found = f"those there are for {', '.join(others)}" if others else "there is none"
+        found = f"there are plans for {', '.join(others)}" if others else "there is none"
         raise BundleError(
             f"{bundle.path}: no plan of {graph} for {target} ({found})", "one for this library and GPU", remedy
         )
     if entry.source != hash_source(bundle, graph):
         raise BundleError(f"{plan} was built from another graph", f"a plan of {bundle.path}/{graph}.onnx", remedy)
+    if not is_recorded(plan, entry):
+        raise BundleError(f"{plan} was not built by this user", "a plan of your own: plans are programs", remedy)
     bundle.verify_hash(plan.relative_to(bundle.path).as_posix(), entry.sha256, remedy)
     return plan
 
 
 def read_entry(plan: Path) -> PlanEntry | None:
-    """What stands beside `plan` of how it was made, or None."""
+    """The description beside `plan` of how it was made, or None. Anybody may have written it."""
     try:
-        return PlanEntry(**json.loads(plan.with_suffix(".json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return make_adapter().validate_json(plan.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+@cache
+def make_adapter() -> TypeAdapter[PlanEntry]:
+    return TypeAdapter(PlanEntry)
+
+
+def record(plan: Path, entry: PlanEntry) -> None:
+    """Record that this user has built `plan`, whose folder is named by what it is for."""
+    RECORDS.write(make_record_key(plan, entry), json.dumps(asdict(entry)).encode())
+
+
+def is_recorded(plan: Path, entry: PlanEntry | None) -> bool:
+    """Whether this user has built the plan that `entry` describes. The caller compares the hash of the file."""
+    return entry is not None and RECORDS.read(make_record_key(plan, entry)) is not None
+
+
+def make_record_key(plan: Path, entry: PlanEntry) -> str:
+    return make_key(plan.parent.name, plan.stem, *asdict(entry).values())
 
 
 def describe_remedy(bundle: Bundle, target: Target) -> str:

@@ -1,0 +1,1 @@
+"""The server under load: a process to measure, clients, hostile clients."""

@@ -1,0 +1,122 @@
+"""Replicas on Ray Serve. Needs the extra `ray`.
+
+    python -m sc_runtime.serving.ray --max-replicas 4 --threads 8
+    serve run sc_runtime.serving.ray:build bundle=tps50-v32768 max_replicas=4 threads=8
+
+Every replica is a process with a codec of its own. Ray sends a request to the replica that has the fewest, and starts
+and ends replicas by the number of requests that run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+
+from .app import create_app
+from .settings import Limits, ServeSettings
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report its use
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+HEALTH_SECONDS = 10.0  #: between two checks of a replica
+
+
+class RayArguments(BaseModel):
+    """Arguments of `serve run sc_runtime.serving.ray:build`."""
+
+    model_config = ConfigDict(extra="forbid")
+    bundle: str | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int = Field(1, ge=1, description="Processor threads of a replica, which Ray reserves.")
+    gpus: float = Field(0, ge=0, description="GPUs of a replica, which Ray reserves.")
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(1, ge=1)
+    target_ongoing_requests: float = Field(4, gt=0, description="Of a replica; above it Ray starts another.")
+    limits: dict[str, float | int] = Field(
+        default_factory=dict, description="Of each replica, by the names of `Limits`."
+    )
+
+    def make_settings(self) -> ServeSettings:
+        """The API key comes from $SC_RUNTIME_API_KEY, so that it stands in no command."""
+        return ServeSettings(
+            bundle=self.bundle,
+            backend=self.backend,
+            threads=self.threads,
+            precision=self.precision,
+            api_key=os.environ.get("SC_RUNTIME_API_KEY"),
+            limits=Limits(**self.limits),  # type: ignore[arg-type]
+        )
+
+
+def build(arguments: RayArguments) -> Application:
+    """The Ray Serve application. A replica takes requests when its codec is loaded and warm."""
+    settings = arguments.make_settings()
+
+    def build_replica() -> FastAPI:
+        return create_app(settings, wait_until_loaded=True)
+
+    declare: Any = serve.deployment(
+        name="codec",
+        ray_actor_options={"num_cpus": arguments.threads, "num_gpus": arguments.gpus},
+        max_ongoing_requests=settings.limits.requests,
+        autoscaling_config={
+            "min_replicas": arguments.min_replicas,
+            "max_replicas": arguments.max_replicas,
+            "target_ongoing_requests": arguments.target_ongoing_requests,
+        },
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=settings.limits.drain_seconds,
+    )
+    application: Application = declare(serve.ingress(build_replica)(Replica)).bind()
+    return application
+
+
+class Replica:
+    """One process with a codec. Ray starts another in its place if it does not answer."""
+
+    def check_health(self) -> None:
+        """Raises RuntimeError if the thread that runs the networks has ended."""
+        service: Any = self.app.state.service  # type: ignore[attr-defined]
+        if not service.worker.thread.is_alive():
+            raise RuntimeError("the worker's thread has ended")
+
+
+def main(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    bundle: Annotated[str | None, typer.Option(help="The bundle to use.")] = None,
+    backend: Annotated[str, typer.Option(help="What runs the networks.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Processor threads of a replica.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of a replica.")] = 0,
+    min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
+    max_replicas: Annotated[int, typer.Option(help="Replicas that run at most.")] = 1,
+    target_ongoing_requests: Annotated[float, typer.Option(help="Requests of a replica; above it another starts.")] = 4,
+) -> None:
+    """Serve the codec by replicas on Ray Serve, until Ctrl-C.
+
+    It joins the cluster that $RAY_ADDRESS names, or starts one on this machine.
+    """
+    arguments = RayArguments(
+        bundle=bundle,
+        backend=backend,
+        threads=threads,
+        gpus=gpus,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        target_ongoing_requests=target_ongoing_requests,
+    )
+    ray.init(address=os.environ.get("RAY_ADDRESS") or "local")  # "auto" would join whatever runs on this machine
+    serve.start(http_options={"host": host, "port": port})
+    serve.run(build(arguments), blocking=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,193 @@
+"""The thread that runs the networks.
+
+One thread computes for all requests, as one network uses all cores of a processor, or a GPU, already. Decodings take
+turns, a piece of sound each. Encoding has precedence: a due batch runs before the next piece, and between two steps of
+a decoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from sc_runtime.spec import Progress
+
+from .batcher import EncodeBatcher
+from .problems import ProblemError
+
+AHEAD = 2  #: pieces that are made before a client has taken the first; a slow client's decoding then pauses
+
+StartDecoding = Callable[[Progress], Iterator[np.ndarray]]  #: progress -> pieces float32 [n]
+
+
+class Abandoned(Exception):
+    """Raised in a decoding whose result nobody waits for any more."""
+
+
+class DecodeJob:
+    """One decoding: the worker's thread makes pieces, a coroutine takes them.
+
+    start: begins the decoding. It and the iterator that it returns run on the worker's thread.
+
+    seconds, samples: time in the networks, and what was made, so far.
+    created, begun: when the job was made, and when its first piece was begun.
+    """
+
+    def __init__(self, start: StartDecoding, worker: Worker) -> None:
+        self.start, self.worker = start, worker
+        self.loop = asyncio.get_running_loop()
+        self.outbox: asyncio.Queue[np.ndarray | Exception | None] = asyncio.Queue()
+        self.created = time.perf_counter()
+        self.begun: float | None = None
+        self.seconds, self.samples = 0.0, 0
+        self.made = self.taken = 0  #: pieces; each number is changed by one thread
+        self.cancelled = False
+        self.pieces: Iterator[np.ndarray] | None = None
+
+    def has_work(self) -> bool:
+        return self.cancelled or self.made - self.taken < AHEAD
+
+    def advance(self) -> bool:
+        """Make one piece. Returns whether there may be more. Called by the worker's thread."""
+        if self.cancelled:
+            return self.end(Abandoned())
+        started = time.perf_counter()
+        self.begun = self.begun or started
+        try:
+            if self.pieces is None:
+                self.pieces = self.start(self.check_between_steps)
+            piece = next(self.pieces, None)
+        except Exception as error:
+            return self.end(error)
+        finally:
+            self.seconds += time.perf_counter() - started
+        if piece is None:
+            return self.end(None)
+        self.made += 1
+        self.samples += len(piece)
+        self.put(piece)
+        return True
+
+    def check_between_steps(self, done: int, total: int) -> None:
+        """The decoding's progress callback: ends it if nobody waits for it, and lets encoding in."""
+        if self.cancelled:
+            raise Abandoned
+        started = time.perf_counter()
+        if self.worker.run_due_batch():
+            self.seconds -= time.perf_counter() - started
+
+    def end(self, last: Exception | None) -> bool:
+        if isinstance(self.pieces, Iterator) and hasattr(self.pieces, "close"):
+            self.pieces.close()
+        self.pieces = None
+        self.put(last)
+        return False
+
+    def put(self, item: np.ndarray | Exception | None) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.outbox.put_nowait, item)
+        except RuntimeError:  # the event loop has ended
+            self.cancelled = True
+
+    async def take(self) -> np.ndarray | None:
+        """The next piece, float32 [n]; None after the last. Raises what the decoding raised."""
+        item = await self.outbox.get()
+        if isinstance(item, Exception):
+            raise item
+        if item is not None:
+            self.taken += 1
+            self.worker.wake()
+        return item
+
+    def cancel(self) -> None:
+        """End the decoding at its next step. Nothing happens if it has ended."""
+        self.cancelled = True
+        self.worker.wake()
+
+
+class Worker:
+    """The thread and the decodings that take turns on it."""
+
+    def __init__(self) -> None:
+        self.batcher: EncodeBatcher | None = None
+        self.jobs: deque[DecodeJob] = deque()  #: the next first, the one whose turn it was last
+        self.calls: deque[Callable[[], None]] = deque()
+        self.condition = threading.Condition()
+        self.stopping = False
+        self.thread = threading.Thread(target=self.run, name="sc-runtime-networks", daemon=True)
+        self.thread.start()
+
+    def submit(self, job: DecodeJob) -> None:
+        with self.condition:
+            self.jobs.insert(max(len(self.jobs) - 1, 0), job)  # before the one whose turn it was last
+            self.condition.notify()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function`, which must not raise, on the thread before anything else."""
+        with self.condition:
+            self.calls.append(function)
+            self.condition.notify()
+
+    def wake(self) -> None:
+        with self.condition:
+            self.condition.notify()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread after the step that runs."""
+        with self.condition:
+            self.stopping = True
+            for job in self.jobs:
+                job.cancelled = True
+            self.condition.notify()
+        self.thread.join(timeout)
+
+    def refuse_waiting(self, problem: ProblemError) -> None:
+        """End the decodings that have not begun."""
+        with self.condition:
+            waiting = [job for job in self.jobs if job.begun is None]
+            for job in waiting:
+                self.jobs.remove(job)
+        for job in waiting:
+            job.cancelled = True
+            job.put(problem)
+
+    def run_due_batch(self) -> bool:
+        """Encode a batch, if one is due. Returns whether one was. Called by the thread."""
+        if self.batcher is None or self.batcher.due_in() != 0:
+            return False
+        self.batcher.run()
+        return True
+
+    def run(self) -> None:
+        while True:
+            with self.condition:
+                job = self.find_work()
+                if self.stopping:
+                    return
+                call = self.calls.popleft() if self.calls else None
+            if call:
+                call()
+                continue
+            self.run_due_batch()
+            if job and not job.advance():
+                with self.condition:
+                    if job in self.jobs:
+                        self.jobs.remove(job)
+
+    def find_work(self) -> DecodeJob | None:
+        """Wait for work. Returns the decoding whose turn it is; None if there is only other work."""
+        while not self.stopping and not self.calls:
+            for _ in range(len(self.jobs)):
+                self.jobs.rotate(-1)
+                if self.jobs[-1].has_work():
+                    return self.jobs[-1]
+            due = self.batcher.due_in() if self.batcher else None
+            if due == 0:
+                return None
+            self.condition.wait(due)
+        return None
