@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,7 @@ from bench.harness.printing import log
 from bench.harness.processes import Child
 from bench.harness.results import RESULTS, describe_command, describe_run, write_results
 from bench.harness.timing import time_in_turns
-from bench.kills import find_local_victims, ray_cluster, read_folder, start_command, survive
+from bench.kills import Victims, find_local_victims, ray_cluster, read_folder, start_command, survive
 from sc_runtime.codec import Codec
 from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.collection.worker import Worker, WorkerSettings
@@ -217,32 +217,31 @@ def measure_memory(bundle: str) -> dict[str, Any]:
 
 def measure_kills(bundle: str, kills: int = 60) -> dict[str, Any]:
     """Kills of drivers and workers. The folder is that of an undisturbed run, byte for byte, or this raises."""
-    return kill_runs(kills, [], longest=4.0, cluster=False)
+    return kill_runs(kills, ["--workers", 2])
 
 
 def measure_ray_kills(bundle: str, kills: int = 40) -> dict[str, Any]:
     """Kills of drivers, workers and nodes of a Ray cluster of three."""
-    return kill_runs(kills, ["--engine", "ray"], longest=15.0, cluster=True)
+    with ray_cluster() as (address, find_victims):
+        return kill_runs(kills, ["--engine", "ray"], find_victims, {"RAY_ADDRESS": address})
 
 
-def kill_runs(kills: int, options: list[str], longest: float, cluster: bool) -> dict[str, Any]:
+def kill_runs(
+    kills: int,
+    options: list[object],
+    find_victims: Victims = find_local_victims,
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source, out, expected = (Path(folder, name) for name in ("in", "out", "expected"))
         write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, 300).round(3).tolist())
-        arguments = [source, "--shard-files", 6]
-        process = start_command(*arguments, "-o", expected)
-        assert process.wait() == 0
-        files = read_folder(expected)
+        start = partial(start_command, source, "--shard-files", 6, *options, variables=variables)
         started = time.perf_counter()
-        if cluster:
-            with ray_cluster() as (address, find_victims):
-                variables = {"RAY_ADDRESS": address}
-                start = partial(start_command, *arguments, "-o", out, *options, variables=variables)
-                found = survive(start, find_victims, out, files, kills, longest)
-        else:
-            start = partial(start_command, *arguments, "-o", out, "--workers", 2)
-            found = survive(start, find_local_victims, out, files, kills, longest)
-    return {**found, "shards": len(files) - 2, "seconds": time.perf_counter() - started, "equal": True}
+        assert start("-o", expected).wait() == 0
+        undisturbed = time.perf_counter() - started
+        files = read_folder(expected)
+        found = survive(partial(start, "-o", out), find_victims, out, files, kills, undisturbed)
+    return {**found, "shards": len(files) - 2, "undisturbed_seconds": undisturbed, "equal": True}
 
 
 def measure_ray(bundle: str) -> dict[str, Any]:
