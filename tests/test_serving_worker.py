@@ -90,6 +90,44 @@ def test_a_window_that_fails_fails_alone_and_one_that_was_left_is_not_run() -> N
     assert batcher.model.batches == [3, 1, 1, 1]
 
 
+def test_encoding_and_decoding_share_the_time() -> None:
+    """However much there is to encode, a decoding gets half of the time; the first batch waits for one step."""
+    worker = worker_module.Worker()
+    order: list[str] = []
+
+    class Slow(FakeModel):
+        def encode_windows(self, windows: list[np.ndarray], config: Any, options: EncodeOptions) -> list[np.ndarray]:
+            order.append("batch")
+            time.sleep(0.03)
+            return windows
+
+    batcher = batcher_module.EncodeBatcher(Slow(), 1, 0.0, lambda: None, lambda count: None)
+
+    def start(progress: Progress) -> Iterator[np.ndarray]:
+        for step in range(20):
+            time.sleep(0.01)
+            order.append("step")
+            progress(step, 20)
+        yield np.zeros(1, np.float32)
+
+    async def run() -> None:
+        futures = [batcher.submit(CONFIG, OPTIONS, window(1)) for _ in range(100)]
+        worker.batcher = batcher
+        job = worker_module.DecodeJob(start, worker)
+        worker.submit(job)
+        with anyio.fail_after(20):
+            assert await job.take() is not None
+        ended = order.copy()
+        assert ended.count("step") == 20 and 3 <= ended.count("batch") <= 12, ended
+        assert job.seconds < 1, "it counts the batches' time as its own"
+        with anyio.fail_after(20):
+            while not futures[-1].done():
+                await anyio.sleep(0.01)
+
+    anyio.run(run)
+    worker.stop(5)
+
+
 def test_a_slow_client_pauses_its_decoding_and_no_other() -> None:
     worker = worker_module.Worker()
     made: list[int] = []

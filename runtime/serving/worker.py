@@ -1,8 +1,8 @@
 """The thread that runs the networks.
 
 One thread computes for all requests, as one network uses all cores of a processor, or a GPU, already. Decodings take
-turns, a piece of sound each. Encoding has precedence: a due batch runs before the next piece, and between two steps of
-a decoding.
+turns, a piece of sound each. Encoding passes them: a due batch runs before the next piece, and between two steps of a
+decoding. After a batch decoding gets as much time as the batch took, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class DecodeJob:
         """The decoding's progress callback: ends it if nobody waits for it, and lets encoding in."""
         if self.cancelled:
             raise Abandoned
-        started = time.perf_counter()
-        if self.worker.run_due_batch():
-            self.seconds -= time.perf_counter() - started
+        self.seconds -= self.worker.run_fair_batch()
 
     def end(self, last: Exception | None) -> bool:
         if isinstance(self.pieces, Iterator) and hasattr(self.pieces, "close"):
@@ -117,6 +115,7 @@ class Worker:
         self.batcher: EncodeBatcher | None = None
         self.jobs: deque[DecodeJob] = deque()  #: the next first, the one whose turn it was last
         self.calls: deque[Callable[[], None]] = deque()
+        self.next_batch = 0.0  #: the time before which decoding has precedence
         self.condition = threading.Condition()
         self.stopping = False
         self.thread = threading.Thread(target=self.run, name="sc-runtime-networks", daemon=True)
@@ -156,12 +155,15 @@ class Worker:
             job.cancelled = True
             job.put(problem)
 
-    def run_due_batch(self) -> bool:
-        """Encode a batch, if one is due. Returns whether one was. Called by the thread."""
-        if self.batcher is None or self.batcher.due_in() != 0:
-            return False
+    def run_fair_batch(self) -> float:
+        """Encode a batch, if one is due and decoding has had its time. Returns its seconds. Called by the thread."""
+        started = time.perf_counter()
+        if self.batcher is None or started < self.next_batch or self.batcher.due_in() != 0:
+            return 0.0
         self.batcher.run()
-        return True
+        ended = time.perf_counter()
+        self.next_batch = ended + (ended - started)
+        return ended - started
 
     def run(self) -> None:
         while True:
@@ -173,7 +175,9 @@ class Worker:
             if call:
                 call()
                 continue
-            self.run_due_batch()
+            if job is None:
+                self.next_batch = 0.0  # no decoding waits
+            self.run_fair_batch()
             if job and not job.advance():
                 with self.condition:
                     if job in self.jobs:
