@@ -145,10 +145,8 @@ def test_a_cache_that_cannot_be_written_is_reported_once(home: Path, lines: list
     for _ in range(3):
         cache.write("key", b"data")
         assert cache.read("key") is None
-    assert lines == [
-        reason = f"{home / 'kernels'}: Not a directory; expected a folder that can be made"
-        assert lines == [f"nothing is kept in {home / 'kernels'} ({reason})"]
-    ]
+    reason = f"{home / 'kernels'}: Not a directory; expected a folder that can be made"
+    assert lines == [f"nothing is kept in {home / 'kernels'} ({reason})"]
     assert caches.empty() == 0
 
 
