@@ -44,8 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises `OutputError` for every OSError, in the block too: no such folder, no permission, disk full. A missing
     folder, a `path` that is a folder or a device, and a link to another place are found before the block runs.
     """
-    target = follow(path)
     try:
+        target = follow(path)
         if target.exists() and not target.is_file():
             raise OutputError(f"{path}: a folder or a device", "the name of a file", "choose another name")
         with temporary_file(target.parent, target.suffix) as temporary:
@@ -98,11 +98,13 @@ def create_temporary(folder: Path, suffix: str) -> tuple[Path, int | None]:
     """
     while True:
         temporary = folder / f"{PREFIX}{name_machine()}-{secrets.token_hex(8)}{suffix}"
-        # Not `tempfile`: its files stay private to the user. O_EXCL does not follow links.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        temporary.touch(exist_ok=False)  # not `tempfile`: its files stay private to the user
         if fcntl is None:
-            os.close(descriptor)
             return temporary, None
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:  # removed before it was locked
+            continue
         with suppress(OSError):  # a file system without locks: `remove_abandoned` gets none either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(OSError):
