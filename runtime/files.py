@@ -98,11 +98,13 @@ def create_temporary(folder: Path, suffix: str) -> tuple[Path, int | None]:
     """
     while True:
         temporary = folder / f"{PREFIX}{name_machine()}-{secrets.token_hex(8)}{suffix}"
-        # Not `tempfile`: its files stay private to the user. O_EXCL does not follow links.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        temporary.touch(exist_ok=False)  # not `tempfile`: its files stay private to the user
         if fcntl is None:
-            os.close(descriptor)
             return temporary, None
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:  # removed before it was locked
+            continue
         with suppress(OSError):  # a file system without locks: `remove_abandoned` gets none either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(OSError):
