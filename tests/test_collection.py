@@ -145,7 +145,7 @@ def test_duckdb_reads_shards(shards: Path, expected: dict[str, Tokens]) -> None:
     assert rows == 9
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_datasets_reads_shards(shards: Path, expected: dict[str, Tokens], tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     for where in ({"data_dir": str(shards)}, {"data_files": f"{shards}/*.parquet"}):
@@ -160,7 +160,7 @@ def test_pyarrow_reads_the_folder(shards: Path) -> None:
     assert dataset.dataset(shards, format="parquet").count_rows() == 9  # the plan is hidden
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_webdataset_reads_tars(tars: Path, expected: dict[str, Tokens]) -> None:
     webdataset = pytest.importorskip("webdataset")
     urls = [str(path) for path in sorted(tars.glob("*.tar"))]

@@ -12,7 +12,7 @@ pytest.importorskip("ray.data")
 from bench.kills import ray_cluster, read_folder, start_command, survive
 from tests.collections import run_command, tokenize, write_recordings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

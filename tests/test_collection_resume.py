@@ -255,7 +255,7 @@ def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, 
     assert read_folder(tmp_path) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
     """The folder is byte for byte that of an undisturbed run. `bench/bulk.py` kills a hundred times."""
     source, out = tmp_path / "in", tmp_path / "out"
@@ -267,7 +267,7 @@ def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
     assert sum(found["kills"].values()) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_thousand_short_files(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_recordings(source, 2000, (0.2, 0.5, 1.0))

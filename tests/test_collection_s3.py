@@ -26,7 +26,7 @@ from sc_runtime.errors import AudioError, OutputError
 from tests.collections import RATE, run_command, tokenize, write_recordings
 from tests.test_collection_sources import pack_tar, write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

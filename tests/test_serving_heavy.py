@@ -19,7 +19,7 @@ import pytest
 
 from sc_runtime import Codec, Tokens
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 bench = pytest.importorskip("bench.serve", reason="needs the extras serve and bench, and httpx")
 
 CHECKS = (

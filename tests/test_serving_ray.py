@@ -16,7 +16,7 @@ import pytest
 
 from sc_runtime import Codec, Tokens
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi", reason="needs the extra serve")
 ray = pytest.importorskip("ray", reason="needs the extra ray")
