@@ -28,6 +28,7 @@ from sc_runtime.caches import Cache
 from sc_runtime.cli.app import app
 from sc_runtime.cli.options import spread_options
 from sc_runtime.cli.program import run_command
+from sc_runtime.errors import BundleError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import DecodeOptions, EncodeOptions
 from sc_runtime.tokens import Tokens
@@ -580,6 +581,21 @@ def test_doctor_where_nothing_works(call, monkeypatch, tmp_path):
     document = json.loads(call("doctor", "--json")[1])
     assert not document["works"]
     assert document["bundles"]["chosen"] is None
+
+
+def test_doctor_without_a_folder_for_bundles(call, monkeypatch):
+    """An installed package, and neither a home folder nor $XDG_CACHE_HOME."""
+    reason = "no cache folder for bundles; expected HOME or XDG_CACHE_HOME"
+
+    def refuse() -> Path:
+        raise BundleError("no cache folder for bundles", "HOME or XDG_CACHE_HOME", "name the bundle's folder")
+
+    for module in ("sc_runtime.cli.examine", "sc_runtime.bundle.locate"):
+        monkeypatch.setattr(f"{module}.bundles_folder", refuse)
+    code, out, err = call("doctor")
+    assert (code, err) == (0, "")  # the embedded model works
+    assert reason in out
+    assert json.loads(call("doctor", "--json")[1])["bundles"]["folder"].startswith(reason)
 
 
 # --- folders, inputs and outputs -------------------------------------------------------------------------------

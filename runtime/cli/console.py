@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sc_runtime.errors import AudioWarning
+from sc_runtime.errors import AudioWarning, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -58,7 +58,7 @@ class Console:
     def note(self, text: str) -> None:
         """One line on stderr."""
         if self._bars:
-            self._bars.console.print(printable(text), markup=False, emoji=False, soft_wrap=True)
+            self._bars.console.print(one_line(text), markup=False, emoji=False, soft_wrap=True)
         else:
             print_line(text)
 
@@ -72,7 +72,7 @@ class Console:
         if self._bars and sys.stdout.isatty():  # on the same terminal: rich moves the bars out of the way
             self.note(text)
         else:
-            print(printable(text))
+            print(one_line(text))
 
     def finish(self, document: dict[str, Any]) -> None:
         """Print the whole outcome, if it is wanted as JSON."""
@@ -93,7 +93,7 @@ class Console:
             self._files = bars.add_task("files", total=files, detail="")
         if self._files is not None:
             bars.update(self._files, completed=done, detail=f"{done}/{files}")
-        task = bars.add_task(printable(name), total=None, detail="")
+        task = bars.add_task(one_line(name), total=None, detail="")
 
         def show(units: int, total: int, windows: int | None = None) -> None:
             bars.update(task, completed=units, total=total, detail=format_units(units, total, windows or total))
@@ -141,14 +141,7 @@ def make_bars() -> Progress:
 def print_line(text: str) -> None:
     """Print `text` on stderr as one line."""
     if sys.stderr is not None:
-        print(printable(text), file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """`text` as one line: line breaks, control characters and bytes that are not text are escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def format_units(units: int, total: int, windows: int) -> str:

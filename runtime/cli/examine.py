@@ -80,6 +80,14 @@ def find_version(distribution: str) -> str | None:
         return None
 
 
+def name_bundles_folder() -> str:
+    """Where built bundles lie, or why there is no such folder."""
+    try:
+        return str(bundles_folder())
+    except CodecError as error:
+        return str(error)
+
+
 def examine_bundles() -> tuple[Bundle | None, Findings]:
     """The bundle that commands use by default, or None; and findings on all bundles."""
     found = []
@@ -93,7 +101,7 @@ def examine_bundles() -> tuple[Bundle | None, Findings]:
             facts, problem = {"codec": None, "tps": None, "vocabularies": []}, str(error)
         found.append({"name": path.name, "path": str(path), **facts, "problem": problem})
     findings = {
-        "folder": str(bundles_folder()),
+        "folder": name_bundles_folder(),
         "variable": os.environ.get(BUNDLE_VARIABLE),
         "found": found,
         "chosen": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .console import printable
+from sc_runtime.errors import one_line
 
 
 def format_seconds(seconds: float) -> str:
@@ -46,7 +46,7 @@ def print_facts(facts: dict[str, Any]) -> None:
     """Print each name and its value on a line."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(printable(f"{name:{width}}  {value}"))
+        print(one_line(f"{name:{width}}  {value}"))
 
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
@@ -57,7 +57,7 @@ def print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
 
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
-        table.add_row(*(printable(str(cell)) for cell in row))
+        table.add_row(*(one_line(str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False, emoji=False)
     print()
     console.print(table)

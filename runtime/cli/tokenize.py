@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import SettingsError, one_line
 from sc_runtime.spec import EncodeOptions
 
-from .console import Console, printable
+from .console import Console
 from .options import BackendName, BundleName, Json, Precision, Vocabulary, spread_options
 from .program import muted_libraries
 
@@ -168,7 +168,7 @@ def report_outcome(console: Console, outcome: Outcome) -> None:
     for kind, failures in outcome.errors_by_kind.items():
         console.note(f"{len(failures)} recordings: {kind}")
         for failure in failures[:SHOWN_FILES]:
-            console.note(f"  {printable(failure.source)}: {failure.reason}")
+            console.note(f"  {one_line(failure.source)}: {failure.reason}")
         if len(failures) > SHOWN_FILES:
             console.note(f"  and {len(failures) - SHOWN_FILES} more; --json lists all")
     facts = outcome.to_json()
