@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Philox  # here: imported within a decoding, numpy.random would swallow a KeyboardInterrupt
 
 from sc_runtime.errors import SettingsError, check_whole
 
@@ -33,7 +34,7 @@ class SeededNoise:
         count = int(np.prod(LATENT_SHAPE))
         key = np.array([self.seed, PHILOX_DOMAIN], np.uint64)
         counter = np.array([0, draw, window, 0], np.uint64)
-        bits = np.random.Philox(key=key, counter=counter).random_raw(count)
+        bits = Philox(key=key, counter=counter).random_raw(count)
         unit = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
         radius = np.sqrt(-2.0 * np.log1p(-unit[: count // 2]))
         angle = 2.0 * np.pi * unit[count // 2 :]
