@@ -217,9 +217,10 @@ def test_sigterm(tiny_bundle: Path, codec: Codec, drain_seconds: int) -> None:
         try:
             served_in_thread.wait_until(lambda: is_ready(port), 60)
             tokens = Tokens.from_array(np.zeros((200, 2), np.int32), codec.config).to_bytes()
-            steps = 20 if drain_seconds > 1 else 500
+            steps = 40 if drain_seconds > 1 else 500
             running = open_request(port, f"/v1/audio?steps={steps}", tokens)
-            time.sleep(0.3)  # so that it has begun before the next is queued
+            served_in_thread.wait_until(lambda: count_requests(port) == 1, 10)
+            time.sleep(0.5)  # so that it has begun before the next is queued
             waiting = open_request(port, f"/v1/audio?steps={steps}", tokens)
             served_in_thread.wait_until(lambda: count_requests(port) == 2, 10)
             process.send_signal(signal.SIGTERM)

@@ -123,7 +123,8 @@ class Worker:
 
     def submit(self, job: DecodeJob) -> None:
         with self.condition:
-            self.jobs.insert(max(len(self.jobs) - 1, 0), job)  # before the one whose turn it was last
+            had_turn = bool(self.jobs) and self.jobs[-1].begun is not None
+            self.jobs.insert(len(self.jobs) - had_turn, job)  # the one whose turn it was stays the last
             self.condition.notify()
 
     def call(self, function: Callable[[], None]) -> None:
