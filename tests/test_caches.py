@@ -293,28 +293,67 @@ BLOCKED = """
 """
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "auto"] if has_openvino else ["onnxruntime"])
-def test_nothing_is_looked_up_and_nothing_is_written_elsewhere(
-    backend: str, tiny_unicodec: Path, tmp_path: Path
-) -> None:
-    """Encoding and decoding, in a new home folder: the files there, and under strace the system calls."""
-    home = tmp_path / "home"
+def check_private(command: list[str], folder: Path) -> set[tuple[str, ...]]:
+    """Run `command` in a new home folder. Returns the folders there that files were written to.
+
+    Under strace, if there is one, no process of the command may open a connection or send to an address.
+    """
+    home, calls = folder / "home", folder / "calls"
     home.mkdir()
-    code = textwrap.dedent(BLOCKED) + textwrap.dedent(ROUND_TRIP).replace("argv[1])", f"argv[1], backend='{backend}')")
-    command = [sys.executable, "-c", code, str(tiny_unicodec)]
-    calls = tmp_path / "calls"
     traced = shutil.which("strace") is not None
     if traced:
-        command = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(calls), *command]
+        command = [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-e",
+            "trace=connect,sendto,sendmsg,sendmmsg",
+            "-o",
+            str(calls),
+            *command,
+        ]
     hidden = ("XDG_", "ORT_", "CI", "GITHUB_", "SC_RUNTIME_")  # which the libraries' reports depend on
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment["HOME"] = str(home)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    written = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
-    assert written == {(".cache", "sc-runtime")}
     if traced:
         assert not [line for line in calls.read_text().splitlines() if "AF_INET" in line]
+    return {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "auto"] if has_openvino else ["onnxruntime"])
+def test_nothing_is_looked_up_and_nothing_is_written_elsewhere(
+    backend: str, tiny_unicodec: Path, tmp_path: Path
+) -> None:
+    """Encoding and decoding."""
+    code = textwrap.dedent(BLOCKED) + textwrap.dedent(ROUND_TRIP).replace("argv[1])", f"argv[1], backend='{backend}')")
+    assert check_private([sys.executable, "-c", code, str(tiny_unicodec)], tmp_path) == {(".cache", "sc-runtime")}
+
+
+COMMAND = """
+    import sys
+    from sc_runtime.cli.app import main
+    sys.argv[0] = "sc-runtime"
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor"],
+        pytest.param(["build", "--seeded", "1", "--size", "tiny", "--precision", "int8"], marks=pytest.mark.slow),
+    ],
+    ids=["doctor", "build"],
+)
+def test_commands_look_nothing_up(arguments: list[str], tmp_path: Path) -> None:
+    """`build` with int8 also imports PyTorch and NNCF."""
+    if "build" in arguments:
+        pytest.importorskip("nncf")
+        arguments = [*arguments, "--out", str(tmp_path / "bundle")]
+    code = textwrap.dedent(BLOCKED) + textwrap.dedent(COMMAND)
+    assert check_private([sys.executable, "-c", code, *arguments], tmp_path) <= {(".cache", "sc-runtime")}
 
 
 def test_a_choice_of_the_user_is_left_alone() -> None:
