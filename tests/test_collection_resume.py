@@ -256,6 +256,22 @@ def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, 
 
 
 @pytest.mark.heavy
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """The driver goes on, and the folder is that of an undisturbed run."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_recordings(source, 60)
+    tokenize(source, tmp_path / "expected", **SHARDS)
+    process = start_command(source, "-o", out, "--shard-files", 2, "--workers", 2)
+    for shards in (3, 12):
+        while process.poll() is None and len(list(out.glob("shard-*"))) < shards:
+            time.sleep(0.01)
+        find_local_victims(process)["worker"]()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert read_folder(out) == read_folder(tmp_path / "expected")
+
+
+@pytest.mark.heavy
 def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
     """The folder is byte for byte that of an undisturbed run. `bench/bulk.py` kills a hundred times."""
     source, out = tmp_path / "in", tmp_path / "out"
