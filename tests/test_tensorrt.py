@@ -134,13 +134,15 @@ def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
     sources = np.array([[2**64 - 1, 3, 0], [5, 2**40, 0]], np.uint64)
-    parts = (latent, latent, steps, rings[0], rings[1], table, sources)
+    counter = np.zeros(2, np.int32)
+    parts = (latent, latent, steps, rings[0], rings[1], table, sources, counter)
     with emulated.lock:
-        solver.advance([part.ctypes.data for part in parts], 2, 0)
+        solver.advance([part.ctypes.data for part in parts], 2)
     expected = np.stack([SeededNoise(2**64 - 1)(3, 0), SeededNoise(5)(2**40, 0)])
     np.testing.assert_allclose(latent, np.concatenate([expected, expected]), rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(rings[0, 0], latent[:2])
     assert steps.tolist() == [981] * 4
+    assert counter.tolist() == [1, 0]
 
 
 # --- TensorRT's interface over ONNX Runtime ---------------------------------------------------------------------------
@@ -373,25 +375,25 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
-def test_guidance_in_an_interval_and_one_capture_a_size(
+def test_guidance_in_an_interval_and_one_captured_step_for_all_presets(
     bundle: Bundle, library: dict[str, Any], emulations: Emulations
 ) -> None:
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
     gpu: Any = EmulatedDevice(emulations)
     decoder = ResidentDecoder(gpu, LoadedBundle(bundle, tensorrt.TensorRtBackend(gpu)))
-    shape = bundle.manifest.graphs["conditioning"].inputs["features"].resolve(batch=1)
-    features = np.random.default_rng(0).standard_normal(shape, np.float32)
+    config, codes = bundle.choose_config(), np.random.default_rng(0).integers(0, 4096, (100, 2))
 
-    def decode(guidance: float, interval: tuple[int, int] = (0, 1000)) -> np.ndarray:
-        sampling = Sampling("dpm", 2, guidance, 0.0, interval)
-        return decoder.run(features, sampling, Schedule(), SeededNoise(0), range(1), 1000)
+    def decode(guidance: float, interval: tuple[int, int] = (0, 1000), solver: str = "dpm", steps: int = 2) -> np.ndarray:
+        sampling = Sampling(solver, steps, guidance, 0.0, interval)
+        return decoder.run([codes], config, sampling, SeededNoise(0), range(1), 1000)
 
     plain, everywhere, first, nowhere = decode(1.0), decode(3.0), decode(3.0, (900, 1000)), decode(3.0, (2, 3))
     assert error_of_variation(nowhere, plain) < 1e-6
     assert error_of_variation(first, plain) > 1e-3
     assert error_of_variation(first, everywhere) > 1e-3
-    decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), Schedule(), SeededNoise(1), range(5, 6), 1000)
-    assert gpu.captured == 4
+    np.testing.assert_array_equal(decode(1.0), plain)  # nothing of the runs between stays
+    assert error_of_variation(decode(3.0, solver="unipc", steps=3), everywhere) > 1e-3
+    assert gpu.captured == 2  # one step with both branches and one with the conditional branch alone, for all presets
 
 
 @pytest.mark.parametrize(
@@ -569,4 +571,4 @@ def test_a_gpu_gives_the_cpus_sound(name: str, bundle: Bundle) -> None:
         assert error < 0.1, settings  # half precision, a few steps, stand-in weights
     assert codec.model.decoder._groups  # type: ignore[union-attr]
     for group in codec.model.decoder._groups.values():  # type: ignore[union-attr]
-        assert group.loop.refusal is None
+        assert group.refusals == []
