@@ -29,7 +29,7 @@ class Call(Protocol):
 
 
 Prepare = Callable[[Shapes, Addresses], Call]  #: one graph, for shapes and addresses of all inputs and outputs
-ExplainCapture = Callable[[Shapes], str | None]  #: why runs of these shapes must not be recorded in a CUDA graph
+ExplainCapture = Callable[[Mapping[str, int]], str | None]  #: as `DeviceGraph.explain_capture`, of the axes' sizes
 
 
 class DeviceGraph:
@@ -46,7 +46,7 @@ class DeviceGraph:
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
         prepare: Prepare,
-        explain: ExplainCapture = lambda shapes: None,
+        explain: ExplainCapture = lambda axes: None,
     ) -> None:
         self.device, self.spec, self.inputs, self.outputs, self._prepare = device, spec, inputs, outputs, prepare
         self._explain = explain
@@ -69,7 +69,7 @@ class DeviceGraph:
 
     def explain_capture(self, **axes: int) -> str | None:
         """Why a run of these sizes must not be recorded in a CUDA graph, or None. It may take seconds, once."""
-        return self._explain(self.resolve(**axes))
+        return self._explain(axes)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         axes = {

@@ -209,7 +209,10 @@ class TensorRtCall:
                 raise self._refuse(f"is not for {name} {list(shapes[name])}")
             if not context.set_tensor_address(name, addresses[name]):
                 raise self._refuse(f"does not take {name}")
+        loaded.messages.clear()
         size = context.update_device_memory_size_for_shapes()
+        if size == 0 and loaded.messages:  # 0 is also the size of a plan that needs no memory
+            raise self._refuse("cannot be given its shapes")
         self._memory = device.allocate(size)
         context.set_device_memory(self._memory.address, size)
         self._fresh = True
