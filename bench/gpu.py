@@ -81,7 +81,7 @@ def main(
             pack_tiny(pack)
     deadline = time.time() + 60 * minutes * (PATIENCE if rehearse else 1)
     session = Session("", work, deadline, rehearse, pack.absolute() if pack else None)
-    parts = Parts(session, out, describe_head(rehearse), ("nice",) if rehearse else ())
+    parts = Parts(session, out, describe_head(rehearse))
     parts.run(PARTS, chosen)
     print_summary(parts.collect())
     log.print(f"Wrote {out / 'gpu.json'}", soft_wrap=True)

@@ -30,11 +30,12 @@ from bench.gpu_wheel import LIMIT, count_tracked, cut_pieces, fetch_wheels, shri
 from bench.harness.machine import ROOT
 from bench.harness.printing import log
 from sc_runtime.bundle.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
-from sc_runtime.bundle.store import Bundle
+from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.program import run_app
 from sc_runtime.export.builder import find_tensor
 from sc_runtime.export.precision import lower_precision, lower_specs
 from sc_runtime.export.registry import find_export
+from sc_runtime.export.rewrite import save_variants
 from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.spec import CodecExport, Sizes, list_origins, read_file
 from sc_runtime.export.trace import trace
@@ -116,15 +117,13 @@ def pack_graph(
     files[data] = FileEntry(plan_data(traced.model, data), UNKNOWN)
     ir.save(traced.model, path)
     table = locate_weights(path, traced.weights)
-    files[path.name] = describe_file(path)
+    variants = save_variants(path)
+    for written in (path, *variants.values()):
+        files[written.name] = FileEntry(written.stat().st_size, hash_file(written))
     check_table(traced.model, data, {entry.offset for entry in table.values() if entry.file == data})
-    return GraphEntry((path.name, data), lower_specs(inputs), lower_specs(outputs), "packed", 0.0, table)
-
-
-def describe_file(path: Path) -> FileEntry:
-    from sc_runtime.bundle.store import hash_file
-
-    return FileEntry(path.stat().st_size, hash_file(path))
+    names = {engine: variant.name for engine, variant in variants.items()}
+    own = (path.name, *names.values(), data)
+    return GraphEntry(own, lower_specs(inputs), lower_specs(outputs), "packed", 0.0, table, names)
 
 
 def plan_data(model: ir.Model, data: str) -> int:

@@ -135,7 +135,7 @@ def build_plans(
 
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     """Compile one graph and put the plan in its place, also if there is a plan already."""
-    path, started = bundle.find_graph(graph), time.perf_counter()
+    path, started = bundle.find_graph(graph, "tensorrt"), time.perf_counter()
     compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
     try:

@@ -70,7 +70,7 @@ def test_tensorrt_rtx_parses_the_variant(tiny_fp16_bundle: Path, tmp_path: Path)
     variant = save_variant(tmp_path / "tunet_step.onnx", "tensorrt")
     trt, _ = import_polygraphy("rtx")
     with collecting() as said:
-        _, network, _ = trt.network_from_onnx_path(str(variant), strongly_typed=True)()
+        _, network, _ = trt.network_from_onnx_path(str(variant), strongly_typed=True)
     assert not said
     kinds = Counter(str(network.get_layer(i).type).rpartition(".")[2] for i in range(network.num_layers))
     assert kinds["NORMALIZATION"] + kinds["NORMALIZATION_V2"] >= 37

@@ -383,7 +383,9 @@ def test_guidance_in_an_interval_and_one_captured_step_for_all_presets(
     decoder = ResidentDecoder(gpu, LoadedBundle(bundle, tensorrt.TensorRtBackend(gpu)))
     config, codes = bundle.choose_config(), np.random.default_rng(0).integers(0, 4096, (100, 2))
 
-    def decode(guidance: float, interval: tuple[int, int] = (0, 1000), solver: str = "dpm", steps: int = 2) -> np.ndarray:
+    def decode(
+        guidance: float, interval: tuple[int, int] = (0, 1000), solver: str = "dpm", steps: int = 2
+    ) -> np.ndarray:
         sampling = Sampling(solver, steps, guidance, 0.0, interval)
         return decoder.run([codes], config, sampling, SeededNoise(0), range(1), 1000)
 

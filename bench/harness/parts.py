@@ -148,14 +148,13 @@ def write_state(work: Path, part: str, state: State) -> None:
 class Parts:
     """Runs parts one after the other, and writes everything that they have left to `out` after each."""
 
-    def __init__(self, sessions: Session, out: Path, head: dict[str, Any], prefix: Sequence[str] = ()) -> None:
+    def __init__(self, session: Session, out: Path, head: dict[str, Any]) -> None:
         """
-        sessions: the template of every part's session, with the deadline of the whole.
+        session: the template of every part's session, with the deadline of the whole.
         out: folder of "gpu.json" and "gpu.log".
         head: what the JSON begins with.
-        prefix: of each part's command line, such as ("nice",).
         """
-        self.session, self.out, self.head, self.prefix = sessions, out, head, prefix
+        self.session, self.out, self.head = session, out, head
         self.names: list[str] = []
         self.started: dict[str, tuple[subprocess.Popen[bytes], float, float]] = {}
         out.mkdir(parents=True, exist_ok=True)
@@ -195,7 +194,7 @@ class Parts:
             write_state(self.session.work, part.name, State("failed: no time was left"))
             return
         session = dataclasses.replace(self.session, part=part.name, deadline=now + limit)
-        command = [*self.prefix, sys.executable, "-m", "bench.harness.parts", part.function, session.to_json()]
+        command = [sys.executable, "-m", "bench.harness.parts", part.function, session.to_json()]
         output.write(f"--- {part.name}\n".encode())
         output.flush()
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness.bundles import find_sizes, remake_weights
-from bench.harness.gpu import choose_torch_device, open_backend, open_bundle
+from bench.harness.gpu import VARIANT, choose_torch_device, open_backend, open_bundle
 from bench.harness.parts import Session
 from bench.speed.inputs import make_sound
 from sc_runtime.backends.base import Backend
@@ -38,12 +38,18 @@ def check_unicodec_graphs(session: Session) -> dict[str, Any]:
 
 
 def compare_graphs(session: Session, bundle: Bundle) -> dict[str, Any]:
-    """Of each graph the relative error of its outputs against torch in float32, and why others could not be run."""
+    """Of each graph, as it was exported and as its variant, the relative error of its outputs against torch in float32.
+
+    A graph that cannot be run has the reason instead.
+    """
     import torch
 
-    device, backend = choose_torch_device(session), open_backend(session)
+    device = choose_torch_device(session)
+    backends = {"exported": open_backend(session, None)}
+    if not session.rehearsal:
+        backends[VARIANT] = open_backend(session)
     export, sizes, weights = find_export(bundle.manifest.codec), find_sizes(bundle), remake_weights(bundle)
-    errors: dict[str, Any] = {}
+    errors: dict[str, Any] = {name: {} for name in backends}
     modules: dict[str, torch.nn.Module] = {}
     for name, entry in bundle.manifest.graphs.items():
         graph = export.graphs[name]
@@ -53,12 +59,14 @@ def compare_graphs(session: Session, bundle: Bundle) -> dict[str, Any]:
             tensors = read_tensors(network.file, weights, sizes)
             modules[graph.network] = load_network(network, sizes, tensors).to(device)
         reference = graph.refer(modules[graph.network], sizes).to(device)
-        try:
-            errors[name] = compare_graph(backend, bundle, name, reference, device)
-        except Exception as error:  # one graph that fails must not hide the others
-            errors[name] = f"failed: {type(error).__name__}: {first_line(error)}"
-        session.keep(errors)
-        assert entry.inputs
+        for kind, backend in backends.items():
+            if kind == VARIANT and VARIANT not in entry.variants:
+                continue
+            try:
+                errors[kind][name] = compare_graph(backend, bundle, name, reference, device)
+            except Exception as error:  # one graph that fails must not hide the others
+                errors[kind][name] = f"failed: {type(error).__name__}: {first_line(error)}"
+            session.keep(errors)
     return errors
 
 

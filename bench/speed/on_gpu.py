@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ PUBLISHED_SECONDS = (10, 60)
 PEER_BATCHES = (2, 32)
 STEPS, REHEARSED_STEPS = 50, 2
 LEVERS: dict[str, dict[str, str]] = {
+    "exported": {},  # the graph without the passes of export/rewrite
+    "none": {},
     "prefer_nhwc": {"prefer_nhwc": "1"},
     "fuse_conv_bias": {"fuse_conv_bias": "1"},
     "cudnn_conv1d_pad_to_nc1d": {"cudnn_conv1d_pad_to_nc1d": "1"},
@@ -155,10 +158,11 @@ def time_unicodec(session: Session) -> dict[str, Any]:
 def try_levers(session: Session) -> dict[str, Any]:
     """The T-UNet, one call with both branches, under each option of ONNX Runtime's CUDA provider."""
     bundle, rows = open_bundle(session), []
-    for name, options in {"none": {}, **LEVERS}.items():
+    for name, options in LEVERS.items():
         backend = open_backend(session)
         if not session.rehearsal:
-            backend.provider = type(backend.provider)(backend.provider.name, backend.provider.memory, options)
+            engine = None if name == "exported" else backend.provider.engine
+            backend.provider = dataclasses.replace(backend.provider, engine=engine, options=options)
         graph = backend.open(bundle, "tunet_step")
         for batch in (2,) if session.rehearsal else PEER_BATCHES:
             with backend.gpu.lock:

@@ -5,6 +5,6 @@ graph that it was made from: a pass never computes a weight. It only puts nodes 
 behind one, which every engine folds when it loads the graph.
 """
 
-from .engines import ENGINES, name_variant, rewrite, save_variant
+from .engines import ENGINES, rewrite, save_variant, save_variants
 
-__all__ = ["ENGINES", "name_variant", "rewrite", "save_variant"]
+__all__ = ["ENGINES", "rewrite", "save_variant", "save_variants"]

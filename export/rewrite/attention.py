@@ -6,7 +6,7 @@ kernels never write it, and keep the softmax in float32 whatever the type of que
 
 For ONNX Runtime: `com.microsoft.MultiHeadAttention`. Where queries, keys and values are products of one input, the
 three weights become one, head by head (heads, 3, channels), and the operator takes the packed product. For TensorRT:
-ONNX's `Attention` (opset 23), with the softmax's precision stated.
+ONNX's `Attention` (opset 23), whose softmax_precision its parser refuses.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def use_attention_operator(model: ir.Model) -> int:
             shape = editor.constant([0, 0, found.heads, found.channels])
             apart = editor.add(found.joined, "Reshape", [found.key.value, shape], dtype=query.dtype)
             key = editor.add(found.joined, "Transpose", [apart], {"perm": SPLIT_HEADS}, dtype=query.dtype)
-        attributes = {"scale": found.scale, "softmax_precision": ir.DataType.FLOAT.value}
+        attributes = {"scale": found.scale}
         before = found.joined
         made = editor.add(before, "Attention", [query, key, value], attributes, like=query, dtype=query.dtype)
         before.replace_input_with(0, made)

@@ -40,11 +40,6 @@ def rewrite(model: ir.Model, engine: str) -> dict[str, int]:
     return changed
 
 
-def name_variant(graph: str, engine: str) -> str:
-    """The file of `graph` rewritten for `engine`."""
-    return f"{graph}.{engine}.onnx"
-
-
 def save_variant(path: Path, engine: str) -> Path | None:
     """Write the graph in the file `path`, rewritten for `engine`, beside it. It reads the same data file.
 
@@ -53,6 +48,12 @@ def save_variant(path: Path, engine: str) -> Path | None:
     model = ir.load(path)
     if not any(rewrite(model, engine).values()):
         return None
-    variant = path.with_name(name_variant(path.stem, engine))
+    variant = path.with_name(f"{path.stem}.{engine}.onnx")
     ir.save(model, variant)
     return variant
+
+
+def save_variants(path: Path) -> dict[str, Path]:
+    """The variants of the graph in the file `path`, for every engine that gains from one, by its name."""
+    saved = {engine: save_variant(path, engine) for engine in ENGINES}
+    return {engine: variant for engine, variant in saved.items() if variant is not None}

@@ -50,23 +50,26 @@ class Provider:
 
     name: str
     memory: str
+    engine: str | None = None  #: whose variants of graphs it runs; None runs the graphs as they were exported
     options: Mapping[str, str] = field(default_factory=dict)  #: further ones, such as prefer_nhwc
 
     def describe(self, device: Device) -> dict[str, str]:
         """Its options: our stream, float32 products that are not rounded to TF32, and how convolutions are chosen.
 
-        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape.
+        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. The normalised
+        sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
         """
         return {
             "device_id": "0",
             "user_compute_stream": str(device.stream),
             "use_tf32": "0",
             "cudnn_conv_algo_search": "HEURISTIC",
+            "enable_skip_layer_norm_strict_mode": "1",
             **self.options,
         }
 
 
-CUDA = Provider("CUDAExecutionProvider", "cuda")
+CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
 
 
 class OnnxRuntimeCudaBackend:
@@ -94,7 +97,7 @@ class OnnxRuntimeCudaBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         onnxruntime = import_onnxruntime()
-        path, entry = bundle.find_graph(graph), bundle.manifest.graphs[graph]
+        path, entry = bundle.find_graph(graph, self.provider.engine), bundle.manifest.graphs[graph]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
