@@ -87,6 +87,9 @@ def test_a_variant_reads_the_same_data(tiny_fp16_bundle: Path, tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in tiny_fp16_bundle.iterdir()} | {
         variant.name
     }
+    again = variant.read_bytes()
+    assert save_variant(tmp_path / "tunet_step.onnx", "cuda") == variant
+    assert variant.read_bytes() == again  # the same file every time
     before, after = ir.load(tmp_path / "tunet_step.onnx"), ir.load(variant)
     assert count_launches(after.graph) < 0.45 * count_launches(before.graph)
     kinds = Counter(node.op_type for node in after.graph)

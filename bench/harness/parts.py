@@ -169,6 +169,8 @@ class Parts:
         chosen = [part for part in parts if not only or part.name in only]
         with (self.out / "gpu.log").open("ab") as output:
             for part in sorted(chosen, key=lambda part: not part.background):
+                if not part.background:
+                    self.wait_for_another(part)
                 if self.has_ended(part.name) and part.name not in only:
                     log.print(f"{part.name}: {read_state(self.session.work, part.name).state}, earlier")
                 elif not read_state(self.session.work, part.name).is_alive:
@@ -180,6 +182,14 @@ class Parts:
                 if part.background and part.name in self.started:
                     self.wait(part.name)
         self.write()
+
+    def wait_for_another(self, part: Part) -> None:
+        """Wait while a process of an earlier call, which was stopped, is still at this part; kill it at the limit."""
+        until = time.time() + part.limit
+        while (state := read_state(self.session.work, part.name)).is_alive:
+            if time.time() > until:
+                os.killpg(state.process, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
 
     def has_ended(self, name: str) -> bool:
         state = read_state(self.session.work, name).state

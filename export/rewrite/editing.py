@@ -9,15 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 CONTRIB = "com.microsoft"  #: domain of ONNX Runtime's own operators
+PREFIX = "rewritten."  #: of the names of new values; a number follows, which no other has
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 class Editor:
-    """Adds nodes to one graph, each before a given node."""
+    """Adds nodes to one graph, each before a given node. One at a time works on a graph."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
-        self._count = 0
+        made = [value.name or "" for node in model.graph for value in node.outputs] + list(model.graph.initializers)
+        self._count = max((int(name.split(".")[1]) for name in made if name.startswith(PREFIX)), default=0)
 
     def add(
         self,
@@ -44,13 +46,13 @@ class Editor:
 
     def name(self, value: ir.Value, operator: str) -> None:
         self._count += 1
-        value.name = f"rewritten.{operator.lower()}.{self._count}.{id(self):x}"
+        value.name = f"{PREFIX}{self._count}.{operator.lower()}"
 
     def constant(self, array: np.ndarray | Sequence[int]) -> ir.Value:
         """A small constant; whole numbers become int64."""
         content = np.asarray(array, np.int64) if not isinstance(array, np.ndarray) else array
         self._count += 1
-        tensor = ir.tensor(content, name=f"rewritten.constant.{self._count}.{id(self):x}")
+        tensor = ir.tensor(content, name=f"{PREFIX}{self._count}.constant")
         shape, kind = ir.Shape(content.shape), ir.TensorType(tensor.dtype)
         value = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
         self.graph.register_initializer(value)

@@ -31,7 +31,7 @@ def join_step_products(model: ir.Model) -> int:
         split = editor.add(before, "Split", [product, lengths], {"axis": 1}, dtype=kind, outputs=len(nodes)).producer()
         assert split is not None
         for node, part in zip(nodes, split.outputs, strict=True):
-            if part.name is None or not part.name.startswith("rewritten"):
+            if part is not split.outputs[0]:  # which has a name
                 editor.name(part, "split")
             part.type, part.shape = node.outputs[0].type, node.outputs[0].shape
             node.outputs[0].replace_all_uses_with(part)
