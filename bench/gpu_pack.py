@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -46,6 +45,7 @@ CODECS = {"semanticodec": (50, 32768), "unicodec": (None, 16384)}  #: codec -> t
 ALIGNMENT = 64  #: bytes, of a tensor in a data file
 INLINE = 256  #: bytes; a smaller tensor stays in the ONNX file
 INPUTS = "graphs"  #: folder in .carry
+MOST_CHARACTERS = 2000  #: of a command
 
 #: Tracked files that the GPU's parts do not read. They are moved aside for the calls, to make room.
 ASIDE = ("runtime/embedded/*.data", "runtime/embedded/*.npy", "tests/golden/*.npz", "tests/held_out", "bench/results")
@@ -59,19 +59,25 @@ def main(
     size: Annotated[str, typer.Option(help="Of the networks: full or tiny.")] = "full",
     wheels: Annotated[str, typer.Option(help="yes, or no for the graphs alone.")] = "yes",
     onnxruntime: Annotated[Path | None, typer.Option(help="A wheel of onnxruntime-gpu; else it is fetched.")] = None,
+    keep: Annotated[str, typer.Option(help="Codecs whose graphs stay as they were made before.")] = "",
     arch: Annotated[int, typer.Option(help="The GPU's compute capability, times 10.")] = 90,
 ) -> None:
     """Make what travels, check its size, and print the calls."""
     torch.set_grad_enabled(False)
+    out = out.absolute()
     for codec in CODECS:
-        pack_graphs(codec, size, out / INPUTS / codec)
+        if codec not in keep.split(","):
+            pack_graphs(codec, size, out / INPUTS / codec)
     pieces: list[Path] = []
     if wheels == "yes":
         fetch_wheels(out / "wheels")
-        wheel = onnxruntime or fetch_wheels(out / "fetched", ("onnxruntime-gpu",))[0]
-        room = LIMIT - count_tracked(ASIDE)
-        first = room - count_bytes(out / INPUTS) - count_bytes(out / "wheels")
-        pieces = cut_pieces(shrink_wheel(wheel, arch), out, first, room)
+        archive = out / "fetched" / f"onnxruntime-sm{arch}.tar.xz"
+        if not archive.is_file():  # compressing takes minutes
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            wheel = onnxruntime or fetch_wheels(archive.parent, ("onnxruntime-gpu",))[0]
+            archive.write_bytes(shrink_wheel(wheel, arch))
+        room = LIMIT - count_tracked(ASIDE) - count_bytes(out / INPUTS)
+        pieces = cut_pieces(archive.read_bytes(), out, room - count_bytes(out / "wheels"), room)
     print_calls(out, pieces)
 
 
@@ -164,34 +170,30 @@ def count_bytes(folder: Path) -> int:
 
 
 def print_calls(out: Path, pieces: list[Path]) -> None:
-    """The calls, in order, each with its size; one that is too large is an error."""
+    """The calls, in order, each with its size. Raises SystemExit for one that is too large."""
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     tracked = count_tracked(ASIDE)
     common = [f"{carry}/{INPUTS}", f"{carry}/wheels"]
-    prepare = f"export CARRY={carry} PYTHONUNBUFFERED=1 SITE=/tmp/site WORK=/tmp/gpu; "
-    run = "PYTHONPATH=$SITE python3 bench/gpu.py --pack $CARRY/graphs --work $WORK --out $OUT "
-    install = 'python3 bench/gpu_install.py "$CARRY" "$SITE"'
-    fill = f"(setsid nohup env {run} --only fill-semanticodec,fill-unicodec --minutes 6 >/tmp/fill.log 2>&1 &)"
-    calls = [
-        (120, [*common, *map(str, pieces[:1])], f"{install}; {fill}; {run} --only machine,solver --minutes 1.5"),
-        *[(60, [str(piece)], f"{install}; nvidia-smi; {run} --only machine --minutes 0.5") for piece in pieces[1:]],
-        (
-            480,
-            common[:1],
-            f"cp -r $CARRY/graphs /tmp/graphs 2>/dev/null; {run} --minutes 7.3; tail -c 3000 $OUT/gpu.log",
-        ),
-    ]
-    print("Before the calls, in the repository's root, to make room (git brings these back):")
-    print(f"    git rm -rq --cached --ignore-unmatch x; rm -r {' '.join(ASIDE)}")
+    places = [f"{carry}/{piece.name}" for piece in pieces]
+    prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
+    install = "python3 bench/gpu_install.py $CARRY $SITE; cp -rn $CARRY/graphs /tmp/; "
+    bench = "python3 bench/gpu.py --pack /tmp/graphs --work /tmp/gpu --out"
+    fill = f"(setsid nohup {bench} /tmp/fill --only fill-semanticodec,fill-unicodec >/tmp/fill.log 2>&1 </dev/null &); "
+    end = "tail -c 4000 /tmp/fill.log $OUT/gpu.log"
+    calls = [(150, [*common, *places[:1]], f"{install}{fill}{bench} $OUT --only ceilings,solver --minutes 2")]
+    calls += [(60, [*common[:1], place], f"{install}nvidia-smi") for place in places[1:]]
+    calls.append((460, common, f"{install}{bench} $OUT --minutes 7; {end}"))
+    print("Before the calls, in the root of a checkout without changes, to make room:")
+    print(f"    rm -r {' '.join(ASIDE)}")
     for number, (limit, carried, command) in enumerate(calls, 1):
         text = prepare + command
-        size = tracked + sum(count_path(Path(ROOT, path)) for path in carried)
+        size = tracked + sum(count_path(ROOT / path) for path in carried)
         print(f"\nCall {number}: timeout_s={limit}, carry={carried}, {size / 2**20:.1f} MiB of {LIMIT / 2**20:.0f}")
         print(f"    {text}")
-        if len(text) > 2000 or size > LIMIT:
+        if len(text) > MOST_CHARACTERS or size > LIMIT:
             raise SystemExit(f"call {number} is too large: {len(text)} characters, {size} bytes")
-    print("\nAfter the calls: git checkout -- " + " ".join(f"'{pattern}'" for pattern in ASIDE))
-    subprocess.run(["du", "-sh", str(out)], check=False)
+    quoted = " ".join(f"'{pattern}'" for pattern in ASIDE)
+    print(f"\nAfter the calls: git checkout -- {quoted}; give the machine back; the results are in gpu.json")
 
 
 def count_path(path: Path) -> int:
