@@ -34,7 +34,7 @@ from sc_runtime.backends.tensorrt.plans import (
     hash_source,
     import_library,
     list_planned,
-    list_shapes,
+    list_profiles,
     locate_plan,
     read_entry,
 )
@@ -136,7 +136,7 @@ def build_plans(
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     """Compile one graph and put the plan in its place, also if there is a plan already."""
     path, started = bundle.find_graph(graph, "tensorrt"), time.perf_counter()
-    compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
+    compiled = memoryview(compile_graph(path, list_profiles(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
     try:
         plan.parent.mkdir(parents=True, exist_ok=True)
@@ -163,18 +163,20 @@ def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> No
                     link_or_copy(source, own.parent / source.name)
 
 
-def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], target: Target) -> Any:
-    """The plan of the ONNX file `path`, in TensorRT's own buffer. Raises BackendError with TensorRT's message."""
+def compile_graph(path: Path, given: Sequence[dict[str, tuple[Shape, Shape, Shape]]], target: Target) -> Any:
+    """The plan of the ONNX file `path` with one profile for each of `given`, in TensorRT's own buffer. Raises BackendError with TensorRT's message."""
     trt, rtx = import_polygraphy(target.library)
-    profile = trt.Profile()
-    for name, (least, typical, most) in shapes.items():
-        profile.add(name, least, typical, most)
+    profiles = []
+    for shapes in given:
+        profiles.append(trt.Profile())
+        for name, (least, typical, most) in shapes.items():
+            profiles[-1].add(name, least, typical, most)
     cache = None
     if target.library == "rtx":
-        config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=[profile])
+        config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=profiles)
     else:
         cache = locate_timings(target)
-        config = trt.CreateConfig(load_timing_cache=cache, profiles=[profile])
+        config = trt.CreateConfig(load_timing_cache=cache, profiles=profiles)
     with collecting() as said:
         try:
             return trt.engine_bytes_from_network(

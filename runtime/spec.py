@@ -57,6 +57,8 @@ class GraphSpec:
     #: Dynamic axis of the inputs -> least, typical and largest size that a plan for a GPU is built for. Empty: the
     #: graph is not for GPUs.
     profile: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    #: The same of a second profile of a plan, for fewer windows. It is used where it holds the inputs.
+    few: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     derived_axes: Mapping[str, DerivedAxis] = field(default_factory=dict)  #: those of the outputs
     #: Tokens depend on it. It is computed in float32 unless a lower precision is asked for by name.
     makes_tokens: bool = False

@@ -42,7 +42,7 @@ def bundle(tiny_fp16_bundle: Path) -> Bundle:
 def rehearse(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     """`bench/gpu.py --rehearse`: its JSON and what it printed."""
     command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", out, *arguments]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "gpu.json").read_text()), done.stdout
 

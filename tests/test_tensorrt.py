@@ -25,7 +25,7 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.backends.tensorrt import backend as tensorrt
-from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_shapes, locate_plan
+from sc_runtime.backends.tensorrt.plans import PlanEntry, Target, hash_source, list_planned, list_profiles, locate_plan
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
@@ -157,7 +157,7 @@ class Engine:
         self.session = onnxruntime.InferenceSession(raw["path"], providers=["CPUExecutionProvider"])
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.names = self.inputs + [entry.name for entry in self.session.get_outputs()]
-        self.num_io_tensors = len(self.names)
+        self.num_io_tensors, self.num_optimization_profiles = len(self.names), len(self.shapes)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -165,9 +165,12 @@ class Engine:
     def get_tensor_mode(self, name: str) -> str:
         return "INPUT" if name in self.inputs else "OUTPUT"
 
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return self.shapes[index][name]
+
     def create_execution_context(self, given: Any) -> Context:
         if isinstance(given, Config):
-            lengths = any(least[1:] != most[1:] for least, _, most in self.shapes.values())
+            lengths = any(least[1:] != most[1:] for least, _, most in self.shapes[-1].values())
             assert given.dynamic_shapes_kernel_specialization_strategy == ("LAZY" if lengths else "EAGER")
         else:
             assert given == "USER_MANAGED"
@@ -183,9 +186,15 @@ class Context:
         self.shapes: dict[str, list[int]] = {}
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
+        self.profile = 0
+
+    def set_optimization_profile_async(self, index: int, stream_handle: int) -> bool:
+        assert stream_handle == EmulatedDevice.stream and 0 < index < len(self.engine.shapes) and not self.shapes
+        self.profile = index
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self.engine.shapes[name]
+        least, _, most = self.engine.shapes[self.profile][name]
         self.shapes[name] = list(shape)
         return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
 
@@ -278,7 +287,7 @@ def test_the_interface_is_that_of_the_real_library() -> None:
     for name, ours in (classes | {"ILogger": Listener, "Runtime": Runtime}).items():
         for attribute in vars(ours):
             assert attribute.startswith("__") or hasattr(getattr(real, name), attribute), f"{name}.{attribute}"
-    for attribute in ("num_io_tensors",):
+    for attribute in ("num_io_tensors", "num_optimization_profiles"):
         assert hasattr(real.ICudaEngine, attribute)
     for name, ours in (LIBRARY | RTX).items():
         for attribute in vars(ours) if isinstance(ours, SimpleNamespace) else ():
@@ -299,7 +308,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
     for graph in list_planned(bundle):
         plan = locate_plan(bundle, graph, target)
         plan.parent.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
+        plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_profiles(bundle, graph)}))
         entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
 
@@ -458,6 +467,16 @@ def test_more_windows_than_a_plan_is_for_are_one_line(bundle: Bundle, library: d
     graph = open_backend("tensorrt", None).open(bundle, "vae_decoder")
     with pytest.raises(BackendError, match=r"vae_decoder.plan is not for latent \[17, 8, 256, 16\] .*at most 16"):
         graph.run({"latent": np.zeros((17, 8, 256, 16), np.float32)})
+
+
+def test_the_tunet_has_a_profile_for_a_single_window(bundle: Bundle, library: dict[str, Any]) -> None:
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    graph: Any = open_backend("tensorrt", None).open(bundle, "tunet_step")
+    for batch, profile in ((1, 0), (2, 0), (4, 0), (5, 1), (32, 1)):
+        addresses = {name: 256 for name in graph.resolve(batch=batch)}
+        assert graph.bind(addresses, batch=batch)._context.profile == profile
+    with pytest.raises(BackendError, match=r"is not for latent \[33, 8, 256, 16\]"):
+        graph.bind(addresses, batch=33)
 
 
 def test_a_few_sizes_stay_prepared() -> None:

@@ -179,6 +179,24 @@ class Contexts:
             KERNELS.write(self._kernels, bytes(self._cache.serialize()))
 
 
+def find_profile(engine: Any, shapes: Shapes) -> int:
+    """The first profile of a plan that holds inputs of these shapes; the last one if none does."""
+    last = engine.num_optimization_profiles - 1
+    for index in range(last):
+        limits = {name: engine.get_tensor_profile_shape(name, index) for name in shapes if is_input(engine, name)}
+        if all(
+            low <= size <= high
+            for name, (least, _, most) in limits.items()
+            for low, size, high in zip(least, shapes[name], most, strict=True)
+        ):
+            return index
+    return last
+
+
+def is_input(engine: Any, name: str) -> bool:
+    return str(engine.get_tensor_mode(name)).endswith("INPUT")
+
+
 def name_kernels(target: Target, graph: str) -> str:
     """The key of the kernels of `graph` for `target`."""
     return f"{str(target).replace('.', '_')}-{graph}"
@@ -202,6 +220,9 @@ class TensorRtCall:
         self._context = context = contexts.open()
         if context is None:
             raise self._refuse("cannot be prepared")
+        index = find_profile(contexts.engine, shapes)  # a context begins with profile 0
+        if index and not context.set_optimization_profile_async(index, device.stream):
+            raise self._refuse("does not take its profile")
         for i in range(contexts.engine.num_io_tensors):
             name = contexts.engine.get_tensor_name(i)
             takes = contexts.engine.get_tensor_mode(name) == loaded.module.TensorIOMode.INPUT

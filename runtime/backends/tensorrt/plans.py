@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +54,18 @@ def list_planned(bundle: Bundle) -> list[str]:
 
 def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Input -> its smallest, typical (what a plan is tuned for) and largest shape in a plan of `graph`."""
-    profile = bundle.spec.graphs[graph].profile
+    return resolve_profile(bundle, graph, bundle.spec.graphs[graph].profile)
+
+
+def list_profiles(bundle: Bundle, graph: str) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
+    """The same of every profile of a plan, the one for the fewest windows first."""
+    spec = bundle.spec.graphs[graph]
+    return [resolve_profile(bundle, graph, profile) for profile in (spec.few, spec.profile) if profile]
+
+
+def resolve_profile(
+    bundle: Bundle, graph: str, profile: Mapping[str, tuple[int, int, int]]
+) -> dict[str, tuple[Shape, Shape, Shape]]:
     sizes = [{axis: sizes[i] for axis, sizes in profile.items()} for i in range(3)]
     inputs = bundle.manifest.graphs[graph].inputs
     return {name: tuple(spec.resolve(**axes) for axes in sizes) for name, spec in inputs.items()}  # type: ignore[misc]
@@ -62,7 +74,7 @@ def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Sha
 def hash_source(bundle: Bundle, graph: str) -> str:
     """A hash of what a plan of `graph` is built from: the graph's files, the shapes, how it is built."""
     files = [bundle.manifest.files[file].sha256 for file in bundle.manifest.graphs[graph].files]
-    return hashlib.sha256(json.dumps([BUILDER, files, list_shapes(bundle, graph)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([BUILDER, files, list_profiles(bundle, graph)]).encode()).hexdigest()
 
 
 def locate_plan(bundle: Bundle, graph: str, target: Target) -> Path:
