@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc_runtime.backends.capture_trial import GOOD, check_version, replay_differs, try_out
+from sc_runtime.backends.capture_child import replay_differs
+from sc_runtime.backends.capture_trial import GOOD, check_version, try_out
 from sc_runtime.cuda.device import Replay
 from sc_runtime.cuda.graph import DeviceGraph
 from sc_runtime.spec import GraphSpec, TensorSpec

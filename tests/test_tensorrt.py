@@ -473,9 +473,9 @@ def test_the_tunet_has_a_profile_for_a_single_window(bundle: Bundle, library: di
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
     graph: Any = open_backend("tensorrt", None).open(bundle, "tunet_step")
     for batch, profile in ((1, 0), (2, 0), (4, 0), (5, 1), (32, 1)):
-        addresses = {name: 256 for name in graph.resolve(batch=batch)}
+        addresses = dict.fromkeys(graph.resolve(batch=batch), 256)
         assert graph.bind(addresses, batch=batch)._context.profile == profile
-    with pytest.raises(BackendError, match=r"is not for latent \[33, 8, 256, 16\]"):
+    with pytest.raises(BackendError, match=r"is not for .* \[33, "):
         graph.bind(addresses, batch=33)
 
 

@@ -15,18 +15,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from sc_runtime.caches import Cache
-from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import DeviceGraph
 from sc_runtime.errors import first_line
 
 OLDEST = (1, 30)  #: version of ONNX Runtime
+CHILD = "sc_runtime.backends.capture_child"  #: the module that a trial runs
 SECONDS = 120  #: that a trial may take
 OUTCOMES = Cache("kernels", ".capture")
 GOOD = "same results"  #: last line of a trial's output
-REPLAYS = 3
 
 
 def check_version(version: str) -> str | None:
@@ -47,7 +43,7 @@ def explain_refusal(version: str, gpu: str, bundle: Path, graph: str, axes: Mapp
     key = f"capture-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
     if (kept := OUTCOMES.read(key)) is not None:
         return kept.tobytes().decode() or None
-    reason = try_out([sys.executable, "-m", __name__, str(bundle), graph, *sizes])
+    reason = try_out([sys.executable, "-m", CHILD, str(bundle), graph, *sizes])
     OUTCOMES.write(key, (reason or "").encode())
     return reason
 
@@ -63,59 +59,3 @@ def try_out(command: Sequence[str], seconds: float = SECONDS) -> str | None:
         return None
     lines = [*said, *done.stderr.strip().splitlines()]
     return f"a trial ended with code {done.returncode}: {lines[-1] if lines else 'it printed nothing'}"
-
-
-def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) -> str | None:
-    """Record one run of `graph`, replay it on new inputs, and compare with runs that are not recorded.
-
-    Returns what is wrong, or None.
-    """
-    generator = np.random.default_rng(0)
-    with device.lock:
-        memories = {name: device.allocate(size) for name, size in graph.count_bytes(**axes).items()}
-        call = graph.bind({name: memory.address for name, memory in memories.items()}, **axes)
-
-        def draw() -> None:
-            for name, spec in graph.inputs.items():
-                shape = spec.resolve(**axes)
-                drawn = generator.integers(1, 999, shape) if spec.dtype == "int64" else generator.normal(size=shape)
-                device.write(memories[name].address, drawn.astype(spec.dtype))
-
-        def read() -> list[np.ndarray]:
-            shapes = graph.resolve(**axes)
-            arrays = [np.empty(shapes[name], spec.dtype) for name, spec in graph.outputs.items()]
-            for name, array in zip(graph.outputs, arrays, strict=True):
-                device.read(memories[name].address, array)
-            return arrays
-
-        draw()
-        for _ in range(2):
-            call.enqueue()
-        recorded = device.capture(call.enqueue)
-        if recorded.refusal:
-            return recorded.refusal
-        for replay in range(REPLAYS):
-            draw()
-            call.enqueue()
-            expected = read()
-            recorded.launch()
-            for found, wanted in zip(read(), expected, strict=True):
-                if not np.allclose(found, wanted, rtol=1e-2, atol=1e-3, equal_nan=True):
-                    return f"replay {replay} differs from a run"
-    return None
-
-
-def main(arguments: Sequence[str]) -> None:
-    """In the child: the trial itself."""
-    from sc_runtime.bundle.store import Bundle
-
-    from .onnxruntime_cuda import OnnxRuntimeCudaBackend
-
-    folder, graph, *sizes = arguments
-    backend = OnnxRuntimeCudaBackend()
-    axes = {axis: int(size) for axis, _, size in (text.partition("=") for text in sizes)}
-    print(replay_differs(backend.gpu, backend.open(Bundle.load(Path(folder)), graph), axes) or GOOD)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
