@@ -164,7 +164,10 @@ def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> No
 
 
 def compile_graph(path: Path, given: Sequence[dict[str, tuple[Shape, Shape, Shape]]], target: Target) -> Any:
-    """The plan of the ONNX file `path` with one profile for each of `given`, in TensorRT's own buffer. Raises BackendError with TensorRT's message."""
+    """The plan of the ONNX file `path` with one profile for each of `given`, in TensorRT's own buffer.
+
+    Raises BackendError with TensorRT's message.
+    """
     trt, rtx = import_polygraphy(target.library)
     profiles = []
     for shapes in given:

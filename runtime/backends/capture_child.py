@@ -1,4 +1,4 @@
-"""The child process of a trial capture (`capture_trial`): it records a graph, replays it on new inputs, and compares."""
+"""The child process of a trial (`capture_trial`): it records a graph, replays it on new inputs, and compares."""
 
 from __future__ import annotations
 
