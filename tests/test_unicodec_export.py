@@ -50,6 +50,7 @@ def test_a_file_makes_the_bundle_of_its_weights(
     assert make_bundle(checkpoint, tmp_path / "bundle", capsys) == hash_files(tiny_unicodec)
 
 
+@pytest.mark.slow
 def test_a_file_makes_the_decoder_of_its_weights(
     checkpoint: Path,
     tiny_unicodec: Path,

@@ -193,6 +193,7 @@ def spec(*shape: int | str) -> TensorSpec:
     return TensorSpec("float32", ("batch", *shape))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("network", ["encoder", "decoder"])
 def test_graphs_equal_the_networks_at_any_length(tmp_path: Path, network: str) -> None:
