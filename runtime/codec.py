@@ -159,19 +159,28 @@ class Codec:
         ahead of what is returned. `progress` is called with (number of the recording, its windows done, its windows in
         all). The other arguments are those of `encode`. Raises SettingsError.
         """
-        check_batch(batch)
+        together = self.choose_batch(batch)
         check_seconds(max_seconds)
-        config = self.bundle.choose_config(vocab)
-        options, spec = EncodeOptions(domain), self.model.spec
-        check_options(options, spec)
-        self.model.check_encode_options(options, config)
+        options, mono = EncodeOptions(domain), self.model.spec.mono
+        config = self.check_encoding(vocab, options)
         opening = partial(
-            Audio, rate=config.sample_rate, mono=spec.mono, allow_truncated=allow_truncated, max_seconds=max_seconds
+            Audio, rate=config.sample_rate, mono=mono, allow_truncated=allow_truncated, max_seconds=max_seconds
         )
         openings = (partial(self.open_plan, partial(opening, audio, sample_rate), config) for audio in audios)
-        together = (batch or self.backend.encode_batch) if spec.batches else 1
         encoded = encode_recordings(self.model, openings, config, options, together, progress)
         return (found if isinstance(found, AudioError) else Tokens(found[0], config, found[1]) for found in encoded)
+
+    def check_encoding(self, vocab: int | None, options: EncodeOptions) -> CodecConfig:
+        """The settings that the tokens of these options have. Raises SettingsError."""
+        config = self.bundle.choose_config(vocab)
+        check_options(options, self.model.spec)
+        self.model.check_encode_options(options, config)
+        return config
+
+    def choose_batch(self, batch: int | None = None) -> int:
+        """The number of windows that are encoded together. Raises SettingsError."""
+        check_batch(batch)
+        return (batch or self.backend.encode_batch) if self.model.spec.batches else 1
 
     @contextmanager
     def open_plan(self, opening: Callable[[], Audio], config: CodecConfig) -> Iterator[WindowPlan]:

@@ -25,6 +25,7 @@ from sc_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest
 from sc_runtime.bundle.store import EMBEDDED
 from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.plan import load_plan
+from sc_runtime.collection.progress import Snapshot
 from sc_runtime.errors import BundleError, OutputError
 from sc_runtime.files import PREFIX, name_machine
 from tests.collections import RATE, make_sound, run_command, tokenize, write_recordings
@@ -80,7 +81,9 @@ def test_errors_are_retried_if_that_is_asked_for(tmp_path: Path, format: str) ->
     assert len(tokenize(source, out, format=format, **SHARDS).failures) == 1
     broken.write_bytes(whole)
     assert len(tokenize(source, out, format=format, **SHARDS).failures) == 1
-    outcome = tokenize(source, out, format=format, retry_errors=True, **SHARDS)
+    seen: list[Snapshot] = []
+    outcome = tokenize(source, out, format=format, retry_errors=True, progress=seen.append, **SHARDS)
+    assert (seen[-1].done, seen[-1].errors, seen[-1].hours_left) == (5, 0, 0.0)
     assert (outcome.files, outcome.encoded, outcome.failures) == (5, 1, [])
     assert read_folder(out) == read_folder(tmp_path / "whole")
 

@@ -126,6 +126,16 @@ def test_parts_of_recordings(tmp_path: Path) -> None:
         read(items["a@3.5"])
 
 
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_only_line_ends_end_lines(tmp_path: Path, suffix: str) -> None:
+    """A JSON string may hold U+2028, U+0085 and the like; so may a path."""
+    paths = ["a\u2028b.wav", "c\x85d.wav"]
+    lines = paths if suffix == "txt" else [json.dumps({"path": path}, ensure_ascii=False) for path in paths]
+    target = tmp_path / f"list.{suffix}"
+    target.write_bytes("\r\n".join(lines).encode())
+    assert {item.uri for item in find_items([str(target)])} == {f"{tmp_path}/{path}" for path in paths}
+
+
 def test_tars(recordings: Path, tmp_path: Path) -> None:
     path = recordings / "speaker0" / "0000.flac"
     members = {"./000.flac": path.read_bytes(), "000.json": b"{}", "x/001.flac": b"no sound", ".hidden.flac": b""}

@@ -19,12 +19,13 @@ from pyarrow import parquet
 
 from sc_runtime import Codec, Tokens
 from sc_runtime.collection.items import Item
+from sc_runtime.collection.local import run_processes
 from sc_runtime.collection.planning import cut
 from sc_runtime.collection.read_ahead import ReadAhead
 from sc_runtime.collection.reader import read_collection
 from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.collection.worker import Worker, WorkerSettings
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, BundleError
 from sc_runtime.model import WindowPlan
 from tests.collections import tokenize, write_recordings
 
@@ -136,6 +137,15 @@ def test_a_shard_that_another_driver_finished_is_left_alone(tmp_path: Path) -> N
     (out / "shard-000000.parquet").unlink()
     worker = Worker(WorkerSettings(str(out), "embedded", "onnxruntime"))
     assert [(report.number, report.rows, report.encoded) for report in worker.run([1, 0])] == [(1, 2, 0), (0, 2, 2)]
+
+
+def test_an_error_of_a_worker_s_start_is_raised(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It is not taken for a death of the process."""
+    write_recordings(tmp_path / "in", 1)
+    tokenize(tmp_path / "in", tmp_path / "out")
+    settings = WorkerSettings(str(tmp_path / "out"), str(tiny_bundle), "onnxruntime")
+    with pytest.raises(BundleError, match="put the same one on every machine"):
+        list(run_processes(settings, [0], 1, 0))
 
 
 def test_shards_are_cut_by_files_or_by_hours() -> None:

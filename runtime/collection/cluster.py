@@ -105,11 +105,11 @@ def run_on_ray(
 
     Raises what a worker raised, and BackendError for what else ends the job.
     """
+    if not numbers:
+        return
     ray = connect()
     from ray.data import ActorPoolStrategy, DataContext
 
-    if not numbers:
-        return
     if not gpus_per_worker:
         settings = dataclasses.replace(settings, threads=settings.threads or choose_threads(ray.nodes()))
     cpus = settings.threads or 1

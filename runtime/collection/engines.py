@@ -40,7 +40,9 @@ class Engine:
         """Encode shards, and report each as it is finished."""
         workers = self.workers or 1
         if self.name == "local" and workers == 1:
-            yield from run_in_process(settings, numbers, progress.add_row)
+            for report in run_in_process(settings, numbers, progress.add_row):
+                progress.add_kept(report)
+                yield report
             return
         if self.name == "ray":
             reports = run_on_ray(settings, numbers, self.workers, self.gpus_per_worker)

@@ -35,14 +35,19 @@ def read_list(uri: str) -> list[Item]:
     return list_items(uri, readers[PurePosixPath(uri).suffix.lower()](uri, text))
 
 
+def split_lines(text: str) -> io.StringIO:
+    """The lines, which end with a line feed, a carriage return or both. `str.splitlines` also splits at U+2028."""
+    return io.StringIO(text, newline=None)
+
+
 def read_lines(uri: str, text: str) -> Rows:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             yield f"{uri}, line {number}", {"path": line.strip()}
 
 
 def read_json_lines(uri: str, text: str) -> Rows:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
             continue
         try:

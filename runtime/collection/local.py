@@ -69,7 +69,8 @@ def run_pool(
         ended.close()
 
 
-_worker: Worker | None = None  #: of this process, if it is one of a pool
+_settings: WorkerSettings | None = None  #: of this process, if it is one of a pool
+_worker: Worker | None = None  #: made by the first group, so that its errors reach the parent
 
 
 def start_worker(
@@ -79,7 +80,7 @@ def start_worker(
 
     started: counts the workers, in memory that they share.
     """
-    global _worker
+    global _settings
     threading.Thread(target=follow_parent, args=(ended,), daemon=True).start()
     with started.get_lock():
         number, started.value = started.value % workers, started.value + 1
@@ -87,11 +88,13 @@ def start_worker(
         os.environ["CUDA_VISIBLE_DEVICES"] = choose_gpus(
             number, gpus_per_worker, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
-    _worker = Worker(settings)
+    _settings = settings
 
 
 def run_group(numbers: list[int]) -> list[ShardReport]:
-    assert _worker is not None
+    global _worker
+    assert _settings is not None
+    _worker = _worker or Worker(_settings)
     return list(_worker.run(numbers))
 
 

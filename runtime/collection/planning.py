@@ -14,6 +14,7 @@ from sc_runtime.errors import OutputError
 
 from .folder import PLAN_FOLDER, OutputFolder
 from .items import Item
+from .lengths import measure_items
 from .plan import PLAN, Part, Plan, load_plan
 
 ANOTHER = "name another folder, or run the command that began this one"
@@ -54,6 +55,8 @@ def add_part(folder: OutputFolder, plan: Plan, sources: Sequence[str], items: li
     import pyarrow
     from pyarrow import parquet
 
+    if plan.settings["shard_hours"] is not None:
+        items = measure_items(items)
     sizes = cut(items, plan.settings["shard_files"], plan.settings["shard_hours"])
     rows = {name: [getattr(item, name) for item in items] for name in COLUMNS}
     facts = json.dumps([plan.settings, plan.bundle, sizes, rows], sort_keys=True)

@@ -73,6 +73,15 @@ class Progress:
         )
         self.tell()
 
+    def add_kept(self, report: ShardReport) -> None:
+        """Count the rows of an earlier run in a shard whose other rows were counted one by one."""
+        if report.rows == report.encoded:
+            return
+        self.done += report.rows - report.encoded
+        self.errors += 0 if report.encoded else len(report.failures)  # what failed before is encoded again, or nothing
+        self.seconds_done += report.seconds - report.encoded_seconds
+        self.tell()
+
     def tell(self) -> None:
         if self.show:
             self.show(self.snapshot())

@@ -11,12 +11,11 @@ from typing import Literal
 
 from sc_runtime.codec import Codec, check_batch
 from sc_runtime.errors import MissingExtraError, SettingsError, check_whole
-from sc_runtime.spec import EncodeOptions, check_options
+from sc_runtime.spec import EncodeOptions
 
 from .engines import Engine
 from .folder import OutputFolder
 from .formats import FORMATS
-from .lengths import measure_items
 from .outcome import Outcome
 from .plan import Plan, fingerprint
 from .planning import agree
@@ -89,9 +88,7 @@ def tokenize_collection(
     chosen = Engine(engine, workers, gpus_per_worker)
     # The driver of a cluster need not have what its workers compute with.
     codec = Codec.load(bundle, backend="auto" if engine == "ray" else backend, precision=precision)
-    config, options = codec.bundle.choose_config(vocab), EncodeOptions(domain)
-    check_options(options, codec.model.spec)
-    codec.model.check_encode_options(options, config)
+    config = codec.check_encoding(vocab, EncodeOptions(domain))
     settings = {
         "format": format,
         "shard_files": DEFAULT_FILES if shard_hours is None and shard_files is None else shard_files,
@@ -105,7 +102,7 @@ def tokenize_collection(
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
     items = find_items(names)
     folder = OutputFolder(os.fspath(output))
-    plan = agree(folder, wanted, names, items if shard_hours is None else measure_items(items), extend)
+    plan = agree(folder, wanted, names, items, extend)
     del items
     folder.remove_leftovers()
 

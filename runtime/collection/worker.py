@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sc_runtime.codec import Codec, check_batch
+from sc_runtime.codec import Codec
 from sc_runtime.encoding import encode_recordings
 from sc_runtime.errors import AudioError, AudioWarning, BundleError, OutputError
 from sc_runtime.model import WindowPlan
@@ -109,14 +109,11 @@ class Worker:
         if fingerprint(self.codec.bundle.manifest) != plan.bundle:
             given = f"the bundle {self.codec.bundle.path}"
             raise BundleError(given, f"the bundle {plan.bundle[:12]}… of the plan", "put the same one on every machine")
-        self.config = self.codec.bundle.choose_config(chosen["vocab"])
         self.options = EncodeOptions(chosen["domain"])
-        self.codec.model.check_encode_options(self.options, self.config)
-        check_batch(settings.batch)
-        spec = self.codec.model.spec
-        self.batch = (settings.batch or self.codec.backend.encode_batch) if spec.batches else 1
+        self.config = self.codec.check_encoding(chosen["vocab"], self.options)
+        self.batch = self.codec.choose_batch(settings.batch)
         self.format = FORMATS[chosen["format"]]
-        self.fetcher = Fetcher(self.config.sample_rate, spec.mono)
+        self.fetcher = Fetcher(self.config.sample_rate, self.codec.model.spec.mono)
         self.dtype = self.header_of(0).dtype
 
     def run(self, numbers: Iterable[int], show: ShowRow | None = None) -> Iterator[ShardReport]:
