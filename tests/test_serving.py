@@ -67,6 +67,10 @@ def test_tokens_are_those_of_the_command_line(client: Any, speech: Path, tokens:
     assert (document["positions"], document["samples"]) == (len(tokens), tokens.samples)
     assert (document["codec"], document["rate"]) == ("semanticodec", 50)
     assert document["vocabularies"] == {"semantic": 32768, "acoustic": 8192}
+    again = client.post(f"/v1/audio?{OPTIONS}&response_format=wav", json=document)
+    assert again.status_code == 200
+    document["vocabularies"] = {"acoustic": 8192, "semantic": 32768}  # as a client that sorts its keys sends it
+    assert client.post(f"/v1/audio?{OPTIONS}&response_format=wav", json=document).content == again.content
 
 
 def test_a_recording_of_several_windows(client: Any, codec: Codec, golden: Path) -> None:

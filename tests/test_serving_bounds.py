@@ -133,6 +133,7 @@ def test_a_client_that_leaves_stops_its_work(served: Any, client: Any, tokens: T
 def test_bounds(served: Any, client: Any, codec: Codec, tokens: Tokens) -> None:
     too_large = client.post("/v1/tokens", content=bytes(2**21))
     assert (too_large.status_code, too_large.json()["expected"]) == (413, "at most 1048576 bytes")
+    assert "retry-after" not in too_large.headers  # a client that obeyed it would send the same body again
 
     def lie() -> Iterator[bytes]:
         for _ in range(40):

@@ -1,6 +1,6 @@
 """The server under hostile and heavy load: schemathesis, 500 connections, overload, a soak, every example with curl.
 
-Short here; `python bench/serve.py --overload 120 --soak 1200` runs them long.
+Short here; `python bench/serve.py --parts hostile,overload,soak` runs them long.
 """
 
 from __future__ import annotations

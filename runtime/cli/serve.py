@@ -55,18 +55,17 @@ def serve(
         given = f"serve without the package {error.name}"
         raise MissingExtraError(given, "the extra serve", "pip install 'sc-runtime[serve]'") from error
     locate_bundle(bundle)  # an unknown bundle ends the command here
-    bounds = ServeSettings.from_mapping({"limits": dict(map(parse_limit, limit or []))}).limits
-    settings = ServeSettings(
-        bundle=bundle,
-        backend=backend,
-        threads=threads,
-        precision=precision,
-        batch_ms=batch_ms,
-        api_key=api_key,
-        origins=tuple(origin or ()),
-        limits=bounds,
-    )
-    make_server(settings, host, port).run()
+    values = {
+        "bundle": bundle,
+        "backend": backend,
+        "threads": threads,
+        "precision": precision,
+        "batch_ms": batch_ms,
+        "api_key": api_key,
+        "origins": origin or (),
+        "limits": dict(map(parse_limit, limit or [])),
+    }
+    make_server(ServeSettings.from_mapping(values), host, port).run()
 
 
 def parse_limit(text: str) -> tuple[str, float | int]:

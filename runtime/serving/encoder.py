@@ -15,7 +15,7 @@ from sc_runtime.audio.blocks import BLOCK_VALUES, Samples
 from sc_runtime.codec import Codec
 from sc_runtime.config import CodecConfig
 from sc_runtime.model import WindowPlan
-from sc_runtime.spec import EncodeOptions, check_options
+from sc_runtime.spec import EncodeOptions
 from sc_runtime.tokens import Tokens
 
 from .batcher import Codes, EncodeBatcher
@@ -66,13 +66,6 @@ class Encoder:
         self.seconds = seconds
         self.room = anyio.Semaphore(2 * batcher.size)
 
-    def check_options(self, vocab: int | None, options: EncodeOptions) -> CodecConfig:
-        """The settings that tokens will have. Raises SettingsError."""
-        config = self.codec.bundle.choose_config(vocab)
-        check_options(options, self.codec.model.spec)
-        self.codec.model.check_encode_options(options, config)
-        return config
-
     async def encode(
         self,
         sound: Sound,
@@ -84,7 +77,7 @@ class Encoder:
         """The tokens of a recording: those of `Codec.encode`.
 
         sample_rate: of an array, in Hz.
-        config, options: as `check_options` accepted them.
+        config, options: as `Codec.check_encoding` accepted them.
         show: awaited with the codes of each window, in order, as they are made.
 
         Raises AudioError, ProblemError. If it is cancelled, the windows that wait are not encoded.

@@ -112,7 +112,8 @@ class Exchange:
         limit = getattr(self.service.limits, BODY_BOUNDS[self.path])
         if size > limit + FORM_BYTES:
             given, expected = f"a body of more than {limit} bytes", f"at most {limit} bytes"
-            raise self.service.admission.refuse(413, "too-large", given, expected, "send it in parts")
+            self.service.metrics.rejected.labels("too-large").inc()  # not `refuse`: the same body would never fit
+            raise ProblemError(413, "too-large", given, expected, "send it in parts")
 
     async def receive(self) -> Message:
         """The next part of the body, whose size is bounded. After the last part the client is watched."""

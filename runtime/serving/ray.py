@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from .app import create_app
-from .settings import Limits, ServeSettings
+from .settings import ServeSettings
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report its use
 
@@ -46,14 +46,8 @@ class RayArguments(BaseModel):
 
     def make_settings(self) -> ServeSettings:
         """The API key comes from $SC_RUNTIME_API_KEY, so that it stands in no command."""
-        return ServeSettings(
-            bundle=self.bundle,
-            backend=self.backend,
-            threads=self.threads,
-            precision=self.precision,
-            api_key=os.environ.get("SC_RUNTIME_API_KEY"),
-            limits=Limits(**self.limits),  # type: ignore[arg-type]
-        )
+        same = self.model_dump(include={"bundle", "backend", "threads", "precision", "limits"})
+        return ServeSettings.from_mapping({**same, "api_key": os.environ.get("SC_RUNTIME_API_KEY")})
 
 
 def build(arguments: RayArguments) -> Application:

@@ -190,7 +190,11 @@ def take_tokens(document: TokensDocument, codec: Codec, vocab: int | None) -> To
         sizes = document.vocabularies or config.codebook_sizes
         try:
             spec = find_model(document.codec or config.codec).spec
-            config = spec.config.from_codebook_sizes(document.rate or config.tps, tuple(sizes.values()))
+            names = list(spec.published[0].codebook_sizes)  # the order of a JSON object means nothing
+            if set(sizes) != set(names):
+                raise SettingsError(f"vocabularies of {', '.join(sizes)}", f"of {', '.join(names)}")
+            entries = tuple(sizes[name] for name in names)
+            config = spec.config.from_codebook_sizes(document.rate or config.tps, entries)
         except SettingsError as error:
             raise TokensError(f"tokens of {error.given}", error.expected, error.remedy) from error
     tokens = Tokens.from_array(document.codes, config, document.samples)

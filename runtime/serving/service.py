@@ -61,9 +61,8 @@ class Service:
         tokens = codec.encode(np.zeros(codec.sample_rate, np.float32))
         takes_steps = "steps" in codec.model.spec.decode_options
         codec.decode(tokens, DecodeOptions(steps=2 if takes_steps else None))
-        size = codec.backend.encode_batch if codec.model.spec.batches else 1
         wait, report = chosen.batch_ms / 1000, self.metrics.batches.observe
-        self.worker.batcher = EncodeBatcher(codec.model, size, wait, self.worker.wake, report)
+        self.worker.batcher = EncodeBatcher(codec.model, codec.choose_batch(), wait, self.worker.wake, report)
         return Encoder(codec, self.worker.batcher, self.threads, self.metrics, self.limits.seconds)
 
     @property

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sc_runtime.errors import SettingsError, check_finite, check_whole
@@ -24,7 +23,7 @@ class Limits:
     connections: number of open connections (503).
     upload_seconds: time in which a body must arrive (408).
     request_seconds: time in which a request must be answered (504). A stream is cut after it.
-    idle_seconds: time that a WebSocket may be silent where the server waits for the client (close code 1001).
+    idle_seconds: time that a WebSocket may be silent where the server waits for the client (close code 4408).
     drain_seconds: time after SIGTERM in which running requests may end.
     """
 
@@ -73,9 +72,6 @@ class ServeSettings:
             raise SettingsError(f"batch_ms {self.batch_ms}", expected)
         if self.api_key is not None and (not self.api_key or not self.api_key.isascii()):
             raise SettingsError("an API key that is empty or not ASCII", "ASCII characters", "name another key")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ServeSettings:

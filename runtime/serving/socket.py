@@ -112,7 +112,7 @@ class Session:
         """
         encoder = self.service.require_encoder()
         options = EncodeOptions(**{name: getattr(settings, name) for name in ENCODE_OPTIONS})
-        config = encoder.check_options(settings.vocab, options)
+        config = encoder.codec.check_encoding(settings.vocab, options)
         rate = settings.sample_rate or encoder.codec.sample_rate
         limits = self.service.limits
         upload = PcmUpload(rate, settings.channels, settings.bit_depth, settings.segment_seconds, limits)

@@ -60,7 +60,7 @@ async def make_tokens(request: Request, query: Annotated[TokensQuery, Query()]) 
         settings = merge_settings(TokensQuery, upload.fields, query)
         kind = settings.format or accepted
         options = EncodeOptions(**{name: getattr(settings, name) for name in ENCODE_OPTIONS})
-        config = encoder.check_options(settings.vocab, options)
+        config = encoder.codec.check_encoding(settings.vocab, options)
         tokens = await encoder.encode(upload.as_stream("the recording"), None, config, options)
     finally:
         upload.close()
