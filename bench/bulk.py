@@ -33,7 +33,7 @@ from bench.kills import Victims, find_local_victims, ray_cluster, read_folder, s
 from sc_runtime.codec import Codec
 from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.collection.worker import Worker, WorkerSettings
-from sc_runtime.errors import CodecError
+from sc_runtime.errors import CodecError, SettingsError
 
 RATE = 16000
 REPEATS = 5
@@ -217,21 +217,24 @@ def measure_memory(bundle: str) -> dict[str, Any]:
 
 def measure_kills(bundle: str, kills: int = 60) -> dict[str, Any]:
     """Kills of drivers and workers. The folder is that of an undisturbed run, byte for byte, or this raises."""
-    return kill_runs(kills, ["--workers", 2])
+    return kill_runs(bundle, kills, ["--workers", 2])
 
 
 def measure_ray_kills(bundle: str, kills: int = 40) -> dict[str, Any]:
     """Kills of drivers, workers and nodes of a Ray cluster of three."""
     with ray_cluster() as (address, find_victims):
-        return kill_runs(kills, ["--engine", "ray"], find_victims, {"RAY_ADDRESS": address})
+        return kill_runs(bundle, kills, ["--engine", "ray"], find_victims, {"RAY_ADDRESS": address})
 
 
 def kill_runs(
+    bundle: str,
     kills: int,
     options: list[object],
     find_victims: Victims = find_local_victims,
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
+    if bundle != "embedded":  # which `start_command` takes
+        raise SettingsError(f"kills with --bundle {bundle}", "embedded")
     with tempfile.TemporaryDirectory() as folder:
         source, out, expected = (Path(folder, name) for name in ("in", "out", "expected"))
         write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, 300).round(3).tolist())

@@ -42,6 +42,8 @@ DECODE = "/v1/audio?preset=fast"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+PARTS = ("clients", "first_sound", "hostile", "overload", "soak")
+
 
 @app.command()
 def main(
@@ -55,6 +57,9 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The JSON.")] = None,
 ) -> None:
     """Measure throughput, latencies, time to first sound, overload and a long run; print a table, write JSON."""
+    wanted = parts.split(",")
+    if unknown := set(wanted).difference(PARTS):
+        raise SettingsError(f"--parts {','.join(sorted(unknown))}", ", ".join(PARTS))
     path = locate_bundle(bundle)
     out = out or RESULTS / f"serve-{path.name}.json"
     document: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
@@ -63,8 +68,8 @@ def main(
         encode = [find_expected(served.url, task) for task in encode]
         decode = [find_expected(served.url, task) for task in decode]
         mixed = [task for pair in zip(encode, decode, strict=True) for task in pair]
-        for part in parts.split(","):
-            run = describe_run("fastapi", "uvicorn", "httpx", "h11")
+        for part in wanted:
+            run = describe_run("fastapi", "uvicorn", "httpx", "h11") | {"backend": backend}
             warn_if_busy(run["machine"])
             if part == "clients":
                 found: Any = measure_clients(served, encode, decode, mixed, seconds)
@@ -75,10 +80,8 @@ def main(
             elif part == "overload":
                 warm = asyncio.run(run_clients(served.url, mixed, 16, seconds))  # so that memory holds full batches
                 found = measure_overload(served, mixed, 10 * warm.describe()["requests_per_s"], overload)
-            elif part == "soak":
-                found = measure_soak(served, mixed, soak)
             else:
-                raise SettingsError(f"part {part}", "clients, first_sound, hostile, overload or soak")
+                found = measure_soak(served, mixed, soak)
             document |= {"bundle": path.name, part: {"run": run, "found": found}}
             write_results(out, document)
             show(part, found)

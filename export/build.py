@@ -133,8 +133,7 @@ def parse_vocabularies(text: str | None, published: tuple[int, ...]) -> tuple[in
 def print_table(console: Console, bundle: Bundle) -> None:
     table = Table("graph", "MB", "relative error against the exact network", title=bundle.name)
     for name, entry in bundle.manifest.graphs.items():
-        size = sum(bundle.manifest.files[file].bytes for file in entry.files) / 1e6
-        table.add_row(name, f"{size:.1f}", f"{entry.error:.1e}")
+        table.add_row(name, f"{bundle.count_bytes(name) / 1e6:.1f}", f"{entry.error:.1e}")
     console.print(table)
 
 

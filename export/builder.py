@@ -25,7 +25,7 @@ from .plans import reuse_plans
 from .precision import lower_precision, lower_specs
 from .recipes import PACKAGES, ROUNDING_PACKAGES, write_recipe
 from .registry import find_export
-from .reuse import find_finished, list_donors, reuse_graphs
+from .reuse import find_finished, has_recipe, list_donors, reuse_graphs
 from .spec import Origin, Report, Sizes, Tensors, Weights, list_origins, load_network, make_tensor, read_file
 from .staging import staging
 from .storage import shrink, store_half
@@ -84,9 +84,10 @@ def build_bundle(
         missing = list(recipes)
         if not force:
             donors = list_donors(folder)
-            others = reuse_graphs(builder.bundle, donors, recipes | rounded)
-            missing = reuse_graphs(builder.bundle, donors, {name: recipes[name] for name in others})
-            rounded = {name: recipe for name, recipe in rounded.items() if name in others}
+            # All graphs in int8 or none: the ranges of one come from decoding with the float32 forms of the others.
+            held = all(any(has_recipe(donor, name, recipe) for donor in donors) for name, recipe in rounded.items())
+            missing = reuse_graphs(builder.bundle, donors, recipes | rounded if held else recipes)
+            rounded = {name: recipe for name, recipe in rounded.items() if not held or name in missing}
         builder.add_graphs(missing)
         if rounded:
             round_graphs(builder.bundle, rounded, report)

@@ -71,7 +71,8 @@ class Cache:
             with suppress(OSError, ValueError):  # an empty file raises ValueError
                 data = np.memmap(path, np.uint8, "r")
                 if hash_data(data.data) == path.name.split(".")[1]:
-                    os.utime(path)
+                    with suppress(OSError):  # another user's file, or a disk that cannot be written to
+                        os.utime(path)
                     return data
             self._delete(path)
         return None
@@ -123,7 +124,8 @@ def list_usage() -> list[Usage]:
     root = find_user_folder()
     if root is None:
         return []
-    found = {name: [size for _, size, path in list_files(root) if path.parent.name == name] for name in NAMES}
+    files = list_files(root)
+    found = {name: [size for _, size, path in files if path.parent.name == name] for name in NAMES}
     return [Usage(name, root / name, len(sizes), sum(sizes)) for name, sizes in found.items()]
 
 

@@ -36,17 +36,9 @@ class NearestCentroid:
 
     def __init__(self, codebook: npt.NDArray[np.float32]) -> None:
         """`codebook` float32 [N, D], N and D ≥ 1; kept, not copied. Raises `SettingsError`."""
-        if codebook.ndim != 2 or codebook.dtype != np.float32 or 0 in codebook.shape:
-            raise SettingsError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]")
         self.codebook = codebook
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
-            self._centred = codebook - self._mean
-        squares = _square_norms(self._centred)
+        self._mean, self._centred, squares = centre_codebook(codebook)
         self._largest = float(np.sqrt(squares.max()))
-        if not self._largest < NORM_LIMIT:
-            remedy = "rebuild the bundle from an undamaged checkpoint"
-            raise SettingsError(f"codebook with vectors of norm {self._largest:g}", "finite values", remedy)
         self._half_squares = (squares / 2).astype(np.float32)
 
     def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
@@ -56,8 +48,7 @@ class NearestCentroid:
         shape or dtype and for values that are not finite.
         """
         count, width = self.codebook.shape
-        if queries.ndim != 2 or queries.shape[1] != width or queries.dtype != np.float32:
-            raise SettingsError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]")
+        check_queries(queries, width)
         nearest = np.empty(len(queries), np.int32)
         rows = max(1, BLOCK_SCORES // count)
         scores = np.empty((min(rows, len(queries)), count), np.float32)
@@ -99,6 +90,29 @@ class NearestCentroid:
             differences = self.codebook[candidates[few]].astype(np.float64) - query
             distances[few] = np.square(differences, out=differences).sum(axis=1)
         return int(candidates[distances.argmin()])
+
+
+def centre_codebook(
+    codebook: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """(mean [D], codebook − mean [N, D], squared norms [N] of its rows) of `codebook` [N, D]. Raises SettingsError."""
+    if codebook.ndim != 2 or codebook.dtype != np.float32 or 0 in codebook.shape:
+        raise SettingsError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]")
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred = codebook - mean
+    squares = _square_norms(centred)
+    largest = float(np.sqrt(squares.max()))
+    if not largest < NORM_LIMIT:
+        remedy = "rebuild the bundle from an undamaged checkpoint"
+        raise SettingsError(f"codebook with vectors of norm {largest:g}", "finite values", remedy)
+    return mean, centred, squares
+
+
+def check_queries(queries: npt.NDArray[np.float32], width: int) -> None:
+    """Raises `SettingsError` for queries that are not float32 [n, width]."""
+    if queries.ndim != 2 or queries.shape[1] != width or queries.dtype != np.float32:
+        raise SettingsError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]")
 
 
 def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

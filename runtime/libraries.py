@@ -31,8 +31,6 @@ def import_onnxruntime() -> Any:
 
 def import_openvino(name: str = "openvino") -> Any:
     """The module `name`: openvino, a module of it, or nncf, which imports it."""
-    if sys.modules.get(name) is not None:  # None is a module that may not be imported
-        return sys.modules[name]
     with hidden_telemetry():
         return importlib.import_module(name)
 

@@ -96,6 +96,20 @@ def test_what_was_altered_is_deleted(home: Path, damage: str) -> None:
     assert not file.exists()
 
 
+def test_what_cannot_be_touched_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another user, or a disk that cannot be written to."""
+    cache = Cache("kernels", ".bin")
+    cache.write("key", b"data")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.utime", refuse)
+    for _ in range(2):
+        data = cache.read("key")
+        assert data is not None and data.tobytes() == b"data"
+
+
 def test_the_files_that_were_used_longest_ago_are_deleted(home: Path) -> None:
     cache = Cache("kernels", ".bin", limit=5000)
     for number in range(5):

@@ -101,6 +101,25 @@ def test_a_build_takes_what_a_neighbour_holds(
     assert not (tmp_path / "other").exists()
 
 
+def test_graphs_in_int8_are_taken_together(
+    exact: Bundle, rounded: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If one of them must be made again, all are: it is calibrated with the float32 forms of the others."""
+    graphs = rounded.manifest.graphs
+    *kept, changed = (name for name, entry in graphs.items() if entry.files[0].endswith(".xml"))
+    others = graphs | {changed: dataclasses.replace(graphs[changed], recipe="another")}
+    donor = Bundle(rounded.path, dataclasses.replace(rounded.manifest, graphs=others))
+
+    def refuse(graph: Path, *arguments: object, **options: object) -> None:
+        raise AssertionError(graph.stem)
+
+    monkeypatch.setattr(int8, "quantise", refuse)
+    monkeypatch.setattr(builder, "list_donors", lambda folder: [donor, exact])
+    sizes, weights = SEMANTICODEC.choose_sizes("tiny", 50, 32768), SeededWeights(1)
+    with pytest.raises(AssertionError, match="|".join(kept)):
+        builder.build_bundle(tmp_path / "other", sizes, (32768,), weights, size="tiny", precision="int8")
+
+
 def test_what_is_int8_already_is_refused_and_left_as_it_is(rounded: Bundle, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="which is int8"):
         int8.round_bundle(rounded, tmp_path)

@@ -201,6 +201,8 @@ def test_presets_and_their_changes() -> None:
         ({"interval": (500, 100)}, r"guidance interval \(500, 100\)"),
         ({"interval": (1, 2, 3)}, r"guidance interval \(1, 2, 3\)"),
         ({"interval": 5}, "guidance interval 5"),
+        ({"interval": (1.5, 3.7)}, r"guidance interval \(1\.5, 3\.7\)"),
+        ({"interval": ("1", "3")}, r"guidance interval \('1', '3'\)"),
     ]:
         with pytest.raises(SettingsError, match=message):
             resolve_sampling(DecodeOptions(**changes))  # type: ignore[arg-type]

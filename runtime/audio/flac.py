@@ -12,6 +12,7 @@ from .chunks import TAGS
 from .layout import Layout, LayoutError, Part
 from .view import Pieces, replace
 
+HEADER_BYTES = 16  #: the most that the header of a frame has, with its CRC-8
 LARGEST_FRAME = 1 << 21  #: bytes before the end that are searched for the last frame
 MAGIC = b"fLaC"
 START = re.compile(rb"fLaC[\0\x80]\0\0\x22")  #: the magic and the head of the first block, STREAMINFO, of 34 bytes
@@ -104,8 +105,8 @@ def find_last_frame(data: memoryview | bytes, block_size: int) -> Frame | None:
     tail = bytes(data[max(0, len(data) - LARGEST_FRAME) :])
     position = len(tail)
     while (position := tail.rfind(b"\xff", 0, position)) >= 0:
-        if frame := read_frame(tail[position:], block_size):
-            return frame
+        if read_frame(tail[position : position + HEADER_BYTES], block_size):
+            return read_frame(tail[position:], block_size)
     return None
 
 

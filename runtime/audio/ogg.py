@@ -99,15 +99,17 @@ def unpack_flac(data: memoryview, link: Link) -> tuple[Pieces, str]:
     first, *others = (page.body for page in link.pages)
     head = bytes(data[first.start : first.stop])[len(FLAC_PACKET) + 4 :]
     start = len(MAGIC) + 4
-    frames = b""
+    last: list[bytes] = []  # bodies, from the last back
+    held = 0
     for body in reversed(others):
-        frames = bytes(data[body.start : body.stop]) + frames
-        if len(frames) >= LARGEST_FRAME:
+        last.append(bytes(data[body.start : body.stop]))
+        held += len(last[-1])
+        if held >= LARGEST_FRAME:
             break
     info = head[start : start + INFO_SIZE]
     if not START.match(head) or len(info) < INFO_SIZE:
         raise LayoutError("its first page of FLAC is damaged", "get the file again")
-    length = find_length(info, frames)
+    length = find_length(info, b"".join(reversed(last)))
     if length.samples is not None:
         head = head[:start] + state_samples(info, length.samples) + head[start + INFO_SIZE :]
     return (head, *others), length.cut

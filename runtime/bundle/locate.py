@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from sc_runtime.caches import find_user_folder
@@ -53,8 +54,11 @@ def locate_bundle(bundle: str | Path | None = None, config: CodecConfig | None =
     """
     wanted = bundle or os.environ.get(BUNDLE_VARIABLE)
     if not wanted:
-        trained = [*filter(is_candidate, list_bundles()), EMBEDDED]
-        return next((path for path in trained if config is None or suits(path, config)), trained[0])
+        candidates = chain(filter(is_candidate, list_bundles()), [EMBEDDED])
+        first = next(candidates)
+        if config is None:
+            return first
+        return next((path for path in chain([first], candidates) if suits(path, config)), first)
     with suppress(RuntimeError, BundleError):  # no home folder
         for candidate in (Path(wanted).expanduser(), bundles_folder() / wanted):
             if candidate.is_dir():

@@ -35,6 +35,7 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
         self._verified: set[str] = set()  #: keys in HASHED
+        self._examined: set[str] = set()  #: graphs whose external data were checked
 
     def __reduce__(self) -> tuple[Callable[[Path], Bundle], tuple[Path]]:
         """Another process loads the bundle again from its folder."""
@@ -104,8 +105,9 @@ class Bundle:
         for file in entry.files:
             self.verify(file)
         path = self.path / entry.files[0]
-        if path.suffix == ".onnx":
+        if path.suffix == ".onnx" and name not in self._examined:
             self.check_external_data(path, entry)
+            self._examined.add(name)
         return path
 
     def check_external_data(self, path: Path, entry: GraphEntry) -> None:

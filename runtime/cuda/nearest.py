@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.centroids import describe_array
+from sc_runtime.centroids import check_queries
 from sc_runtime.errors import BackendError, SettingsError
 
 from .device import Argument, Device, Memory
@@ -61,8 +61,7 @@ class CudaNearestCentroid:
         Raises `SettingsError` for another shape or dtype and for values that are not finite.
         """
         width = self.codebook.shape[1]
-        if queries.ndim != 2 or queries.shape[1] != width or queries.dtype != np.float32:
-            raise SettingsError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]")
+        check_queries(queries, width)
         nearest = np.empty(len(queries), np.int32)
         if not len(queries):
             return nearest

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.centroids import NORM_LIMIT, UNIT_ROUNDOFF, describe_array
-from sc_runtime.errors import SettingsError
+from sc_runtime.centroids import UNIT_ROUNDOFF, centre_codebook
 
 #: Sizes that kernels/nearest.cu is written for.
 TILE_QUERIES, TILE_CENTROIDS, SLICE, GROUP = 128, 256, 64, 16
@@ -36,15 +35,8 @@ class ScreenedCodebook:
 
 def screen_codebook(codebook: npt.NDArray[np.float32]) -> ScreenedCodebook:
     """Centre, scale and round `codebook` float32 [N, D]. Raises `SettingsError` as `NearestCentroid` does."""
-    if codebook.ndim != 2 or codebook.dtype != np.float32 or 0 in codebook.shape:
-        raise SettingsError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]")
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centred = codebook - mean
-        lengths = np.sqrt(np.einsum("nd,nd->n", centred, centred, dtype=np.float64))
-    if not lengths.max() < NORM_LIMIT:
-        remedy = "rebuild the bundle from an undamaged checkpoint"
-        raise SettingsError(f"codebook with vectors of norm {lengths.max():g}", "finite values", remedy)
+    mean, centred, squares = centre_codebook(codebook)
+    lengths = np.sqrt(squares)
     exponent = min(15 - int(np.frexp(np.abs(centred).max())[1]), LARGEST_EXPONENT)
     (count, width), sorting = codebook.shape, lengths.argsort(kind="stable")
     rows, columns = fill_up(count, TILE_CENTROIDS), fill_up(width, SLICE)

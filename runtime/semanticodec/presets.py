@@ -42,7 +42,7 @@ class Sampling:
         if self.eta > 0 and not SOLVERS[self.solver].stochastic:
             raise SettingsError(f"eta {self.eta} with the solver {self.solver}", "eta 0, as it is deterministic")
         try:
-            low, high = (int(bound) for bound in self.interval)
+            low, high = (check_whole("interval", bound, "two diffusion steps") for bound in self.interval)
         except (TypeError, ValueError):
             low, high = 0, -1
         if not 0 <= low <= high <= 1000:

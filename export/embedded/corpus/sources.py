@@ -13,8 +13,6 @@ from typing import Literal
 
 from sc_runtime.errors import MissingExtraError
 
-from .splits import Split
-
 Use = Literal["training", "held-out", "evaluation"]
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")  #: where Debian's package installs it
 PROMPTS = Path("/usr/share/asterisk/sounds")  #: where Debian's packages install recorded prompts
@@ -63,7 +61,6 @@ SOURCES = (
     *(ESPEAK, FLITE, PIPER, JOE, FFMPEG, RUSSIAN, FRENCH, ITALIAN),
     *(FLUIDSYNTH, FLUID, PRETTY_MIDI),
 )
-USES: dict[Split, Use] = {"train": "training", "held-out": "held-out"}
 
 
 def check_sources(use: Use) -> None:

@@ -72,8 +72,8 @@ def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Sha
 
 def hash_source(bundle: Bundle, graph: str) -> str:
     """A hash of what a plan of `graph` is built from: the graph's files, the shapes, how it is built."""
-    files = [bundle.manifest.files[file].sha256 for file in bundle.manifest.graphs[graph].files]
-    return hashlib.sha256(json.dumps([BUILDER, files, list_shapes(bundle, graph)]).encode()).hexdigest()
+    source = [BUILDER, bundle.list_hashes(graph), list_shapes(bundle, graph)]
+    return hashlib.sha256(json.dumps(source).encode()).hexdigest()
 
 
 def locate_plan(bundle: Bundle, graph: str, target: Target) -> Path:
