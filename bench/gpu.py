@@ -1,119 +1,148 @@
-"""Everything that a GPU is for, on the GPU at hand, in one JSON: `python bench/gpu.py`.
+"""Everything that a GPU is for, on the GPU at hand: `python bench/gpu.py --pack .carry/graphs --out DIR`.
 
-- The centroid search: exact on a thousand random and adversarial cases, and its time (see `bench.kernels.nearest`).
-- Every graph, whole encodes and whole decodes on each backend for GPUs, against ONNX Runtime on the CPU.
-- Encoding and decoding by stage, beside the published procedure (PyTorch eager, same GPU); memory; and each stage's
-  floor: its arithmetic at the rate of a large FP16 product, or its weights at the rate of a large copy, whichever takes
-  longer. Both rates are measured here.
-
-What cannot run is skipped, and the JSON says why. The JSON is written after each part, so that a time limit loses only
-the parts that follow. `--minutes` limits the whole.
+`PARTS` is the list. Each part runs in a process of its own with a limit, and `gpu.json` in the folder `--out` is
+written after each, so a crash or the end of the time loses one part. A second call with the same `--work` goes on with
+the parts that have not run. `--rehearse` runs every part without a GPU: ONNX Runtime's CPU provider, the tests'
+emulation of a GPU, and networks of tiny size stand in for it. README.md beside this says how to use fifteen minutes.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-
-with suppress(ImportError):
-    import torch  # noqa: F401  # first, so that ONNX Runtime finds the CUDA libraries that torch loads
 
 import typer
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # Python puts the folder of this file there
 
-from bench.harness.arguments import parse_seconds
-from bench.harness.bundles import find_half, take_config
-from bench.harness.gpu import describe_gpu, read_free_memory
-from bench.harness.parts import Parts, Skipped
-from bench.harness.printing import log
-from bench.harness.results import RESULTS, describe_command, describe_run
+from bench.harness.gpu import describe_gpu
+from bench.harness.parts import PATIENCE, RAN, Part, Parts, Session
+from bench.harness.printing import log, open_console
+from bench.harness.results import describe_command, describe_run
 from bench.kernels.nearest import PACKAGES
-from bench.kernels.on_gpu import check_centroids, measure_ceilings, time_centroids
-from bench.quality.on_gpu import compare_graphs, compare_whole
-from bench.speed.floors import count_work
-from bench.speed.on_gpu import Plan, compare_speeds, time_published, time_runtime
-from bench.speed.stages import StageClock, open_timed_codec
-from sc_runtime.backends.select import ABSENCES, choose_backend
-from sc_runtime.backends.tensorrt import backend as tensorrt
-from sc_runtime.bundle.locate import locate_bundle
-from sc_runtime.bundle.store import Bundle
+from bench.speed.on_gpu import compare_speeds
+from sc_runtime.backends.select import ABSENCES
 from sc_runtime.cli.program import run_app
-from sc_runtime.codec import Codec
-from sc_runtime.semanticodec.presets import Sampling
+from sc_runtime.errors import SettingsError
 
-FORMAT = 1  #: of the JSON
-BACKENDS = ("tensorrt", "onnxruntime-cuda")
+FORMAT = 2  #: of the JSON
+
+#: In the order of what would be lost most. The sum of the limits is more than there is time for: most take far less.
+PARTS = (
+    Part("fill-semanticodec", "bench.gpu_fill:fill_semanticodec", 240, background=True),
+    Part("fill-unicodec", "bench.gpu_fill:fill_unicodec", 240, background=True),
+    Part("machine", "bench.gpu:describe_backends", 30),
+    Part("ceilings", "bench.kernels.on_gpu:measure_ceilings", 40),
+    Part("solver", "bench.kernels.on_gpu:check_solver", 40),
+    Part("kernels", "bench.kernels.on_gpu:check_kernels", 90),
+    Part("kernels-time", "bench.kernels.on_gpu:time_kernels", 60),
+    Part("work", "bench.speed.on_gpu:count_floors", 60),
+    Part("peer-compile", "bench.speed.on_gpu:warm_peer", 240, background=True),
+    Part("graphs", "bench.quality.on_gpu:check_graphs", 90),
+    Part("loop", "bench.speed.on_gpu:time_loop", 90),
+    Part("decode", "bench.speed.on_gpu:time_runtime", 90),
+    Part("published", "bench.speed.on_gpu:time_published", 90),
+    Part("levers", "bench.speed.on_gpu:try_levers", 60),
+    Part("tokens", "bench.quality.on_gpu:compare_tokens", 60),
+    Part("lstm", "bench.kernels.on_gpu:time_lstm", 40),
+    Part("unicodec-graphs", "bench.quality.on_gpu:check_unicodec_graphs", 40),
+    Part("unicodec", "bench.quality.on_gpu:check_unicodec", 40),
+    Part("unicodec-time", "bench.speed.on_gpu:time_unicodec", 30),
+    Part("peer", "bench.speed.on_gpu:time_peer", 110),
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def main(
-    bundle: Annotated[str | None, typer.Option(help="A bundle's folder or name; else the newest FP16 one.")] = None,
-    size: Annotated[str, typer.Option(help="full or tiny: what to look for, and to build if there is none.")] = "full",
-    seconds: Annotated[str, typer.Option(help="Durations of audio, comma-separated.")] = "5,10,30,60",
-    steps: Annotated[int, typer.Option(help="Of DDIM, on both sides.")] = 50,
-    minutes: Annotated[float, typer.Option(help="For all parts together; building a bundle comes before.")] = 8.0,
-    out: Annotated[Path | None, typer.Option(help="The JSON; by default bench/results/gpu-GPU.json.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of gpu.json and gpu.log.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder that a later call goes on from; by default in --out.")
+    ] = None,
+    pack: Annotated[Path | None, typer.Option(help="The graphs without weights, of bench/gpu_pack.py.")] = None,
+    only: Annotated[str, typer.Option(help="Parts to run, again too, comma-separated.")] = "",
+    minutes: Annotated[float, typer.Option(help="For all parts together; a rehearsal takes what it needs.")] = 7.0,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Without a GPU, at tiny size.")] = False,
 ) -> None:
-    """Run every part that can run here; print a summary and write the JSON."""
-    loaded, gpu = Bundle.load(locate_bundle(bundle) if bundle else find_half(size)), describe_gpu()
-    take_config(loaded)  # raises for another codec
-    label = re.sub(r"\W+", "-", gpu["name"].lower()) if gpu else "none"
-    plan = Plan(loaded, Sampling(steps=steps), parse_seconds(seconds))
-    deadline = time.perf_counter() + 60 * minutes
-    parts = Parts(out or RESULTS / f"gpu-{label}.json", deadline, describe_head(loaded, gpu))
-    parts.run("ceilings", measure_ceilings)
-    parts.run("work", partial(count_work, loaded))
-    parts.run("centroids, exact", partial(check_centroids, parts))
-    parts.run("centroids, time", partial(time_centroids, parts))
-    for backend in BACKENDS:
-        run_backend(backend, plan, parts)
-    parts.run("published, speed", partial(time_published, plan, parts))
-    parts.run("ratios", partial(compare_speeds, BACKENDS, parts))
-    parts.print_summary()
+    """Run every part that can run here, print what came out, and write it to --out."""
+    chosen = [name for name in only.split(",") if name]
+    if unknown := set(chosen) - {part.name for part in PARTS}:
+        raise SettingsError(f"--only {','.join(sorted(unknown))}", f"of {', '.join(part.name for part in PARTS)}")
+    out, work = out.absolute(), (work or out / "work").absolute()
+    if rehearse and pack is None:
+        pack = work / "graphs"
+        if not (pack / "unicodec" / "manifest.json").is_file():
+            pack_tiny(pack)
+    deadline = time.time() + 60 * minutes * (PATIENCE if rehearse else 1)
+    session = Session("", work, deadline, rehearse, pack.absolute() if pack else None)
+    parts = Parts(session, out, describe_head(rehearse))
+    parts.run(PARTS, chosen)
+    print_summary(parts.collect())
+    log.print(f"Wrote {out / 'gpu.json'}", soft_wrap=True)
 
 
-def describe_head(bundle: Bundle, gpu: dict[str, Any] | None) -> dict[str, Any]:
+def pack_tiny(folder: Path) -> None:
+    """Trace the graphs of a rehearsal to `folder`."""
+    import torch
+
+    from bench.gpu_pack import CODECS, pack_graphs
+
+    torch.set_grad_enabled(False)
+    for codec in CODECS:
+        pack_graphs(codec, "tiny", folder / codec)
+
+
+def describe_head(rehearsal: bool) -> dict[str, Any]:
     """What is measured on what, for the JSON."""
-    manifest = bundle.manifest
     return {
         "format": FORMAT,
-        **describe_run(*PACKAGES),
+        **describe_run(*PACKAGES, "onnx", "onnx-ir", "onnxscript"),
         "command": describe_command("bench/gpu.py"),
-        "gpu": gpu,
-        "bundle": {"name": bundle.name, "weights": manifest.weights, "precision": manifest.precision},
+        "rehearsal": rehearsal,
+        "gpu": describe_gpu(),
     }
 
 
-def run_backend(backend: str, plan: Plan, parts: Parts) -> None:
-    """The parts of one backend, which share a codec: its graphs, whole recordings, speed."""
-    clock = StageClock()
-    opened: list[Codec] = []
-    parts.run(f"{backend}, opened", partial(open_codec, backend, plan.bundle, clock, opened))
-    for codec in opened:
-        parts.run(f"{backend}, graphs", partial(compare_graphs, codec))
-        parts.run(f"{backend}, whole", partial(compare_whole, codec))
-        parts.run(f"{backend}, speed", partial(time_runtime, codec, clock, plan, parts))
+def describe_backends(session: Session) -> dict[str, Any]:
+    """Part: which backends can run here, what ONNX Runtime offers, and the GPU."""
+    from contextlib import suppress
+
+    with suppress(ImportError):
+        import torch  # noqa: F401  # first, so that ONNX Runtime finds the CUDA libraries that torch loads
+    import onnxruntime
+
+    absences = {name: explain() for name, explain in ABSENCES.items()}
+    found = {"onnxruntime": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
+    return found | {"absences": absences, "gpu": describe_gpu()}
 
 
-def open_codec(backend: str, bundle: Bundle, clock: StageClock, opened: list[Codec]) -> dict[str, Any]:
-    """Add the codec on `backend` to `opened`. Plans are built first if the backend needs them and there are none."""
-    if reason := ABSENCES[backend]():
-        raise Skipped(reason)
-    if backend == "tensorrt" and not tensorrt.has_plans(bundle):
-        from sc_runtime.export.plans import build_plans
+def print_summary(document: dict[str, Any]) -> None:
+    """The state of every part, its results in a line each, and the ratios to the published procedure."""
+    console = open_console()
+    for name, state in document["states"].items():
+        console.print(f"{name}: {state} ({document['took_s'][name]:.1f} s)", soft_wrap=True)
+        for key, value in document["results"].get(name, {}).items():
+            for row in value if isinstance(value, list) else [value]:
+                console.print(f"    {key}: {shorten(row)}", soft_wrap=True)
+    for row in compare_speeds(document["results"])["rows"]:
+        console.print(f"times as fast as published: {shorten(row)}")
+    ran = sum(state == RAN for state in document["states"].values())
+    console.print(f"{ran} of {len(document['states'])} parts ran")
 
-        build_plans(bundle, tensorrt.choose_target(bundle), report=log.print)
-    opened.append(open_timed_codec(bundle, choose_backend(backend, bundle=bundle), clock))
-    return {"device": opened[0].backend.device, "free_bytes": read_free_memory()}
+
+def shorten(value: Any) -> str:
+    """A value as JSON with numbers of four digits, without quotation marks."""
+
+    def round_number(found: re.Match[str]) -> str:
+        return f"{float(found[0]):.4g}"
+
+    return re.sub(r"-?\d+\.\d+(e-?\d+)?", round_number, json.dumps(value, ensure_ascii=False)).replace('"', "")
 
 
 if __name__ == "__main__":

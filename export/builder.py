@@ -26,6 +26,7 @@ from .precision import lower_precision, lower_specs
 from .recipes import PACKAGES, ROUNDING_PACKAGES, write_recipe
 from .registry import find_export
 from .reuse import find_finished, has_recipe, list_donors, reuse_graphs
+from .rewrite import save_variants
 from .spec import Origin, Report, Sizes, Tensors, Weights, list_origins, load_network, make_tensor, read_file
 from .staging import staging
 from .storage import shrink, store_half
@@ -167,10 +168,13 @@ class Builder:
             shared = donor.with_name(self.bundle.manifest.graphs[graph.shares].files[-1])
             share_weights(traced.model, donor)
         paths = save_model(traced.model, self.bundle.path / f"{name}.onnx", shared)
+        variants = save_variants(paths[0]) if self.is_half else {}
+        paths[1:1] = variants.values()
         for path in paths:
             self.record(path)
         self.bundle.manifest.graphs[name] = GraphEntry(
             files=tuple(path.name for path in paths),
+            variants={engine: path.name for engine, path in variants.items()},
             inputs=inputs,
             outputs=outputs,
             recipe=self.recipes[name],

@@ -34,7 +34,7 @@ from sc_runtime.backends.tensorrt.plans import (
     import_library,
     is_recorded,
     list_planned,
-    list_shapes,
+    list_profiles,
     locate_plan,
     read_entry,
     record,
@@ -138,8 +138,8 @@ def build_plans(
 
 def build_plan(bundle: Bundle, graph: str, target: Target) -> Path:
     """Compile one graph and write its plan. An older plan is replaced."""
-    path, started = bundle.find_graph(graph), time.perf_counter()
-    compiled = memoryview(compile_graph(path, list_shapes(bundle, graph), target))
+    path, started = bundle.find_graph(graph, "tensorrt"), time.perf_counter()
+    compiled = memoryview(compile_graph(path, list_profiles(bundle, graph), target))
     plan = locate_plan(bundle, graph, target)
     make_folder(plan.parent, bundle.path)
     with replacing(plan) as temporary:
@@ -170,17 +170,22 @@ def reuse_plans(bundle: Bundle, donors: Iterable[Path], target: str = "*") -> No
                 write_atomically(own.with_suffix(".json"), plan.with_suffix(".json").read_bytes())
 
 
-def compile_graph(path: Path, shapes: dict[str, tuple[Shape, Shape, Shape]], target: Target) -> Any:
-    """The plan of the ONNX file `path`, in TensorRT's own buffer. Raises BackendError with TensorRT's message."""
+def compile_graph(path: Path, given: Sequence[dict[str, tuple[Shape, Shape, Shape]]], target: Target) -> Any:
+    """The plan of the ONNX file `path` with one profile for each of `given`, in TensorRT's own buffer.
+
+    Raises BackendError with TensorRT's message.
+    """
     trt, rtx = import_polygraphy(target.library)
-    profile = trt.Profile()
-    for name, (least, typical, most) in shapes.items():
-        profile.add(name, least, typical, most)
+    profiles = []
+    for shapes in given:
+        profiles.append(trt.Profile())
+        for name, (least, typical, most) in shapes.items():
+            profiles[-1].add(name, least, typical, most)
     with collecting() as said, keeping_timings(target) as cache:
         if target.library == "rtx":
-            config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=[profile])
+            config = rtx.CreateConfigRTX(compute_capabilities=[target.capability], profiles=profiles)
         else:
-            config = trt.CreateConfig(load_timing_cache=cache, profiles=[profile])
+            config = trt.CreateConfig(load_timing_cache=cache, profiles=profiles)
         try:
             return trt.engine_bytes_from_network(
                 trt.network_from_onnx_path(str(path), strongly_typed=True),

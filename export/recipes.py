@@ -24,7 +24,11 @@ from .spec import Graph, Sizes, Weights, list_origins
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")  #: whose versions shape a graph
 ROUNDING_PACKAGES = ("nncf", "openvino")  #: whose versions shape an int8 graph too
-LOWERING = {"float32": (), "fp16": ("precision",), "int8": ("calibration",)}  #: precision -> modules that make it
+LOWERING = {
+    "float32": (),
+    "fp16": ("precision", "rewrite.engines"),
+    "int8": ("calibration",),
+}  #: precision -> modules that make it
 
 
 def write_recipe(

@@ -2,7 +2,9 @@
 // runtime/semanticodec/coefficients.py shows that a step of every solver is a weighted sum. runtime/cuda/solver.py
 // launches the kernel between two calls of the T-UNet.
 //
-// Each launch takes one row of the table. Row 0 draws x_0 = z_T. Row r > 0 follows call r − 1, whose result is `v`:
+// Each launch takes one row of the table, the one that `counter` names, and counts on. So every step of a loop is the same
+// work, recorded once as a CUDA graph: what differs lies in the table, which another preset only overwrites.
+// Row 0 draws x_0 = z_T. Row r > 0 follows call r − 1, whose result is `v`:
 //     v_(r−1) = v of the only branch, or v_u + s (v_c − v_u) of both (paper, eq. 10, with s = 1 − w),
 //     x_r = Σ_j a_j x_(r−1−j) + Σ_j b_j v_(r−1−j) + c n_r.
 // The last DEPTH x and v, which later steps use, stay in rings. x_r is also written where the T-UNet reads it, once for
@@ -27,6 +29,12 @@ struct Row {
     float noise;              // c
     float scale;              // s; 1 where only one branch was run
     float step;               // the timestep of the call that follows
+};
+
+/// The row that the next launch takes, and the blocks of the present launch that have finished.
+struct Counter {
+    int row;
+    unsigned finished;
 };
 
 /// The noise of one window: (seed, window), or the address of SIZE floats for each row of the table.
@@ -68,8 +76,9 @@ __device__ void draw_normal(Four (&normal)[2], const Source& source, int draw, i
 /// v [batch or 2 batch, SIZE]: the unconditional branch first; latent [2 batch, SIZE] and steps [2 batch] of the next
 /// call; xs, vs [DEPTH, batch, SIZE]; table [rows]; sources [batch]. Blocks of THREADS, LANES / THREADS x batch of them.
 extern "C" __global__ void advance(const Four* v, Four* latent, long long* steps, Four* xs, Four* vs, const Row* table,
-                                   const Source* sources, word domain, int batch, int row) {
+                                   const Source* sources, Counter* counter, word domain, int batch) {
     const int lane = blockIdx.x * THREADS + threadIdx.x, window = blockIdx.y;
+    const int row = counter->row;
     const Row now = table[row];
     const int all = batch * QUARTERS;  // of one ring entry, and of one branch
     Four noise[2] = {};
@@ -105,4 +114,13 @@ extern "C" __global__ void advance(const Four* v, Four* latent, long long* steps
         latent[place] = latent[all + place] = next;
     }
     if (lane == 0) steps[window] = steps[batch + window] = static_cast<long long>(now.step);
+    // The block that finishes last counts on. All threads of its block and all other blocks have read the row by then.
+    __syncthreads();
+    if (threadIdx.x == THREADS - 1) {
+        __threadfence();
+        if (atomicAdd(&counter->finished, 1u) == gridDim.x * gridDim.y - 1) {
+            counter->finished = 0;
+            counter->row = row + 1;
+        }
+    }
 }

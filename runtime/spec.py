@@ -57,6 +57,8 @@ class GraphSpec:
     #: Dynamic axis of the inputs -> smallest, typical and largest size in a plan for a GPU. Empty if the graph is not
     #: for GPUs.
     profile: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    #: The same of a second profile of a plan, for fewer windows. It is used where the inputs fit into it.
+    few: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     derived_axes: Mapping[str, DerivedAxis] = field(default_factory=dict)  #: the dynamic axes of the outputs
     #: Whether tokens depend on it. If so, it is computed in float32 unless a lower precision is asked for by name.
     makes_tokens: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import hashlib
 import subprocess
 import threading
 import weakref
@@ -23,14 +24,16 @@ OPTIONS = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-un
 EMULATIONS = {
     "nearest.cu": ("emulated_gpu.cpp", ["-DLISTED=4", "-U_FORTIFY_SOURCE"]),
     "solver.cu": ("emulated_solver.cpp", ["-Wl,-Bsymbolic"]),
+    "join.cu": ("emulated_join.cpp", ["-Wl,-Bsymbolic"]),
 }
 ALIGNMENT = 256  #: bytes, of every allocation
 
 
 class Emulations:
-    """The kernels compiled for the CPU by g++, each source once for each macro."""
+    """The kernels compiled for the CPU by g++, each source once for each macro. Libraries stay in `folder`."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._loaded: dict[tuple[str, Macro | None], ctypes.CDLL] = {}
 
@@ -38,10 +41,13 @@ class Emulations:
         """kernels/`source` with one macro defined."""
         if (source, macro) not in self._loaded:
             emulation, options = EMULATIONS[source]
-            library = self._folder / f"{Path(source).stem}-{'-'.join(macro or ())}.so"
-            macros = [f'-DKERNELS="{find_source(source)}"', *([f"-D{'='.join(macro)}"] if macro else [])]
-            command = ["g++", *OPTIONS, *options, *macros, str(ROOT / "tests" / emulation), "-o", str(library)]
-            subprocess.run(command, check=True)
+            sources = find_source(source).read_bytes() + (ROOT / "tests" / emulation).read_bytes()
+            name = "-".join([Path(source).stem, *(macro or ()), hashlib.sha256(sources).hexdigest()[:16]])
+            library = self._folder / f"{name}.so"
+            if not library.exists():
+                macros = [f'-DKERNELS="{find_source(source)}"', *([f"-D{'='.join(macro)}"] if macro else [])]
+                command = ["g++", *OPTIONS, *options, *macros, str(ROOT / "tests" / emulation), "-o", str(library)]
+                subprocess.run(command, check=True)
             self._loaded[source, macro] = ctypes.CDLL(str(library))
         return self._loaded[source, macro]
 

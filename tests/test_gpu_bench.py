@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,23 +17,21 @@ import numpy as np
 import pytest
 
 from bench import gpu
+from bench.gpu_fill import fill_bundle
+from bench.gpu_pack import strip_bundle
+from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
-from bench.harness.parts import Parts
-from bench.quality.on_gpu import compare_graphs
+from bench.harness.parts import Part, Parts, Session
 from bench.speed.floors import count_work, find_floors
 from bench.speed.inputs import make_codes, make_sound
 from bench.speed.stages import StageClock, open_timed_codec
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
-from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
-from sc_runtime.codec import Codec
-from sc_runtime.cuda.device import Device, explain_absence
+from sc_runtime.cuda.device import Device
 from sc_runtime.errors import BackendError, SettingsError
 from tests.conftest import ROOT
 from tests.emulated_device import EmulatedDevice, Emulations
-
-ABSENCE = explain_absence()
 
 
 @pytest.fixture(scope="module")
@@ -38,55 +39,181 @@ def bundle(tiny_fp16_bundle: Path) -> Bundle:
     return Bundle.load(tiny_fp16_bundle)
 
 
-@pytest.mark.skipif(ABSENCE is None, reason="there is a GPU: the bench would measure it")
-def test_without_a_gpu_every_part_says_why_it_is_skipped(tiny_fp16_bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    command = [sys.executable, "bench/gpu.py", "--bundle", tiny_fp16_bundle, "--size", "tiny", "--out", out]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+def rehearse(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
+    """`bench/gpu.py --rehearse`: its JSON and what it printed."""
+    command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", out, *arguments]
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["bundle"]["precision"] == "fp16"
-    assert found["gpu"] is None
-    assert {"torch", "numpy", "python"} <= set(found["versions"])
-    assert list(found["results"]) == ["work"]
-    reasons = {"tensorrt, opened": ABSENCES["tensorrt"](), "onnxruntime-cuda, opened": ABSENCES["onnxruntime-cuda"]()}
-    for part in ("ceilings", "centroids, exact", "centroids, time", "published, speed"):
-        reasons[part] = ABSENCE
-    assert found["skipped"] == reasons | {"ratios": "there is nothing to compare with"}
-    for reason in found["skipped"].values():
-        assert reason in done.stdout
+    return json.loads((out / "gpu.json").read_text()), done.stdout
 
 
-def test_a_bundle_of_another_codec_is_refused(
-    tiny_unicodec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_command(gpu.app, ["--bundle", str(tiny_unicodec), "--out", str(tmp_path / "gpu.json")]) == 1
-    name = tiny_unicodec.name
-    assert capsys.readouterr().err.startswith(f"error: bundle {name} of unicodec; expected one of semanticodec")
-    assert not list(tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def pack(tiny_fp16_bundle: Path, tiny_fp16_unicodec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs without weights of both tiny bundles."""
+    folder = tmp_path_factory.mktemp("pack")
+    strip_bundle(Bundle.load(tiny_fp16_bundle), folder / "semanticodec")
+    strip_bundle(Bundle.load(tiny_fp16_unicodec), folder / "unicodec")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
+def test_every_part_runs_in_a_rehearsal(pack: Path, tmp_path: Path) -> None:
+    """Twenty processes. What a CPU cannot stand in for says so; nothing fails."""
+    found, shown = rehearse(tmp_path, "--pack", pack)
+    assert list(found["states"]) == [part.name for part in gpu.PARTS]
+    skipped = {name for name, state in found["states"].items() if state == "skipped: no GPU"}
+    assert skipped == {"lstm", "peer", "peer-compile"}
+    assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
+    results = found["results"]
+    assert results["kernels"]["wrong"] == []
+    assert max(error for name, error in results["solver"].items() if "latent" in name) < 1e-5
+    assert max(max(errors) for errors in results["graphs"]["exported"].values()) < 1e-2
+    assert all(row["same_latent"] for row in results["loop"]["rows"] if row["captured"])
+    assert results["tokens"]["equal_acoustic_tokens"] == 1
+    assert results["unicodec"]["equal_tokens"] == 1
+    assert f"{len(gpu.PARTS) - 3} of {len(gpu.PARTS)} parts ran" in shown
+
+
+def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
+    """No bundle is needed. The second call takes what the first one left; a part that is named runs again."""
+    pack = tmp_path / "none"
+    found, _ = rehearse(tmp_path / "out", "--pack", pack, "--only", "ceilings")
+    assert {name for name, state in found["states"].items() if state == "ran"} == {"ceilings"}
+    assert found["states"]["loop"] == "not run"
+    assert found["results"]["ceilings"]["fp16_flop_per_s"] > 0
+    assert found["rehearsal"] and found["gpu"] == explain_gpu()
+
+
+def explain_gpu() -> object:
+    from bench.harness.gpu import describe_gpu
+
+    return describe_gpu()
+
+
+def test_an_unknown_part_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(gpu.app, ["--out", str(tmp_path), "--only", "nothing"]) == 1
+    assert capsys.readouterr().err.startswith("error: --only nothing; expected of fill-semanticodec")
+
+
+def test_a_bundle_of_another_codec_is_refused(tiny_unicodec: Path) -> None:
     with pytest.raises(SettingsError, match="of unicodec; expected one of semanticodec"):
         take_config(Bundle.load(tiny_unicodec))
 
 
-def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "new" / "gpu.json", time.perf_counter() + 1000, {"format": 1})
+# --- parts in processes -----------------------------------------------------------------------------------------------
 
-    def fail(error: Exception) -> dict[str, Any]:
-        raise error
 
-    parts.run("good", lambda: {"value": 1})
-    parts.run("bad", lambda: fail(ZeroDivisionError("by zero\nin a stack")))
-    parts.run("refused", lambda: fail(BackendError("no GPU", "one")))
-    parts.deadline = time.perf_counter()
-    parts.run("late", lambda: {"value": 2})
-    document = json.loads(parts.out.read_text())
-    assert document["results"]["good"]["value"] == 1
-    assert list(document["results"]) == ["good"]
-    assert document["skipped"] == {
-        "bad": "failed: ZeroDivisionError: by zero",
-        "refused": "no GPU; expected one",
-        "late": "no time left",
-    }
+def succeed(session: Session) -> dict[str, Any]:
+    return {"value": 1, "of": session.find("first") if session.part == "last" else {}}
+
+
+def refuse(session: Session) -> dict[str, Any]:
+    raise BackendError("no GPU", "one")
+
+
+def fail(session: Session) -> dict[str, Any]:
+    session.keep({"kept": 3})
+    raise ZeroDivisionError("by zero\nin a stack")
+
+
+def abort(session: Session) -> dict[str, Any]:
+    session.keep({"kept": 4})
+    os.abort()
+
+
+def hang(session: Session) -> dict[str, Any]:
+    session.keep({"kept": 5})
+    time.sleep(1000)
+    return {}
+
+
+def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) -> None:
+    """What they had measured stays."""
+    here = "tests.test_gpu_bench"
+    functions = {"first": succeed, "refused": refuse, "failed": fail, "aborted": abort, "hung": hang, "last": succeed}
+    plan = [Part(name, f"{here}:{each.__name__}", 60 if name != "hung" else 0.5) for name, each in functions.items()]
+    session = Session("", tmp_path / "work", time.time() + 1000)
+    Parts(session, tmp_path / "out", {"format": 1}).run(plan)
+    document = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert document["format"] == 1
+    states = document["states"]
+    assert states["first"] == states["last"] == "ran"
+    assert states["refused"] == "skipped: no GPU; expected one"
+    assert states["failed"] == "failed: ZeroDivisionError: by zero"
+    assert states["aborted"] == "failed: its process ended with code -6"
+    assert states["hung"].startswith("failed: stopped after")
+    assert document["results"]["last"] == {"value": 1, "of": {"value": 1, "of": {}}}
+    assert document["results"]["failed"] == {"kept": 3}
+    assert document["results"]["aborted"] == {"kept": 4}
+
+
+# --- what travels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny_fp16_bundle", "tiny_fp16_unicodec"])
+def test_a_filled_pack_is_the_bundle(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Byte for byte: weights of convolutions and LSTMs, transposed ones, constants, codebooks."""
+    built = Bundle.load(request.getfixturevalue(name))
+    strip_bundle(built, tmp_path / "pack")
+    assert not list((tmp_path / "pack").glob("*.data"))
+    filled = fill_bundle(tmp_path / "pack", tmp_path / "filled")
+    assert filled.manifest.graphs == built.manifest.graphs
+    for file, entry in built.manifest.files.items():
+        assert filled.manifest.files[file].bytes == entry.bytes
+        if file.endswith(".data"):
+            for graph in built.manifest.graphs.values():
+                for weight in graph.weights.values():
+                    if weight.file == file:
+                        size = math.prod(weight.shape) * np.dtype(weight.dtype).itemsize
+                        span = slice(weight.offset, weight.offset + size)
+                        assert (filled.path / file).read_bytes()[span] == (built.path / file).read_bytes()[span]
+        else:
+            assert filled.manifest.files[file] == entry
+
+
+def test_code_for_other_gpus_is_cleared(tmp_path: Path) -> None:
+    def make_entry(arch: int, code: bytes) -> bytes:
+        return ENTRY.pack(CUBIN, 0x101, ENTRY.size, len(code), 0, 0, 0, 0, arch) + code
+
+    def make_container(*entries: bytes) -> bytes:
+        return CONTAINER.pack(MAGIC, 1, CONTAINER.size, sum(map(len, entries))) + b"".join(entries)
+
+    ours, theirs, only = b"ninety" * 4, b"eighty" * 4, b"single" * 4
+    library = b"ELF" + make_container(make_entry(80, theirs), make_entry(90, ours)) + b"middle"
+    library += (
+        MAGIC.to_bytes(4, "little") + b"no container, but the same four bytes" + make_container(make_entry(80, only))
+    )
+    cleared, kept, gone = clear_cubins(library, 90)
+    assert len(cleared) == len(library)
+    assert (kept, gone) == (len(ours) + len(only), len(theirs))
+    assert cleared == library.replace(theirs, bytes(len(theirs)))
+
+
+def test_pieces_are_joined_and_the_package_is_linked(tmp_path: Path) -> None:
+    carry, site = tmp_path / "carry", tmp_path / "site"
+    with zipfile.ZipFile(tmp_path / "onnxruntime_gpu-1.whl", "w") as wheel:
+        wheel.writestr("onnxruntime/__init__.py", "__version__ = '1'\n" + "# filling\n" * 100)
+        wheel.writestr("onnxruntime/transformers/left_out.py", "")
+    archive = shrink_wheel(tmp_path / "onnxruntime_gpu-1.whl", 90)
+    pieces = cut_pieces(archive, carry, SPARE + len(archive) // 2, SPARE + len(archive))
+    assert len(pieces) == 2
+    install = [sys.executable, ROOT / "bench" / "gpu_install.py", carry, site]
+    last = carry / "piece1"
+    last.rename(tmp_path / "later")
+    assert "so far" in subprocess.run(install, capture_output=True, text=True, check=True).stdout
+    (tmp_path / "later").rename(last)
+    assert "from 2 pieces" in subprocess.run(install, capture_output=True, text=True, check=True).stdout
+    assert (site / "onnxruntime" / "__init__.py").read_text().startswith("__version__ = '1'")
+    assert not (site / "onnxruntime" / "transformers").exists()
+    found = subprocess.run(
+        [sys.executable, "-c", "import sc_runtime.export, sc_runtime; print(sc_runtime.__file__)"],
+        env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(site))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
@@ -104,14 +231,6 @@ def test_stages_on_a_gpu_are_timed_and_change_nothing(bundle: Bundle, emulations
     clock.start()
     np.testing.assert_array_equal(codec.decode(codes, steps=2), sound_untimed)
     assert set(clock.stages) == {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"}
-
-
-def test_graphs_tokens_and_sound_are_compared_with_the_cpu(bundle: Bundle) -> None:
-    """A backend of the CPU agrees with itself, but for the order of sums."""
-    codec = Codec(bundle, choose_backend("onnxruntime", 1))
-    errors = compare_graphs(codec)
-    assert set(errors) == set(bundle.manifest.graphs)
-    assert max(errors.values()) < 1e-4
 
 
 def test_floors_are_the_larger_of_arithmetic_and_memory(bundle: Bundle) -> None:

@@ -178,7 +178,7 @@ def test_a_refused_graph_is_named_with_the_reason(tiny_fp16_bundle: Path, target
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("nowhere", 1)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     with pytest.raises(BackendError, match=rf"graph\.onnx: tensorrt_rtx {target.version} refuses it \(.*Unheard"):
-        compile_graph(path, {"x": ((1, 4), (2, 4), (3, 4))}, target)
+        compile_graph(path, [{"x": ((1, 4), (2, 4), (3, 4))}], target)
 
 
 def test_nothing_is_printed(tiny_fp16_bundle: Path, target: Target, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from sc_runtime.backends.tensorrt.plans import (
     Target,
     hash_source,
     list_planned,
-    list_shapes,
+    list_profiles,
     locate_plan,
     read_entry,
     record,
@@ -145,13 +145,15 @@ def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
     latent, steps = np.zeros((4, *LATENT_SHAPE), np.float32), np.zeros(4, np.int64)
     rings = np.zeros((2, DEPTH, 2, *latent.shape[1:]), np.float32)
     sources = np.array([[2**64 - 1, 3, 0], [5, 2**40, 0]], np.uint64)
-    parts = (latent, latent, steps, rings[0], rings[1], table, sources)
+    counter = np.zeros(2, np.int32)
+    parts = (latent, latent, steps, rings[0], rings[1], table, sources, counter)
     with emulated.lock:
-        solver.advance([part.ctypes.data for part in parts], 2, 0)
+        solver.advance([part.ctypes.data for part in parts], 2)
     expected = np.stack([SeededNoise(2**64 - 1)(3, 0), SeededNoise(5)(2**40, 0)])
     np.testing.assert_allclose(latent, np.concatenate([expected, expected]), rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(rings[0, 0], latent[:2])
     assert steps.tolist() == [981] * 4
+    assert counter.tolist() == [1, 0]
 
 
 # --- TensorRT's interface over ONNX Runtime ---------------------------------------------------------------------------
@@ -166,7 +168,7 @@ class Engine:
         self.session = onnxruntime.InferenceSession(raw["path"], providers=["CPUExecutionProvider"])
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.names = self.inputs + [entry.name for entry in self.session.get_outputs()]
-        self.num_io_tensors = len(self.names)
+        self.num_io_tensors, self.num_optimization_profiles = len(self.names), len(self.shapes)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -174,9 +176,12 @@ class Engine:
     def get_tensor_mode(self, name: str) -> str:
         return "INPUT" if name in self.inputs else "OUTPUT"
 
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return self.shapes[index][name]
+
     def create_execution_context(self, given: Any) -> Context:
         if isinstance(given, Config):
-            lengths = any(least[1:] != most[1:] for least, _, most in self.shapes.values())
+            lengths = any(least[1:] != most[1:] for least, _, most in self.shapes[-1].values())
             assert given.dynamic_shapes_kernel_specialization_strategy == ("LAZY" if lengths else "EAGER")
         else:
             assert given == "USER_MANAGED"
@@ -192,9 +197,15 @@ class Context:
         self.shapes: dict[str, list[int]] = {}
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
+        self.profile = 0
+
+    def set_optimization_profile_async(self, index: int, stream_handle: int) -> bool:
+        assert stream_handle == EmulatedDevice.stream and 0 < index < len(self.engine.shapes) and not self.shapes
+        self.profile = index
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self.engine.shapes[name]
+        least, _, most = self.engine.shapes[self.profile][name]
         self.shapes[name] = list(shape)
         return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
 
@@ -287,7 +298,7 @@ def test_the_interface_is_that_of_the_real_library() -> None:
     for name, ours in (classes | {"ILogger": Listener, "Runtime": Runtime}).items():
         for attribute in vars(ours):
             assert attribute.startswith("__") or hasattr(getattr(real, name), attribute), f"{name}.{attribute}"
-    for attribute in ("num_io_tensors",):
+    for attribute in ("num_io_tensors", "num_optimization_profiles"):
         assert hasattr(real.ICudaEngine, attribute)
     for name, ours in (LIBRARY | RTX).items():
         for attribute in vars(ours) if isinstance(ours, SimpleNamespace) else ():
@@ -308,7 +319,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
     for graph in list_planned(bundle):
         plan = locate_plan(bundle, graph, target)
         plan.parent.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_shapes(bundle, graph)}))
+        plan.write_text(json.dumps({"path": str(bundle.find_graph(graph)), "shapes": list_profiles(bundle, graph)}))
         entry = PlanEntry(hash_source(bundle, graph), plan.stat().st_size, hash_file(plan), 0.0)
         plan.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(entry)))
         record(plan, entry)
@@ -397,31 +408,32 @@ def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str
 
 
 @needs_compiler
-def test_guidance_in_an_interval_and_one_capture_a_size(
+def test_guidance_in_an_interval_and_one_captured_step_for_all_presets(
     bundle: Bundle, library: dict[str, Any], emulations: Emulations
 ) -> None:
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
     gpu: Any = EmulatedDevice(emulations)
     decoder = ResidentDecoder(gpu, LoadedBundle(bundle, tensorrt.TensorRtBackend(gpu)))
-    shape = bundle.manifest.graphs["conditioning"].inputs["features"].resolve(batch=1)
-    features = np.random.default_rng(0).standard_normal(shape, np.float32)
+    config, codes = bundle.choose_config(), np.random.default_rng(0).integers(0, 4096, (100, 2))
 
-    def decode(guidance: float, interval: tuple[int, int] = (0, 1000)) -> np.ndarray:
-        sampling = Sampling("dpm", 2, guidance, 0.0, interval)
-        return decoder.run(features, sampling, Schedule(), SeededNoise(0), range(1), 1000)
+    def decode(
+        guidance: float, interval: tuple[int, int] = (0, 1000), solver: str = "dpm", steps: int = 2
+    ) -> np.ndarray:
+        sampling = Sampling(solver, steps, guidance, 0.0, interval)
+        return decoder.run([codes], config, sampling, SeededNoise(0), range(1), 1000)
 
     plain, everywhere, first, nowhere = decode(1.0), decode(3.0), decode(3.0, (900, 1000)), decode(3.0, (2, 3))
     assert error_of_variation(nowhere, plain) < 1e-6
     assert error_of_variation(first, plain) > 1e-3
     assert error_of_variation(first, everywhere) > 1e-3
-    decoder.run(features, Sampling("dpm", 2, 1.0, 0.0), Schedule(), SeededNoise(1), range(5, 6), 1000)
-    assert gpu.captured == 4
-    group = decoder.prepare(1, Sampling("dpm", 2, 1.0, 0.0), Schedule())
+    np.testing.assert_array_equal(decode(1.0), plain)  # nothing of the runs between stays
+    assert error_of_variation(decode(3.0, solver="unipc", steps=3), everywhere) > 1e-3
+    assert gpu.captured == 2  # one step with both branches and one with the conditional branch alone, for all presets
+    group = decoder.prepare(1)
     with gpu.lock:
         sounds = [group.vocode(samples) for samples in (1000, 20_000, 40_000, 60_000, 80_000, 163_840, 1000)]
     assert np.array_equal(sounds[0], sounds[-1])  # prepared again
     assert len(group._vocoders) == RECENT
-    assert gpu.captured == 4
 
 
 @pytest.mark.parametrize(
@@ -484,6 +496,16 @@ def test_more_windows_than_a_plan_is_for_are_one_line(bundle: Bundle, library: d
     graph = open_backend("tensorrt", None).open(bundle, "vae_decoder")
     with pytest.raises(BackendError, match=r"vae_decoder.plan is not for latent \[17, 8, 256, 16\] .*at most 16"):
         graph.run({"latent": np.zeros((17, 8, 256, 16), np.float32)})
+
+
+def test_the_tunet_has_a_profile_for_a_single_window(bundle: Bundle, library: dict[str, Any]) -> None:
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    graph: Any = open_backend("tensorrt", None).open(bundle, "tunet_step")
+    for batch, profile in ((1, 0), (2, 0), (4, 0), (5, 1), (32, 1)):
+        addresses = dict.fromkeys(graph.resolve(batch=batch), 256)
+        assert graph.bind(addresses, batch=batch)._context.profile == profile
+    with pytest.raises(BackendError, match=r"is not for .* \[33, "):
+        graph.bind(addresses, batch=33)
 
 
 def test_a_few_sizes_stay_prepared() -> None:
@@ -600,4 +622,4 @@ def test_a_gpu_gives_the_cpus_sound(name: str, bundle: Bundle) -> None:
         assert error < 0.1, settings  # half precision, a few steps, stand-in weights
     assert codec.model.decoder._groups  # type: ignore[union-attr]
     for group in codec.model.decoder._groups.values():  # type: ignore[union-attr]
-        assert group.loop.refusal is None
+        assert group.refusals == []

@@ -1,33 +1,107 @@
-"""The GPU of this machine."""
+"""What the parts of `bench/gpu.py` run on: a GPU, or in a rehearsal the CPU in its place."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
 
+from sc_runtime.backends.onnxruntime_cuda import CUDA, OnnxRuntimeCudaBackend, Provider
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.device import Device, explain_absence
 from sc_runtime.cuda.source import check
 
-from .parts import Skipped
+from .parts import Session, Skipped
+
+NO_GPU = "no GPU"
+CPU = Provider("CPUExecutionProvider", "cpu")
+VARIANT = "cuda"  #: engine whose variants of the graphs are measured
+FAR = 0.02  #: relative error from which on a variant is not used by the other parts
+FILL = "fill"  #: prefix of the parts that fill bundles with weights
+
+
+def open_device(session: Session) -> Device:
+    """The GPU, or in a rehearsal the tests' emulation of one. Raises Skipped where there is none."""
+    if session.rehearsal:
+        from tests.emulated_device import EmulatedDevice, Emulations
+
+        return cast(Device, EmulatedDevice(Emulations(session.work / "emulations"), quick_search=True))
+    require_gpu()
+    return Device()
 
 
 def require_gpu() -> None:
     """Raises Skipped if there is no GPU that this package can use."""
     if reason := explain_absence():
-        raise Skipped(reason)
+        raise Skipped(f"{NO_GPU}: {reason}")
 
 
-def require_torch_gpu() -> None:
-    """Raises Skipped if there is no GPU that both this package and torch can use."""
-    require_gpu()
+def require_real_gpu(session: Session) -> None:
+    """Raises Skipped in a rehearsal too: nothing stands in for what the part measures."""
+    if session.rehearsal:
+        raise Skipped(NO_GPU)
+    choose_torch_device(session)
+
+
+def choose_torch_device(session: Session) -> str:
+    """Torch's name of the device. Raises Skipped if torch is not installed, or finds no GPU."""
     if importlib.util.find_spec("torch") is None:
-        raise Skipped("torch is not installed")
+        raise Skipped(f"{NO_GPU}: torch is not installed")
     import torch
 
+    if session.rehearsal:
+        return "cpu"
+    require_gpu()
     if not torch.cuda.is_available():
-        raise Skipped("torch finds no GPU")
+        raise Skipped(f"{NO_GPU}: torch finds none")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return "cuda"
+
+
+def open_bundle(session: Session, codec: str = "semanticodec") -> Bundle:
+    """The filled bundle of `codec`, when it is ready. Raises Skipped if it could not be filled."""
+    return Bundle.load(Path(session.wait_for(f"{FILL}-{codec}")["bundle"]))
+
+
+def open_backend(session: Session, engine: str | None = VARIANT) -> OnnxRuntimeCudaBackend:
+    """ONNX Runtime on the GPU, with the graphs' variants for `engine`; in a rehearsal its CPU provider.
+
+    Where the part "graphs" found that the T-UNet's variant does not run, the graphs run as they were exported.
+    """
+    if session.rehearsal:
+        return OnnxRuntimeCudaBackend(open_device(session), CPU)
+    require_gpu()
+    import torch  # noqa: F401  # first, so that ONNX Runtime finds the CUDA libraries that torch loads
+
+    checked = session.find("graphs").get(VARIANT, {})
+    if engine == VARIANT and any(isinstance(errors, str) or max(errors) > FAR for errors in checked.values()):
+        engine = None
+    return OnnxRuntimeCudaBackend(Device(), dataclasses.replace(CUDA, engine=engine))
+
+
+def time_calls(run: Callable[[], object], wait: Callable[[], object], repeats: int, warmups: int = 2) -> dict[str, Any]:
+    """Seconds of `repeats` calls, each from its start until `wait` returns, after `warmups` that are not counted."""
+    seconds = []
+    for call in range(warmups + repeats):
+        started = time.perf_counter()
+        run()
+        wait()
+        if call >= warmups:
+            seconds.append(time.perf_counter() - started)
+    return {"median": median(seconds), "min": min(seconds), "max": max(seconds), "runs": repeats}
+
+
+def wait_for_torch(device: str) -> Callable[[], None]:
+    """A function that waits until torch's work on `device` is done."""
+    import torch
+
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def describe_gpu() -> dict[str, Any] | None:
@@ -41,8 +115,10 @@ def describe_gpu() -> dict[str, Any] | None:
     return found
 
 
-def read_free_memory() -> int:
-    """Bytes of the GPU's memory that are free."""
+def read_free_memory() -> int | None:
+    """Bytes of the GPU's memory that are free; None without a GPU."""
+    if explain_absence():
+        return None
     from cuda.bindings import driver
 
     return int(check(driver.cuMemGetInfo())[0])

@@ -1,78 +1,196 @@
-"""Parts of `bench/gpu.py`: encoding and decoding by stage on a GPU, the runtime and the published procedure."""
+"""Parts of `bench/gpu.py`: the denoising loop, encoding and decoding by stage, the published procedure and a peer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from bench.harness.bundles import find_sizes, remake_weights, take_config
-from bench.harness.gpu import read_free_memory, require_torch_gpu
-from bench.harness.parts import RESERVED, Parts, Skipped
+from bench.harness.gpu import (
+    choose_torch_device,
+    open_backend,
+    open_bundle,
+    read_free_memory,
+    require_real_gpu,
+    time_calls,
+    wait_for_torch,
+)
+from bench.harness.parts import Session
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
+from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.noise import SeededNoise
-from sc_runtime.semanticodec.presets import Sampling
-from sc_runtime.spec import DecodeOptions
+from sc_runtime.semanticodec.presets import PRESETS, Sampling
+from sc_runtime.semanticodec.resident import ResidentDecoder
 
-from .floors import find_floors
+from .floors import count_work, find_floors
 from .inputs import make_codes, make_sound
-from .sides import DIRECTIONS
-from .stages import StageClock
+from .stages import StageClock, open_timed_codec
 
 REPEATS = 3  #: runs of a row of the runtime; the published procedure does one
+WINDOWS = (1, 7, 16)  #: decoded together
+WINDOW_SECONDS = 9.6  #: between the starts of two windows
+PUBLISHED_SECONDS = (10, 60)
+PEER_BATCHES = (2, 32)
+STEPS, REHEARSED_STEPS = 50, 2
+LEVERS: dict[str, dict[str, str]] = {
+    "exported": {},  # the graph without the passes of export/rewrite
+    "none": {},
+    "prefer_nhwc": {"prefer_nhwc": "1"},
+    "fuse_conv_bias": {"fuse_conv_bias": "1"},
+    "cudnn_conv1d_pad_to_nc1d": {"cudnn_conv1d_pad_to_nc1d": "1"},
+}  #: of ONNX Runtime's CUDA provider
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is timed: a bundle, DDIM with these settings on both sides, and durations in seconds."""
-
-    bundle: Bundle
-    sampling: Sampling
-    durations: list[float]
+def count_floors(session: Session) -> dict[str, Any]:
+    """The arithmetic and the bytes of every graph, for the floors of other parts."""
+    return count_work(open_bundle(session))
 
 
-def time_runtime(codec: Codec, clock: StageClock, plan: Plan, parts: Parts) -> dict[str, Any]:
-    """Medians of `REPEATS` runs of each row by stage, after one that is not counted; the GPU's memory in bytes.
+def choose_steps(session: Session) -> int:
+    return REHEARSED_STEPS if session.rehearsal else STEPS
 
-    `codec` charges its stages to `clock`.
-    """
-    config, options = take_config(plan.bundle), DecodeOptions(steps=plan.sampling.steps)
-    rows = []
-    for direction, seconds in product(DIRECTIONS, plan.durations):
+
+def choose_windows(session: Session) -> tuple[int, ...]:
+    return (1, 2) if session.rehearsal else WINDOWS
+
+
+def time_loop(session: Session) -> dict[str, Any]:
+    """The denoising loop alone, step by step on the host and then captured, and whether both give the same latent."""
+    bundle = open_bundle(session)
+    codec = Codec(bundle, open_backend(session))
+    assert isinstance(codec.model, SemantiCodecModel) and codec.model.decoder is not None
+    decoder, config, steps = codec.model.decoder, take_config(bundle), choose_steps(session)
+    sampling, rows = Sampling(steps=steps), []
+    for windows in choose_windows(session):
+        codes = [make_codes(WINDOW_SECONDS, config)[: config.positions].astype(np.int64)] * windows
+        latents: list[np.ndarray] = []
+        for capture in (False, True):
+            row, latent = time_one_loop(decoder, codes, config, sampling, capture)
+            rows.append({"windows": windows, "captured": capture, **row})
+            latents.append(latent)
+            session.keep({"rows": rows, "steps": steps})
+        rows[-1]["same_latent"] = np.array_equal(latents[0], latents[1])
+    return {"rows": rows, "steps": steps}
+
+
+def time_one_loop(
+    decoder: ResidentDecoder, codes: list[np.ndarray], config: Any, sampling: Sampling, capture: bool
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Seconds of the loop for these windows, and the waveforms after it."""
+    device = decoder.device
+    with device.lock:
+        decoder._groups.clear()
+        group = decoder.prepare(len(codes))
+        decoder.condition(group, codes, config)
+        started = time.perf_counter()
+        step = group.prepare_step(True, capture)
+        device.sync()
+        prepared = time.perf_counter() - started
+        run = partial(group.denoise, sampling, config.schedule, SeededNoise(0), range(len(codes)))
+        spent = time_calls(run, device.sync, REPEATS, 1)
+        group.decode_latent()
+        sound = group.vocode(config.positions * 100)
+    row = {"s": spent["median"], "min_s": spent["min"], "max_s": spent["max"], "prepared_s": prepared}
+    return row | {"refusal": step.refusal if capture else None}, sound
+
+
+def time_runtime(session: Session) -> dict[str, Any]:
+    """Decoding 1, 7 and 16 windows and encoding as many, by stage, with the floor of each; the GPU's memory."""
+    bundle, before = open_bundle(session), read_free_memory()
+    clock = StageClock()
+    codec = open_timed_codec(bundle, open_backend(session), clock)
+    config, steps = take_config(bundle), choose_steps(session)
+    measured = {"ceilings": session.find("ceilings"), "work": session.find("work")}
+    rows: list[dict[str, Any]] = []
+    for direction, windows in itertools.product(("decode", "encode"), choose_windows(session)):
+        seconds = 10.24 + WINDOW_SECONDS * (windows - 1) if direction == "decode" else 10.24 * windows - 0.2
+        seconds = 1.0 * windows if session.rehearsal else seconds
         sound, codes = make_sound(seconds), make_codes(seconds, config)
         runs: list[dict[str, float]] = []
-        while len(runs) <= REPEATS and parts.seconds_left > RESERVED:
+        for _ in range(1 + REPEATS):
             clock.start()
             if direction == "encode":
                 codec.encode(sound)
             else:
-                codec.decode(codes, options)
+                codec.decode(codes, steps=steps)
             clock.lap("rest")
             runs.append(clock.stages)
-        if runs[1:]:
-            row = describe_row(direction, seconds, runs[1:])
-            rows.append(row | {"floors": find_floors(row, plan.bundle, plan.sampling.steps, parts.results)})
-    free, before = read_free_memory(), parts.results[f"{codec.backend.name}, opened"]["free_bytes"]
-    return {"rows": rows, "gpu_bytes": before - free}
+        row = describe_row(direction, seconds, runs[1:])
+        floors = find_floors(row, bundle, steps, measured)
+        rows.append({"windows": windows, **row, "first_run_s": sum(runs[0].values()), "floors": floors})
+        session.keep({"rows": rows})
+    after = read_free_memory()
+    refusals = [why for group in decoder_of(codec)._groups.values() for why in group.refusals]
+    used = None if before is None or after is None else before - after
+    return {"rows": rows, "steps": steps, "gpu_bytes": used, "loop_not_captured": refusals}
 
 
-def time_published(plan: Plan, parts: Parts) -> dict[str, Any]:
-    """One run of each row, after a short one that is not counted. Rows that would end too late are left out."""
-    require_torch_gpu()
+def decoder_of(codec: Codec) -> ResidentDecoder:
+    assert isinstance(codec.model, SemantiCodecModel) and codec.model.decoder is not None
+    return codec.model.decoder
+
+
+def time_unicodec(session: Session) -> dict[str, Any]:
+    """UniCodec on the GPU: encoding and decoding 10 and 30 s."""
+    bundle = open_bundle(session, "unicodec")
+    codec, rows = Codec(bundle, open_backend(session)), []
+    for seconds in (1.0,) if session.rehearsal else (10.0, 30.0):
+        sound, codes = make_sound(seconds, codec.sample_rate), make_codes(seconds, codec.config)
+        runs: dict[str, Callable[[], object]] = {
+            "encode": partial(codec.encode, sound),
+            "decode": partial(codec.decode, codes),
+        }
+        for direction, run in runs.items():
+            spent = time_calls(run, lambda: None, REPEATS)
+            rows.append({"direction": direction, "seconds": seconds, **spent, "rtf": spent["median"] / seconds})
+            session.keep({"rows": rows})
+    return {"rows": rows}
+
+
+def try_levers(session: Session) -> dict[str, Any]:
+    """The T-UNet, one call with both branches, under each option of ONNX Runtime's CUDA provider."""
+    bundle, rows = open_bundle(session), []
+    for name, options in LEVERS.items():
+        backend = open_backend(session)
+        if not session.rehearsal:
+            engine = None if name == "exported" else backend.provider.engine
+            backend.provider = dataclasses.replace(backend.provider, engine=engine, options=options)
+        graph = backend.open(bundle, "tunet_step")
+        for batch in (2,) if session.rehearsal else PEER_BATCHES:
+            with backend.gpu.lock:
+                held = {key: backend.gpu.allocate(size) for key, size in graph.count_bytes(batch=batch).items()}
+                for key, spec in graph.inputs.items():
+                    backend.gpu.write(held[key].address, np.ones(spec.resolve(batch=batch), spec.dtype))
+                call = graph.bind({key: memory.address for key, memory in held.items()}, batch=batch)
+                spent = time_calls(call.enqueue, backend.gpu.sync, 5)
+            rows.append({"lever": name, "batch": batch, "s": spent["median"], "min_s": spent["min"]})
+            session.keep({"rows": rows})
+    return {"rows": rows}
+
+
+def time_published(session: Session) -> dict[str, Any]:
+    """The published procedure in PyTorch eager: one run of each row, after a short one that is not counted."""
+    device = choose_torch_device(session)
     import torch
 
     from bench.reference.semanticodec import PublishedCodec
 
-    clock, sampling, noise = StageClock(), plan.sampling, SeededNoise(0)
+    bundle, clock, sampling, noise = open_bundle(session), StageClock(), PRESETS["reference"], SeededNoise(0)
+    wait = wait_for_torch(device)
 
     def lap(stage: str) -> None:
-        torch.cuda.synchronize()
+        wait()
         clock.lap(stage)
 
-    codec = PublishedCodec(find_sizes(plan.bundle), remake_weights(plan.bundle), lap, "cuda")
+    codec = PublishedCodec(find_sizes(bundle), remake_weights(bundle), lap, device)
 
     def run(direction: str, seconds: float, steps: int) -> dict[str, Any]:
         sound, codes = make_sound(seconds), make_codes(seconds, codec.config)
@@ -84,14 +202,14 @@ def time_published(plan: Plan, parts: Parts) -> dict[str, Any]:
         lap("rest")
         return describe_row(direction, seconds, [clock.stages])
 
-    for direction in DIRECTIONS:
-        run(direction, 1, 2)
     rows: list[dict[str, Any]] = []
-    for direction, seconds in product(DIRECTIONS, plan.durations):
-        rtf = max((row["rtf"] for row in rows if row["direction"] == direction), default=0.0)
-        if rtf * seconds < parts.seconds_left - RESERVED:
-            rows.append(run(direction, seconds, sampling.steps))
-    return {"rows": rows, "gpu_bytes": torch.cuda.max_memory_allocated()}
+    for seconds, direction in itertools.product((1,) if session.rehearsal else PUBLISHED_SECONDS, ("encode", "decode")):
+        if not rows and not session.rehearsal:
+            run("encode", 1, 2)
+            run("decode", 1, 2)
+        rows.append(run(direction, seconds, choose_steps(session)))
+        session.keep({"rows": rows})
+    return {"rows": rows, "gpu_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None}
 
 
 def describe_row(direction: str, seconds: float, runs: list[dict[str, float]]) -> dict[str, Any]:
@@ -102,16 +220,65 @@ def describe_row(direction: str, seconds: float, runs: list[dict[str, float]]) -
     return {"direction": direction, "seconds": seconds, "total_s": total, "rtf": total / seconds, "stages_s": stages}
 
 
-def compare_speeds(backends: Sequence[str], parts: Parts) -> dict[str, Any]:
-    """How many times as fast as the published procedure each backend is, row by row."""
-    if (published := parts.results.get("published, speed")) is None:
-        raise Skipped("there is nothing to compare with")
+def warm_peer(session: Session) -> dict[str, Any]:
+    """In the background: compile the T-UNet with torch.compile for both batches, so that its cache is warm."""
+    return run_peer(session, repeats=0)
+
+
+def time_peer(session: Session) -> dict[str, Any]:
+    """The T-UNet by torch.compile in a CUDA graph, FP16, at 2 and 32 branches: what a compiler makes of it."""
+    return run_peer(session, repeats=10)
+
+
+def run_peer(session: Session, repeats: int) -> dict[str, Any]:
+    require_real_gpu(session)
+    import torch
+
+    torch.set_grad_enabled(False)
+    from sc_runtime.export.registry import read_tensors
+    from sc_runtime.export.semanticodec.graphs import GRAPHS, NETWORKS
+    from sc_runtime.export.spec import load_network
+
+    bundle: Bundle = open_bundle(session)
+    sizes, weights = find_sizes(bundle), remake_weights(bundle)
+    network: Any = load_network(NETWORKS["tunet"], sizes, read_tensors("decoder", weights, sizes)).cuda().half()
+    network.time_embed.register_forward_pre_hook(round_embedding)
+    rows: list[dict[str, Any]] = []
+    for batch in PEER_BATCHES:
+        torch._dynamo.reset()
+        specs = GRAPHS["tunet_step"].inputs(sizes).values()
+        inputs = [
+            torch.full(spec.resolve(batch=batch), 500, device="cuda")
+            if spec.dtype == "int64"
+            else torch.randn(spec.resolve(batch=batch), device="cuda", dtype=torch.float16)
+            for spec in specs
+        ]
+        started = time.perf_counter()
+        compiled = torch.compile(network, mode="reduce-overhead" if repeats else "default")
+        with torch.device("cuda"):
+            for _ in range(3):
+                compiled(*inputs)
+            torch.cuda.synchronize()
+            row: dict[str, Any] = {"batch": batch, "compiled_in_s": time.perf_counter() - started}
+            if repeats:
+                spent = time_calls(partial(compiled, *inputs), torch.cuda.synchronize, repeats)
+                row |= {"s": spent["median"], "min_s": spent["min"]}
+        rows.append(row)
+        session.keep({"rows": rows})
+    return {"rows": rows}
+
+
+def round_embedding(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The embedding of the step, which is computed in float32, in the type of the network that takes it."""
+    return tuple(argument.half() for argument in arguments)
+
+
+def compare_speeds(results: dict[str, Any]) -> dict[str, Any]:
+    """How many times as fast as the published procedure the runtime is, by windows: from the RTF of the longest row."""
+    published = {row["direction"]: row["rtf"] for row in results.get("published", {}).get("rows", [])}
     rows = [
-        {"backend": backend, "direction": ours["direction"], "seconds": ours["seconds"]}
-        | {"times": theirs["total_s"] / ours["total_s"]}
-        for backend in backends
-        for ours in parts.results.get(f"{backend}, speed", {}).get("rows", [])
-        for theirs in published["rows"]
-        if (ours["direction"], ours["seconds"]) == (theirs["direction"], theirs["seconds"])
+        {"direction": row["direction"], "windows": row["windows"], "times": published[row["direction"]] / row["rtf"]}
+        for row in results.get("decode", {}).get("rows", [])
+        if row["direction"] in published
     ]
     return {"rows": rows}

@@ -16,7 +16,7 @@ from sc_runtime.codec import Codec
 from sc_runtime.cuda.device import Device
 from sc_runtime.model import WindowPlan
 from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
-from sc_runtime.semanticodec.config import Schedule, SemantiCodecConfig
+from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.resident import DECODER_GRAPHS, ResidentDecoder
@@ -111,15 +111,21 @@ class TimedDecoder(ResidentDecoder):
         self.clock = clock
 
     def run(
-        self, features: np.ndarray, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range, samples: int
+        self,
+        codes: list[np.ndarray],
+        config: SemantiCodecConfig,
+        sampling: Sampling,
+        noise: Noise,
+        windows: range,
+        samples: int,
     ) -> np.ndarray:
         if not self.clock.is_running:
-            return super().run(features, sampling, schedule, noise, windows, samples)
+            return super().run(codes, config, sampling, noise, windows, samples)
         with self.device.lock:
-            group = self.prepare(len(features), sampling, schedule)
+            group = self.prepare(len(codes))
             stages: dict[str, Callable[[], None]] = {
-                "conditioning": partial(group.condition, features),
-                "tunet": partial(group.denoise, noise, windows),
+                "conditioning": partial(self.condition, group, codes, config),
+                "tunet": partial(group.denoise, sampling, config.schedule, noise, windows),
                 "vae_decoder": group.decode_latent,
             }
             self.clock.lap("rest")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sc_runtime.errors import BackendError, MissingExtraError, first_line
 from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
+from .capture_trial import explain_refusal
 from .failures import describe_failure
 from .onnxruntime import list_disabled_optimizers
 
@@ -48,13 +50,26 @@ class Provider:
 
     name: str
     memory: str
+    engine: str | None = None  #: whose variants of graphs it runs; None runs the graphs as they were exported
+    options: Mapping[str, str] = field(default_factory=dict)  #: further ones, such as prefer_nhwc
 
     def describe(self, device: Device) -> dict[str, str]:
-        """Its options: our stream, and float32 products that are not rounded to TF32."""
-        return {"device_id": "0", "user_compute_stream": str(device.stream), "use_tf32": "0"}
+        """Its options: our stream, float32 products that are not rounded to TF32, and how convolutions are chosen.
+
+        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. The normalised
+        sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
+        """
+        return {
+            "device_id": "0",
+            "user_compute_stream": str(device.stream),
+            "use_tf32": "0",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "enable_skip_layer_norm_strict_mode": "1",
+            **self.options,
+        }
 
 
-CUDA = Provider("CUDAExecutionProvider", "cuda")
+CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
 
 
 class OnnxRuntimeCudaBackend:
@@ -82,7 +97,7 @@ class OnnxRuntimeCudaBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         onnxruntime = import_onnxruntime()
-        path, entry = bundle.find_graph(graph), bundle.manifest.graphs[graph]
+        path, entry = bundle.find_graph(graph, self.provider.engine), bundle.manifest.graphs[graph]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
@@ -103,7 +118,14 @@ class OnnxRuntimeCudaBackend:
             expected = f"{self.provider.name}, with CUDA and cuDNN of its version"
             raise BackendError(f"ONNX Runtime took {used[0]} for {graph}", expected, INSTALL)
         spec, prepare = bundle.spec.graphs[graph], partial(OnnxRuntimeCall, session, graph, entry, self.provider.memory)
-        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare)
+        explain = partial(self._explain_capture, bundle, graph)
+        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain)
+
+    def _explain_capture(self, bundle: Bundle, graph: str, axes: Mapping[str, int]) -> str | None:
+        """As `DeviceGraph.explain_capture`. Only the CUDA provider has anything to record."""
+        if self.provider.name != CUDA.name:
+            return None
+        return explain_refusal(import_onnxruntime().__version__, self.gpu.name, bundle.path, graph, axes)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self.gpu)

@@ -75,6 +75,8 @@ class GraphEntry:
     #: Name of the tensor in the exported module -> its place. Equal tensors may share a place. Empty for int8 graphs,
     #: and in bundles of versions that wrote no table.
     weights: dict[str, WeightEntry] = field(default_factory=dict)
+    #: Engine ("cuda", "tensorrt") -> one of `files`: the same function in operators that the engine runs faster.
+    variants: dict[Name, Name] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ class Manifest:
             unlisted = [file for file in graph.files if file not in self.files]
             if unlisted:
                 raise ValueError(f"no size and hash of {', '.join(unlisted)}")
+            strange = [file for file in graph.variants.values() if file not in graph.files]
+            if strange:
+                raise ValueError(f"{name}: variant {strange[0]} is none of its files")
             for tensor, spec in {**graph.inputs, **graph.outputs}.items():
                 if spec.dtype not in DTYPES or any(isinstance(size, int) and size < 1 for size in spec.shape):
                     raise ValueError(f"{name}.{tensor}: {spec.dtype} {list(spec.shape)}")

@@ -97,17 +97,20 @@ class Bundle:
             )
         return self.manifest.configure(vocab)
 
-    def find_graph(self, name: str) -> Path:
-        """The file of the graph `name`, verified: ONNX, or OpenVINO's format if it is in int8. Raises BundleError."""
+    def find_graph(self, name: str, engine: str | None = None) -> Path:
+        """The file of the graph `name`, verified: ONNX, or OpenVINO's format if it is in int8. Raises BundleError.
+
+        If the graph has a variant for `engine` ("cuda", "tensorrt"), it is that one's file.
+        """
         entry = self.manifest.graphs.get(name)
         if entry is None:
             raise BundleError(f"{self.path}: no graph {name!r}", "every graph of the codec", self.remedy)
         for file in entry.files:
             self.verify(file)
-        path = self.path / entry.files[0]
-        if path.suffix == ".onnx" and name not in self._examined:
+        path = self.path / entry.variants.get(engine or "", entry.files[0])
+        if path.suffix == ".onnx" and path.name not in self._examined:
             self.check_external_data(path, entry)
-            self._examined.add(name)
+            self._examined.add(path.name)
         return path
 
     def check_external_data(self, path: Path, entry: GraphEntry) -> None:

@@ -29,6 +29,7 @@ class Call(Protocol):
 
 
 Prepare = Callable[[Shapes, Addresses], Call]  #: fixes the shapes and addresses of all inputs and outputs of a graph
+ExplainCapture = Callable[[Mapping[str, int]], str | None]  #: as `DeviceGraph.explain_capture`, of the axes' sizes
 
 
 class DeviceGraph:
@@ -45,8 +46,10 @@ class DeviceGraph:
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
         prepare: Prepare,
+        explain: ExplainCapture = lambda axes: None,
     ) -> None:
         self.device, self.spec, self.inputs, self.outputs, self._prepare = device, spec, inputs, outputs, prepare
+        self._explain = explain
         self._tensors = {**inputs, **outputs}
         self._calls: dict[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = {}
 
@@ -63,6 +66,10 @@ class DeviceGraph:
     def bind(self, addresses: Addresses, **axes: int) -> Call:
         """The graph for inputs of these sizes, reading and writing at `addresses`."""
         return self._prepare(self.resolve(**axes), addresses)
+
+    def explain_capture(self, **axes: int) -> str | None:
+        """Why a run of these sizes must not be recorded in a CUDA graph, or None. It may take seconds, once."""
+        return self._explain(axes)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         axes = {

@@ -54,6 +54,8 @@ class CudaNearestCentroid:
         columns = screened.halves.shape[1]
         self._screened = replace(screened, halves=np.empty((0, columns), np.float16))  # they are on the GPU
         self._scratch: Scratch | None = None
+        self._exchange: tuple[Memory, Memory]  #: queries from the host and what was found, kept between searches
+        self._exchanged = 0  #: the queries that it has room for
 
     def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """Indices int32 [n] of the centroids nearest to `queries` float32 [n, D]; of equals, the lowest.
@@ -67,7 +69,10 @@ class CudaNearestCentroid:
             return nearest
         rows = min(len(queries), QUERY_BLOCK)
         with self._device.lock:
-            given, found = self._device.allocate(4 * rows * width), self._device.allocate(4 * rows)
+            if rows > self._exchanged:
+                self._exchange = self._device.allocate(4 * rows * width), self._device.allocate(4 * rows)
+                self._exchanged = rows
+            given, found = self._exchange
             for start in range(0, len(queries), rows):
                 block = queries[start : start + rows]
                 self._device.write(given.address, block)

@@ -23,7 +23,10 @@ class SolverKernel:
         self._device, self._blocks, self._domain = device, size // VALUES // THREADS, domain
         self._kernel = device.load_kernels(SOURCE, THREADS, {"advance": 0})["advance"]
 
-    def advance(self, addresses: Sequence[int], batch: int, row: int) -> None:
-        """Enqueue `row` of the table for `batch` windows. `addresses` are the kernel's arguments up to `sources`."""
-        arguments = (*addresses, self._domain, np.int32(batch), np.int32(row))
+    def advance(self, addresses: Sequence[int], batch: int) -> None:
+        """Enqueue the row of the table that the counter names, for `batch` windows. The counter then names the next.
+
+        `addresses` are the kernel's arguments up to `counter`, which is int32 [2]: a row, and 0.
+        """
+        arguments = (*addresses, self._domain, np.int32(batch))
         self._device.launch(self._kernel, (self._blocks, batch), arguments)

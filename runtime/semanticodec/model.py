@@ -136,11 +136,12 @@ class SemantiCodecModel:
         def synthesise() -> Iterator[Iterable[np.ndarray]]:
             for start in range(0, len(windows), together):
                 group = range(start, min(start + together, len(windows)))
-                features = self.embed_windows([codes[windows[i]] for i in group], config)
+                cut = [codes[windows[i]] for i in group]
                 needed = max(samples - WINDOW_STRIDE * window for window in group)
                 if decoder:
-                    yield from zip(decoder.run(features, sampling, config.schedule, draw_noise, group, needed))
+                    yield from zip(decoder.run(cut, config, sampling, draw_noise, group, needed))
                 else:
+                    features = self.embed_windows(cut, config)
                     with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded while the first ones run
                         vocoder = loader.submit(self.load_vocoder, len(group), needed)
                         latent = denoise(features, group)

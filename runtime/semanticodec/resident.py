@@ -1,7 +1,8 @@
-"""Features to waveform on a GPU; nothing comes back to the host in between."""
+"""Tokens to waveform on a GPU; nothing but tokens goes there, and nothing but sound comes back."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,12 +10,13 @@ import numpy as np
 
 from sc_runtime.cuda.device import Device, Memory, Replay
 from sc_runtime.cuda.graph import Call, DeviceGraph, keep_recent
+from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.networks import Networks
 from sc_runtime.spec import Noise
 
 from .coefficients import DEPTH, find_multistep
-from .config import LATENT_SHAPE, Schedule
+from .config import ACOUSTIC_CODEBOOK, LATENT_SHAPE, Schedule, SemantiCodecConfig
 from .noise import PHILOX_DOMAIN, SeededNoise
 from .presets import Sampling
 from .spec import GPU_WINDOWS
@@ -23,6 +25,10 @@ from .vocode import choose_frames
 DECODER_GRAPHS = ("conditioning", "tunet_step", "vae_decoder", "hifigan")
 LATENT_SIZE = int(np.prod(LATENT_SHAPE))
 LATENT_BYTES = 4 * LATENT_SIZE
+MOST_ROWS = 1000  #: of a table: 999 steps and z_T
+NOTHING = -1  #: in place of the tokens of a position that a short window lacks
+
+log = logging.getLogger(__name__)
 
 
 class ResidentDecoder:
@@ -31,30 +37,48 @@ class ResidentDecoder:
     batch = GPU_WINDOWS  #: windows that are worth decoding together
 
     def __init__(self, device: Device, networks: Networks) -> None:
-        self.device = device
+        self.device, self._networks = device, networks
         self._solver = SolverKernel(device, LATENT_SIZE, PHILOX_DOMAIN)
         self._graphs = {name: open_device_graph(networks, name) for name in DECODER_GRAPHS}
-        self._groups: dict[tuple[int, Sampling, Schedule], Group] = {}
+        self._codebooks: dict[str, Memory] = {}
+        self._groups: dict[int, Group] = {}
 
     def run(
-        self, features: np.ndarray, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range, samples: int
+        self,
+        codes: list[np.ndarray],
+        config: SemantiCodecConfig,
+        sampling: Sampling,
+        noise: Noise,
+        windows: range,
+        samples: int,
     ) -> np.ndarray:
-        """features float32 [B, L, 2D] of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
+        """codes [<= L, 2] of each of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
 
         `noise` is called for these windows. The result is that of running the stages one by one, up to rounding.
         Several threads may call this; their windows run one group after the other.
         """
         with self.device.lock:
-            group = self.prepare(len(features), sampling, schedule)
-            group.condition(features)
-            group.denoise(noise, windows)
+            group = self.prepare(len(codes))
+            self.condition(group, codes, config)
+            group.denoise(sampling, config.schedule, noise, windows)
             group.decode_latent()
             return group.vocode(samples)
 
-    def prepare(self, batch: int, sampling: Sampling, schedule: Schedule) -> Group:
-        """The group that decodes `batch` windows with `sampling`; it is made and captured if there is none yet."""
-        make = partial(Group, self.device, self._solver, self._graphs, batch, sampling, schedule)
-        return keep_recent(self._groups, (batch, sampling, schedule), make)
+    def prepare(self, batch: int) -> Group:
+        """The group that decodes `batch` windows; it is made if there is none yet."""
+        return keep_recent(self._groups, batch, partial(Group, self.device, self._solver, self._graphs, batch))
+
+    def condition(self, group: Group, codes: list[np.ndarray], config: SemantiCodecConfig) -> None:
+        """Enqueue tokens -> keys and values of every window."""
+        acoustic, semantic = map(self._upload, (ACOUSTIC_CODEBOOK, config.semantic_codebook))
+        group.condition(codes, acoustic.address, semantic.address)
+
+    def _upload(self, codebook: str) -> Memory:
+        """The codebook, on the GPU: copied there once."""
+        if codebook not in self._codebooks:
+            array = np.ascontiguousarray(self._networks.load_codebook(codebook), np.float32)
+            self._codebooks[codebook] = self.device.upload(array)
+        return self._codebooks[codebook]
 
 
 def open_device_graph(networks: Networks, name: str) -> DeviceGraph:
@@ -73,72 +97,64 @@ class Vocoder:
 
 
 class Group:
-    """`batch` windows decoded together: their memory on the GPU, and their denoising loop as one CUDA graph.
+    """`batch` windows decoded together: their memory on the GPU, and one denoising step as a CUDA graph.
 
-    Where guidance acts, a T-UNet call computes 2 `batch` windows: first those without conditioning, then those with
-    it, as in `guidance.guide`. Elsewhere it computes only those with conditioning. Only `vocode` waits for the GPU.
+    The step is a T-UNet call and the solver's update. The update reads a table, and a counter on the GPU names the row.
+    So every step of every preset is the same graph, launched again. Where guidance acts, the call computes 2 `batch`
+    windows: first those without conditioning, then those with it, as in `guidance.guide`. Elsewhere it computes only
+    those with conditioning. That is a second graph, made when it is first needed. Only `vocode` waits for the GPU.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        solver: SolverKernel,
-        graphs: dict[str, DeviceGraph],
-        batch: int,
-        sampling: Sampling,
-        schedule: Schedule,
-    ) -> None:
+    def __init__(self, device: Device, solver: SolverKernel, graphs: dict[str, DeviceGraph], batch: int) -> None:
         self._device, self._solver, self._graphs, self._batch = device, solver, graphs, batch
-        self._table, guided = tabulate(sampling, schedule)
-        self._guided = guided
-        branches = 2 if any(guided) else 1
-
-        def allocate(size: int) -> int:
-            self._held.append(device.allocate(size))
-            return self._held[-1].address
-
         self._held: list[Memory] = []
-        conditioning, tunet = graphs["conditioning"], graphs["tunet_step"]
+        conditioning = graphs["conditioning"]
         sizes = conditioning.count_bytes(batch=batch)
-        self._features = allocate(sizes.pop("features"))
-        context = {name: allocate(branches * size) for name, size in sizes.items()}
-        given = {name: context[name] + (branches - 1) * size for name, size in sizes.items()}
-        self._latent, v = allocate(2 * batch * LATENT_BYTES), allocate(2 * batch * LATENT_BYTES)
-        steps, rings = allocate(16 * batch), [allocate(DEPTH * batch * LATENT_BYTES) for _ in range(2)]
-        table = allocate(self._table.nbytes)
-        self._sources = allocate(24 * batch)
-        self._arguments = (v, self._latent, steps, *rings, table, self._sources)
-        device.write(table, self._table)
-        device.write(self._sources, np.zeros((batch, 3), np.uint64))  # the first launch must find no addresses
-
-        inner = {"latent": self._latent, "step": steps, "v": v}
-        assert inner.keys() | context.keys() == tunet.inputs.keys() | tunet.outputs.keys()
-        self._calls = {
-            True: graphs["tunet_step"].bind(inner | context, batch=2 * batch) if True in guided else None,
-            False: graphs["tunet_step"].bind(inner | given, batch=batch) if False in guided else None,
-        }
-        self._condition = graphs["conditioning"].bind({"features": self._features, **given}, batch=batch)
-        if branches == 2:  # keys and values of the empty conditioning, computed once
-            nothing = graphs["conditioning"].bind({"features": self._features, **context}, batch=batch)
-            self.condition(np.zeros(conditioning.inputs["features"].resolve(batch=batch), np.float32), nothing)
-            device.sync()  # before `nothing` is freed
+        self._features = self._allocate(sizes.pop("features"))
+        self._positions, width = conditioning.inputs["features"].resolve(batch=batch)[1:]
+        self._joiner = RowJoiner(device, width // 2)
+        self._codes = self._allocate(8 * batch * self._positions)
+        context = {name: self._allocate(2 * size) for name, size in sizes.items()}
+        given = {name: context[name] + size for name, size in sizes.items()}
+        self._contexts = {True: context, False: given}
+        self._latent, v = (self._allocate(2 * batch * LATENT_BYTES) for _ in range(2))
+        steps, rings = self._allocate(16 * batch), [self._allocate(DEPTH * batch * LATENT_BYTES) for _ in range(2)]
+        self._table, self._sources = self._allocate(MOST_ROWS * ROW.itemsize), self._allocate(24 * batch)
+        self._counter = self._allocate(8)
+        self._inner = {"latent": self._latent, "step": steps, "v": v}
+        self._arguments = (v, self._latent, steps, *rings, self._table, self._sources, self._counter)
+        self._condition = conditioning.bind({"features": self._features, **given}, batch=batch)
+        self._steps: dict[bool, Replay] = {}
         self._vocoders: dict[int, Vocoder] = {}
-        self._mel = allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
+        self._mel = self._allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
         self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch=batch)
-        self.loop = self._capture()
 
-    def condition(self, features: np.ndarray, call: Call | None = None) -> None:
-        """Enqueue features float32 [B, L, 2D] -> keys and values."""
-        self._device.write(self._features, features)
-        (call or self._condition).enqueue()
+    @property
+    def refusals(self) -> list[str]:
+        """Why steps that have run are no CUDA graphs; empty if all are."""
+        return [step.refusal for step in self._steps.values() if step.refusal]
 
-    def denoise(self, noise: Noise, windows: range) -> None:
+    def condition(self, codes: list[np.ndarray], acoustic: int, semantic: int) -> None:
+        """Enqueue codes [<= L, 2] of each window -> keys and values. The codebooks are given by their addresses."""
+        filled = np.full((self._batch, self._positions, 2), NOTHING, np.int32)
+        for row, few in zip(filled, codes, strict=True):
+            row[: len(few)] = few
+        self._device.write(self._codes, filled)
+        count = self._batch * self._positions
+        self._joiner.join(acoustic, self._codes + 4, semantic, self._codes, self._features, count, step=2)
+        self._condition.enqueue()
+
+    def denoise(self, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range) -> None:
         """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU; any other noise is copied there."""
+        table, guided = tabulate(sampling, schedule)
+        for kind in dict.fromkeys(guided):
+            self.prepare_step(kind)
+        self._start(table)
         sources = np.zeros((len(windows), 3), np.uint64)
         if isinstance(noise, SeededNoise):
             sources[:, 0], sources[:, 1] = noise.seed, windows
         else:
-            wanted = self._table["noise"] != 0
+            wanted = table["noise"] != 0
             nothing = np.zeros(LATENT_SHAPE, np.float32)
             draws = [[noise(window, k) if wanted[k] else nothing for k in range(len(wanted))] for window in windows]
             drawn = np.array(draws, np.float32)
@@ -146,7 +162,9 @@ class Group:
             self._device.write(self._drawn.address, drawn)
             sources[:, 2] = self._drawn.address + np.arange(len(windows)) * len(wanted) * LATENT_BYTES
         self._device.write(self._sources, sources)
-        self.loop.launch()
+        self._solver.advance(self._arguments, self._batch)
+        for kind in guided:
+            self._steps[kind].launch()
 
     def decode_latent(self) -> None:
         """Enqueue z_0 -> log-mel."""
@@ -164,6 +182,53 @@ class Group:
         self._device.read(vocoder.waveform.address, waveforms)
         return waveforms
 
+    def prepare_step(self, guided: bool, capture: bool = True) -> Replay:
+        """One step, with both branches or one, captured when it is first asked for.
+
+        Libraries choose kernels in a first run, and may allocate once more in a second: neither can be recorded. Where
+        the T-UNet's library must not be recorded, or `capture` is False, the step is launched call by call.
+        """
+        if guided in self._steps:
+            return self._steps[guided]
+        tunet, batch = self._graphs["tunet_step"], self._batch * (2 if guided else 1)
+        addresses = self._inner | self._contexts[guided]
+        assert addresses.keys() == tunet.inputs.keys() | tunet.outputs.keys()
+        call = tunet.bind(addresses, batch=batch)
+        if guided:
+            self._condition_on_nothing()
+
+        def step() -> None:
+            call.enqueue()
+            self._solver.advance(self._arguments, self._batch)
+
+        self._device.write(self._sources, np.zeros((self._batch, 3), np.uint64))
+        self._start(np.zeros(MOST_ROWS, ROW))
+        self._solver.advance(self._arguments, self._batch)
+        for _ in range(2):
+            step()
+        refusal = tunet.explain_capture(batch=batch) if capture else "not wanted"
+        self._steps[guided] = Replay(step, refusal) if refusal else self._device.capture(step)
+        if capture and (why := self._steps[guided].refusal):
+            log.warning("the denoising loop runs without a CUDA graph, which is slower: %s", why)
+        return self._steps[guided]
+
+    def _allocate(self, size: int) -> int:
+        self._held.append(self._device.allocate(size))
+        return self._held[-1].address
+
+    def _start(self, table: np.ndarray) -> None:
+        """Write `table`, and let the next launch of the solver take its first row."""
+        self._device.write(self._table, table)
+        self._device.write(self._counter, np.zeros(2, np.int32))
+
+    def _condition_on_nothing(self) -> None:
+        """Keys and values of the empty conditioning, for the unconditional branch: computed once."""
+        conditioning = self._graphs["conditioning"]
+        held = self._device.upload(np.zeros(conditioning.inputs["features"].resolve(batch=self._batch), np.float32))
+        call = conditioning.bind({"features": held.address, **self._contexts[True]}, batch=self._batch)
+        call.enqueue()
+        self._device.sync()  # before `call` and `held` are freed
+
     def _open_vocoder(self, frames: int) -> Vocoder:
         hifigan = self._graphs["hifigan"]
         sizes = hifigan.count_bytes(batch=self._batch, frames=frames)
@@ -171,24 +236,6 @@ class Group:
         waveform, mel = self._device.allocate(sizes["waveform"]), None if whole else self._device.allocate(sizes["mel"])
         addresses = {"mel": mel.address if mel else self._mel, "waveform": waveform.address}
         return Vocoder(hifigan.bind(addresses, batch=self._batch, frames=frames), mel, waveform)
-
-    def _capture(self) -> Replay:
-        """The loop as one CUDA graph.
-
-        Libraries choose kernels in a first run, and may allocate once more in a second: neither can be recorded.
-        """
-        self._solver.advance(self._arguments, self._batch, 0)
-        for call in 2 * [call for call in self._calls.values() if call]:
-            call.enqueue()
-        return self._device.capture(self._run_loop)
-
-    def _run_loop(self) -> None:
-        self._solver.advance(self._arguments, self._batch, 0)
-        for row, guided in enumerate(self._guided, 1):
-            call = self._calls[guided]
-            assert call is not None
-            call.enqueue()
-            self._solver.advance(self._arguments, self._batch, row)
 
 
 #: A row of kernels/solver.cu's table.

@@ -18,7 +18,8 @@ GPU_WINDOWS = 16  #: windows that run together on a GPU; a larger batch gains no
 FRAME_STEP = 64  #: the vocoder runs on a multiple of this many frames, so that a backend compiles few shapes
 
 WINDOWS = {"batch": (1, 4, GPU_WINDOWS)}
-BRANCHES = {"batch": (1, 8, 2 * GPU_WINDOWS)}  #: one T-UNet batch holds both guidance branches of every window
+BRANCHES = {"batch": (1, 2 * GPU_WINDOWS, 2 * GPU_WINDOWS)}  #: one T-UNet batch holds both branches of every window
+ONE_WINDOW = {"batch": (1, 2, 4)}  #: the kernels that are fastest for 32 branches are not the fastest for 2
 
 SPEC = CodecSpec(
     number=0,
@@ -30,7 +31,7 @@ SPEC = CodecSpec(
         "audiomae": GraphSpec(profile=WINDOWS, makes_tokens=True, gains_from_batch=False),
         "acoustic_encoder": GraphSpec(profile=WINDOWS, makes_tokens=True, is_lstm=True),
         "conditioning": GraphSpec(profile=WINDOWS),
-        "tunet_step": GraphSpec(profile=BRANCHES),
+        "tunet_step": GraphSpec(profile=BRANCHES, few=ONE_WINDOW),
         "vae_decoder": GraphSpec(profile=WINDOWS),
         "hifigan": GraphSpec(
             profile={**WINDOWS, "frames": (FRAME_STEP, SEGMENT_FRAMES, SEGMENT_FRAMES)},

@@ -200,6 +200,24 @@ class Contexts:
             KERNELS.write(self._kernels, bytes(self._cache.serialize()))
 
 
+def find_profile(engine: Any, shapes: Shapes) -> int:
+    """The first profile of a plan that holds inputs of these shapes; the last one if none does."""
+    last = engine.num_optimization_profiles - 1
+    for index in range(last):
+        limits = {name: engine.get_tensor_profile_shape(name, index) for name in shapes if is_input(engine, name)}
+        if all(
+            low <= size <= high
+            for name, (least, _, most) in limits.items()
+            for low, size, high in zip(least, shapes[name], most, strict=True)
+        ):
+            return index
+    return last
+
+
+def is_input(engine: Any, name: str) -> bool:
+    return str(engine.get_tensor_mode(name)).endswith("INPUT")
+
+
 def name_kernels(target: Target, graph: str) -> str:
     """The key of the kernels of `graph` for `target`."""
     return f"{str(target).replace('.', '_')}-{graph}"
@@ -223,6 +241,9 @@ class TensorRtCall:
         self._context = context = contexts.open()
         if context is None:
             raise self._refuse("cannot be prepared")
+        index = find_profile(contexts.engine, shapes)  # a context begins with profile 0
+        if index and not context.set_optimization_profile_async(index, device.stream):
+            raise self._refuse("does not take its profile")
         for i in range(contexts.engine.num_io_tensors):
             name = contexts.engine.get_tensor_name(i)
             takes = contexts.engine.get_tensor_mode(name) == loaded.module.TensorIOMode.INPUT
@@ -230,7 +251,10 @@ class TensorRtCall:
                 raise self._refuse(f"is not for {name} {list(shapes[name])}")
             if not context.set_tensor_address(name, addresses[name]):
                 raise self._refuse(f"does not take {name}")
+        loaded.messages.clear()
         size = context.update_device_memory_size_for_shapes()
+        if size == 0 and loaded.messages:  # 0 is also the size of a plan that needs no memory
+            raise self._refuse("cannot be given its shapes")
         self._memory = device.allocate(size)
         context.set_device_memory(self._memory.address, size)
         self._fresh = True

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -64,7 +65,18 @@ def list_planned(bundle: Bundle) -> list[str]:
 
 def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Input -> its smallest, typical (what a plan is tuned for) and largest shape in a plan of `graph`."""
-    profile = bundle.spec.graphs[graph].profile
+    return resolve_profile(bundle, graph, bundle.spec.graphs[graph].profile)
+
+
+def list_profiles(bundle: Bundle, graph: str) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
+    """The same of every profile of a plan, the one for the fewest windows first."""
+    spec = bundle.spec.graphs[graph]
+    return [resolve_profile(bundle, graph, profile) for profile in (spec.few, spec.profile) if profile]
+
+
+def resolve_profile(
+    bundle: Bundle, graph: str, profile: Mapping[str, tuple[int, int, int]]
+) -> dict[str, tuple[Shape, Shape, Shape]]:
     sizes = [{axis: sizes[i] for axis, sizes in profile.items()} for i in range(3)]
     inputs = bundle.manifest.graphs[graph].inputs
     return {name: tuple(spec.resolve(**axes) for axes in sizes) for name, spec in inputs.items()}  # type: ignore[misc]
@@ -72,7 +84,7 @@ def list_shapes(bundle: Bundle, graph: str) -> dict[str, tuple[Shape, Shape, Sha
 
 def hash_source(bundle: Bundle, graph: str) -> str:
     """A hash of what a plan of `graph` is built from: the graph's files, the shapes, how it is built."""
-    source = [BUILDER, bundle.list_hashes(graph), list_shapes(bundle, graph)]
+    source = [BUILDER, bundle.list_hashes(graph), list_profiles(bundle, graph)]
     return hashlib.sha256(json.dumps(source).encode()).hexdigest()
 
 

@@ -1,0 +1,65 @@
+"""Install what `bench/gpu_pack.py` made, on the machine with the GPU: `python3 bench/gpu_install.py CARRY SITE`.
+
+It uses the standard library alone. Wheels and `sc_runtime` itself go to the folder SITE, for PYTHONPATH. Pieces of ONNX
+Runtime are kept there until the last one has come; then they are joined and unpacked. A second call installs what the
+first one lacked.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHIVE = "onnxruntime.tar.xz"
+INSIDE = {"export": "export", "kernels": "kernels"}  #: part of sc_runtime -> its folder in the checkout
+
+
+def main(carry: Path, site: Path) -> None:
+    site.mkdir(parents=True, exist_ok=True)
+    link_package(site)
+    for wheel in sorted(carry.glob("wheels/*.whl")):
+        with zipfile.ZipFile(wheel) as opened:
+            opened.extractall(site)
+    pieces = site / "pieces"
+    pieces.mkdir(exist_ok=True)
+    for path in carry.glob(f"piece*/{ARCHIVE}.*"):
+        shutil.copyfile(path, pieces / path.name)
+    print(join_pieces(pieces, site))
+
+
+def link_package(site: Path) -> None:
+    """`sc_runtime` as links to the checkout: nothing is built."""
+    package = site / "sc_runtime"
+    if package.exists():
+        shutil.rmtree(package)
+    package.mkdir()
+    for path in (ROOT / "runtime").iterdir():
+        if path.name != "__pycache__":
+            (package / path.name).symlink_to(path)
+    for name, folder in INSIDE.items():
+        (package / name).symlink_to(ROOT / folder)
+
+
+def join_pieces(pieces: Path, site: Path) -> str:
+    """Unpack ONNX Runtime if every piece is there. Returns what was done, in words."""
+    size = pieces / f"{ARCHIVE}.size"
+    parts = sorted(pieces.glob(f"{ARCHIVE}.[0-9]*"))
+    have = sum(part.stat().st_size for part in parts)
+    if not size.exists() or have < int(size.read_text()):
+        return f"ONNX Runtime: {have} bytes so far"
+    if (site / "onnxruntime").exists():
+        return "ONNX Runtime is installed"
+    archive = b"".join(part.read_bytes() for part in parts)
+    with lzma.open(io.BytesIO(archive)) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
+        tar.extractall(site, filter="data")
+    return f"ONNX Runtime: installed from {len(parts)} pieces"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

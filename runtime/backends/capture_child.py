@@ -1,0 +1,70 @@
+"""The child process of a trial (`capture_trial`): it records a graph, replays it on new inputs, and compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.cuda.device import Device
+from sc_runtime.cuda.graph import DeviceGraph
+
+from .capture_trial import GOOD
+from .onnxruntime_cuda import OnnxRuntimeCudaBackend
+
+REPLAYS = 3
+
+
+def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) -> str | None:
+    """Record one run of `graph`, replay it on new inputs, and compare with runs that are not recorded.
+
+    Returns what is wrong, or None.
+    """
+    generator = np.random.default_rng(0)
+    with device.lock:
+        memories = {name: device.allocate(size) for name, size in graph.count_bytes(**axes).items()}
+        call = graph.bind({name: memory.address for name, memory in memories.items()}, **axes)
+
+        def draw() -> None:
+            for name, spec in graph.inputs.items():
+                shape = spec.resolve(**axes)
+                drawn = generator.integers(1, 999, shape) if spec.dtype == "int64" else generator.normal(size=shape)
+                device.write(memories[name].address, drawn.astype(spec.dtype))
+
+        def read() -> list[np.ndarray]:
+            shapes = graph.resolve(**axes)
+            arrays = [np.empty(shapes[name], spec.dtype) for name, spec in graph.outputs.items()]
+            for name, array in zip(graph.outputs, arrays, strict=True):
+                device.read(memories[name].address, array)
+            return arrays
+
+        draw()
+        for _ in range(2):
+            call.enqueue()
+        recorded = device.capture(call.enqueue)
+        if recorded.refusal:
+            return recorded.refusal
+        for replay in range(REPLAYS):
+            draw()
+            call.enqueue()
+            expected = read()
+            recorded.launch()
+            for found, wanted in zip(read(), expected, strict=True):
+                if not np.allclose(found, wanted, rtol=1e-2, atol=1e-3, equal_nan=True):
+                    return f"replay {replay} differs from a run"
+    return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """In the child: the trial itself."""
+    folder, graph, *sizes = arguments
+    backend = OnnxRuntimeCudaBackend()
+    axes = {axis: int(size) for axis, _, size in (text.partition("=") for text in sizes)}
+    print(replay_differs(backend.gpu, backend.open(Bundle.load(Path(folder)), graph), axes) or GOOD)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

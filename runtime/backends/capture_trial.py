@@ -1,0 +1,61 @@
+"""Whether runs of ONNX Runtime can be recorded in a CUDA graph here, tried in a process of its own.
+
+Recording is not something that ONNX Runtime promises for a stream of the caller's. Before 1.30 a replay read host
+memory that was no longer there (its pull request 32121), and one report (its issue 32081) has the process abort. So
+older versions are refused, and with others a child process records the very graph in question, replays it on new
+inputs and compares. The outcome is kept in the user's cache folder for this version, GPU, graph and shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sc_runtime.caches import Cache
+from sc_runtime.errors import first_line
+
+OLDEST = (1, 30)  #: version of ONNX Runtime
+CHILD = "sc_runtime.backends.capture_child"  #: the module that a trial runs
+SECONDS = 120  #: that a trial may take
+OUTCOMES = Cache("kernels", ".capture")
+GOOD = "same results"  #: last line of a trial's output
+
+
+def check_version(version: str) -> str | None:
+    """Why this version's runs must not be recorded, or None."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and tuple(map(int, numbers.groups())) >= OLDEST:
+        return None
+    return f"onnxruntime-gpu {version} replays stale data: pip install 'onnxruntime-gpu>=1.30'"
+
+
+def explain_refusal(version: str, gpu: str, bundle: Path, graph: str, axes: Mapping[str, int]) -> str | None:
+    """Why runs of `graph` of `bundle` must not be recorded here, or None; it may run a trial."""
+    if reason := check_version(version):
+        return reason
+    sizes = [f"{axis}={size}" for axis, size in sorted(axes.items())]
+    path = bundle / f"{graph}.onnx"
+    facts = [version, gpu, hashlib.sha256(path.read_bytes()).hexdigest(), *sizes]
+    key = f"capture-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
+    if (kept := OUTCOMES.read(key)) is not None:
+        return kept.tobytes().decode() or None
+    reason = try_out([sys.executable, "-m", CHILD, str(bundle), graph, *sizes])
+    OUTCOMES.write(key, (reason or "").encode())
+    return reason
+
+
+def try_out(command: Sequence[str], seconds: float = SECONDS) -> str | None:
+    """Run a trial. Returns why it did not succeed, or None."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"a trial failed: {first_line(error)}"
+    said = done.stdout.strip().splitlines()
+    if done.returncode == 0 and said and said[-1] == GOOD:
+        return None
+    lines = [*said, *done.stderr.strip().splitlines()]
+    return f"a trial ended with code {done.returncode}: {lines[-1] if lines else 'it printed nothing'}"
