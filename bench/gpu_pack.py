@@ -31,7 +31,7 @@ from bench.harness.printing import log
 from sc_runtime.bundle.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.program import run_app
-from sc_runtime.export.builder import find_tensor
+from sc_runtime.export.builder import describe_command, find_tensor
 from sc_runtime.export.precision import lower_precision, lower_specs
 from sc_runtime.export.registry import find_export
 from sc_runtime.export.rewrite import save_variants
@@ -93,7 +93,7 @@ def pack_graphs(codec: str, size: str, folder: Path) -> None:
         settings=sizes.config.settings,
         vocabularies=(vocab,),
         weights=weights.description,
-        command="python bench/gpu_pack.py",
+        command=describe_command(sizes, (vocab,), weights, size, "fp16"),
         graphs={},
         files={},
         precision="fp16",
