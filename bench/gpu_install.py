@@ -7,6 +7,7 @@ first one lacked.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import lzma
 import shutil
@@ -23,6 +24,7 @@ INSIDE = {"export": "export", "kernels": "kernels"}  #: part of sc_runtime -> it
 def main(carry: Path, site: Path) -> None:
     site.mkdir(parents=True, exist_ok=True)
     link_package(site)
+    link_cuda(site)
     for wheel in sorted(carry.glob("wheels/*.whl")):
         with zipfile.ZipFile(wheel) as opened:
             opened.extractall(site)
@@ -44,6 +46,14 @@ def link_package(site: Path) -> None:
             (package / path.name).symlink_to(path)
     for name, folder in INSIDE.items():
         (package / name).symlink_to(ROOT / folder)
+
+
+def link_cuda(site: Path) -> None:
+    """The CUDA libraries that pip installed with torch, beside ONNX Runtime: it looks for them nowhere else."""
+    found = importlib.util.find_spec("nvidia")
+    places = [Path(place) for place in (found and found.submodule_search_locations) or () if Path(place).parent != site]
+    if places and not (site / "nvidia").exists():
+        (site / "nvidia").symlink_to(places[0])
 
 
 def join_pieces(pieces: Path, site: Path) -> str:
