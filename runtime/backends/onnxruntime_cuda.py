@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -53,23 +54,31 @@ class Provider:
     engine: str | None = None  #: whose variants of graphs it runs; None runs the graphs as they were exported
     options: Mapping[str, str] = field(default_factory=dict)  #: further ones, such as prefer_nhwc
 
-    def describe(self, device: Device) -> dict[str, str]:
-        """Its options: our stream, float32 products that are not rounded to TF32, and how convolutions are chosen.
+    def describe(self, device: Device, exact: bool, records: bool) -> dict[str, str]:
+        """Its options: our stream, and how products and convolutions are computed.
 
-        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. The normalised
-        sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
+        exact: float32 products are not rounded to TF32. It also keeps FP16 convolutions off Tensor Cores, because
+        ONNX Runtime asks cuDNN for engines without them.
+        records: runs may be replayed as CUDA graphs, see `OnnxRuntimeCall`.
+
+        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. They know the
+        convolutions of one axis as [N, C, 1, T], and find nothing for some as [N, C, T, 1]. The normalised sums of
+        `SkipLayerNormalization` are added in float32 in its strict mode alone.
         """
         return {
             "device_id": "0",
             "user_compute_stream": str(device.stream),
-            "use_tf32": "0",
+            "use_tf32": "0" if exact else "1",
             "cudnn_conv_algo_search": "HEURISTIC",
+            "cudnn_conv1d_pad_to_nc1d": "1",
             "enable_skip_layer_norm_strict_mode": "1",
+            "enable_cuda_graph": "1" if records else "0",
             **self.options,
         }
 
 
 CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
+NOT_RECORDED = -1  #: number of a CUDA graph that is never made
 
 
 class OnnxRuntimeCudaBackend:
@@ -96,16 +105,33 @@ class OnnxRuntimeCudaBackend:
         return type(self), ()
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
+        spec, entry = bundle.spec.graphs[graph], bundle.manifest.graphs[graph]
+        # Without CUDA graphs ONNX Runtime frees the staging memory of an LSTM in a callback of the stream. Where the
+        # session has gone before the callback runs, CUDA refuses that, and the process aborts.
+        records, refusal = self.provider.name == CUDA.name and (spec.repeats or spec.is_lstm), None
+        try:
+            session = self._load(bundle, graph, records)
+        except BackendError as error:
+            if not records:
+                raise
+            session, refusal = self._load(bundle, graph, False), first_line(error)
+        prepare = partial(OnnxRuntimeCall, session, graph, entry, self.provider.memory)
+        record = partial(prepare, recorded=True) if records and spec.repeats and not refusal else None
+        explain = partial(self._explain_capture, bundle, graph, refusal)
+        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain, record)
+
+    def _load(self, bundle: Bundle, graph: str, records: bool) -> Any:
+        """A session of the graph. With `records`, its runs may become CUDA graphs. Raises BackendError."""
         onnxruntime = import_onnxruntime()
-        path, entry = bundle.find_graph(graph, self.provider.engine), bundle.manifest.graphs[graph]
-        options = onnxruntime.SessionOptions()
+        path, options = bundle.find_graph(graph, self.provider.engine), onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        exact = bundle.spec.graphs[graph].makes_tokens or bundle.manifest.precision != "fp16"
         try:
             with self.gpu.lock:  # the weights are copied on the GPU's stream
                 session = onnxruntime.InferenceSession(
                     str(path),
                     options,
-                    providers=[(self.provider.name, self.provider.describe(self.gpu))],
+                    providers=[(self.provider.name, self.provider.describe(self.gpu, exact, records))],
                     disabled_optimizers=list_disabled_optimizers(bundle, graph),
                     enable_fallback=0,
                 )
@@ -117,14 +143,12 @@ class OnnxRuntimeCudaBackend:
         if used[0] != self.provider.name:
             expected = f"{self.provider.name}, with CUDA and cuDNN of its version"
             raise BackendError(f"ONNX Runtime took {used[0]} for {graph}", expected, INSTALL)
-        spec, prepare = bundle.spec.graphs[graph], partial(OnnxRuntimeCall, session, graph, entry, self.provider.memory)
-        explain = partial(self._explain_capture, bundle, graph)
-        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain)
+        return session
 
-    def _explain_capture(self, bundle: Bundle, graph: str, axes: Mapping[str, int]) -> str | None:
-        """As `DeviceGraph.explain_capture`. Only the CUDA provider has anything to record."""
-        if self.provider.name != CUDA.name:
-            return None
+    def _explain_capture(self, bundle: Bundle, graph: str, refusal: str | None, axes: Mapping[str, int]) -> str | None:
+        """As `DeviceGraph.explain_capture`. `refusal`: why ONNX Runtime makes no CUDA graph of this graph's runs."""
+        if refusal or self.provider.name != CUDA.name:  # another provider has nothing to record
+            return refusal
         return explain_refusal(import_onnxruntime().__version__, self.gpu.name, bundle.path, graph, axes)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
@@ -132,15 +156,30 @@ class OnnxRuntimeCudaBackend:
 
 
 class OnnxRuntimeCall:
-    """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting."""
+    """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
+
+    With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps a graph for
+    each thread that runs the session, so the first run in another thread makes another one.
+    """
+
+    _numbers = itertools.count(1)  #: of recorded calls
 
     def __init__(
-        self, session: Any, graph: str, entry: GraphEntry, memory: str, shapes: Shapes, addresses: Addresses
+        self,
+        session: Any,
+        graph: str,
+        entry: GraphEntry,
+        memory: str,
+        shapes: Shapes,
+        addresses: Addresses,
+        recorded: bool = False,
     ) -> None:
         onnxruntime = import_onnxruntime()
         self._session, self._graph = session, graph
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        number = next(self._numbers) if recorded else NOT_RECORDED
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
         self._binding = session.io_binding()
         for specs, bind in ((entry.inputs, self._binding.bind_input), (entry.outputs, self._binding.bind_output)):
             for name, spec in specs.items():

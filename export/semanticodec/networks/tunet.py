@@ -132,7 +132,8 @@ def run_layers(layers: nn.Module, x: Tensor, embedding: Tensor, context: Context
 def embed_steps(step: Tensor, channels: int) -> Tensor:
     """Diffusion steps [B] -> sinusoids [B, channels], cosines first, base 10000."""
     half = channels // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / half))
+    indices = torch.arange(half, dtype=torch.float32, device=step.device)
+    frequencies = torch.exp(indices * (-math.log(10000.0) / half))
     angles = step.to(torch.float32).unsqueeze(1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
