@@ -58,6 +58,19 @@ def test_kills_of_drivers_workers_and_nodes(recordings: Path, undisturbed: dict[
     assert sum(found["kills"].values()) == 6
 
 
+def test_actors_declare_their_gpus(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """The GPU is one that Ray only counts. Two workers share it, on a node without free processors."""
+    arguments = [recordings, "-o", tmp_path, "--shard-files", 3, "--engine", "ray", "--gpus-per-worker"]
+    with ray_cluster(nodes=1, num_gpus=1) as (address, _):
+        variables = {"RAY_ADDRESS": address}
+        code, _, errors = run_command(*arguments, 2, variables=variables)
+        assert code == 1
+        assert errors.startswith("error: workers of 2 GPUs on Ray, where a machine has at most 1 GPUs")
+        code, _, errors = run_command(*arguments, 0.5, variables=variables)
+        assert code == 0, errors
+    assert read_folder(tmp_path) == undisturbed
+
+
 def test_an_error_of_a_worker_is_one_line(recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "shard-000002.parquet").mkdir()
     code, _, errors = run_command(recordings, "-o", tmp_path, "--shard-files", 8, "--engine", "ray")
