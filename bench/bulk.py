@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -86,8 +87,10 @@ class PlanOnly:
         self.bundle = bundle
 
     def answer(self, folder: str) -> dict[str, float]:
+        begun = time.process_time()
         outcome = tokenize_collection(f"{folder}/in", f"{folder}/out", bundle=self.bundle, part=(200, 200))
-        return {"seconds": outcome.planning, "peak_bytes": measure_peak_memory()}
+        cpu = time.process_time() - begun
+        return {"seconds": outcome.planning, "cpu_seconds": cpu, "peak_bytes": measure_peak_memory()}
 
 
 class EncodeAll:
@@ -105,9 +108,12 @@ class EncodeAll:
         return {name: facts[name] for name in kept} | {"peak_bytes": measure_peak_memory(), "bytes_written": written}
 
 
-def measure_collection(bundle: str, lengths: Sequence[float]) -> dict[str, Any]:
+def measure_collection(bundle: str, lengths: Sequence[float], times: int = 1) -> dict[str, Any]:
+    """Encode recordings of `lengths`, each of which has `times` names."""
     with tempfile.TemporaryDirectory() as folder:
-        write_recordings(Path(folder, "in"), lengths)
+        for path in write_recordings(Path(folder, "in"), lengths):
+            for number in range(1, times):
+                path.with_name(f"{path.stem}-{number}.flac").hardlink_to(path)
         with Child("encoding", EncodeAll, bundle) as child:
             return child.ask("encoding", f"{folder}/in", f"{folder}/out")
 
@@ -119,7 +125,7 @@ def measure_short(bundle: str) -> dict[str, Any]:
 
 def measure_memory(bundle: str) -> dict[str, Any]:
     """Peak memory of 1 h and of 20 h, in recordings of 10 minutes: within 200 MB of each other."""
-    found = {f"{hours} h": measure_collection(bundle, [600.0] * 6 * hours) for hours in (1, 20)}
+    found = {f"{hours} h": measure_collection(bundle, [600.0] * 6, times=hours) for hours in (1, 20)}
     peaks = [entry["peak_bytes"] for entry in found.values()]
     return {**found, "difference_bytes": peaks[1] - peaks[0]}
 
@@ -179,7 +185,8 @@ def main() -> None:
         found = PARTS[part](arguments.bundle)
         log.print(f"{part}: {time.perf_counter() - begun:.0f} s\n{json.dumps(found, indent=1)}")
         kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        entry = {**run, "command": describe_command("bench/bulk.py"), "measured": found}
+        after = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        entry = {**run, "command": describe_command("bench/bulk.py"), "load_after": after, "measured": found}
         kept.setdefault(part, {})[Path(arguments.bundle).name] = entry
         write_results(RESULT, kept)
 

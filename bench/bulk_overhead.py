@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import psutil
 import soundfile
 
 from bench.harness.timing import time_in_turns
+from bench.kills import NICENESS
 from sc_runtime.codec import Codec
 from sc_runtime.collection.local import split
 from sc_runtime.collection.progress import Snapshot
@@ -123,6 +125,7 @@ def measure_ray(bundle: str) -> dict[str, Any]:
     The time of Ray is that from the first group of shards to the last one, for the files between, so that start-up is
     apart. The CPU time is that of this process and of all that Ray started, the idle parts of Ray too.
     """
+    os.environ.setdefault(NICENESS, "0")  # both sides alike
     lengths = [5.0] * 144
     found: dict[str, list[float]] = {"bare": [], "ray": [], "cpu_bare": [], "cpu_ray": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,9 @@ EXPECTED_ERRORS = (
     "Ray at ",
 )  #: of a driver that stops; the next continues
 
+#: Ray gives its workers less of a processor that other programs want: by default they are nicer by 15.
+NICENESS = "RAY_worker_niceness"
+
 Victims = Callable[[subprocess.Popen[str]], dict[str, Callable[[], None]]]  #: what can be killed now, by kind
 
 
@@ -119,6 +122,7 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
     num_gpus: GPUs that each node declares. Ray counts them and does not look for them.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(NICENESS, "0")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

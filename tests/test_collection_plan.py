@@ -25,7 +25,7 @@ from sc_runtime.collection.folder import PLAN_FOLDER, OutputFolder
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.plan import Plan, load_plan
 from sc_runtime.collection.planning import agree
-from sc_runtime.errors import BundleError, OutputError
+from sc_runtime.errors import BundleError, OutputError, SettingsError
 from tests.collections import RATE, make_sound, tokenize, write_recordings
 
 SHARDS = {"shard_files": 2}
@@ -122,6 +122,26 @@ def test_of_two_plans_one_is_first(tmp_path: Path) -> None:
     assert folder.create(".plan/plan.json", b"first")
     assert not folder.create(".plan/plan.json", b"second")
     assert read_folder(tmp_path) == {".plan/plan.json": b"first"}
+
+
+def test_a_plan_has_a_hash_of_sources_settings_and_bundle(tmp_path: Path) -> None:
+    def make_hash(name: str, files: int = 2, bundle: str = "bundle", uri: str = "a.wav") -> str:
+        wanted = Plan({"shard_files": files, "shard_hours": None}, {}, bundle, "version")
+        (part,) = agree(OutputFolder(str(tmp_path / name)), wanted, ["."], [Item("a", uri)], extend=False).parts
+        return part.hash
+
+    first = make_hash("first")
+    assert make_hash("again") == first
+    assert len({first, make_hash("b", files=3), make_hash("c", bundle="other"), make_hash("d", uri="b.wav")}) == 4
+
+
+def test_two_recordings_of_one_id_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / "in" / name, make_sound(1, 0.3), RATE)
+    with pytest.raises(SettingsError, match=r"two recordings of the id 'a': .*a\.flac and .*a\.wav; expected one id"):
+        tokenize(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class BarrierFolder(OutputFolder):

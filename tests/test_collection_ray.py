@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray.data")
 
-from bench.kills import ray_cluster, read_folder, start_command, survive
+from bench.kills import NICENESS, ray_cluster, read_folder, start_command, survive
 from tests.collections import run_command, tokenize, write_recordings
 
 pytestmark = pytest.mark.heavy
@@ -33,6 +33,7 @@ def undisturbed(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(NICENESS, "0")
 
 
 def test_a_ray_started_here_makes_the_same_folder(
