@@ -23,6 +23,8 @@ EXPECTED_ERRORS = (
     "Ray at ",
 )  #: of a driver that stops; the next continues
 
+STARTS = 5  #: of a node, at most, until it has started in time
+
 #: Ray gives its workers less of a processor that other programs want: by default they are nicer by 15.
 NICENESS = "RAY_worker_niceness"
 
@@ -126,14 +128,22 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    workers = [cluster.add_node(num_cpus=1, num_gpus=num_gpus) for _ in range(nodes)]
+
+    def add_node() -> Any:
+        """Another node. Ray 2.60 gives it 30 s to start, which may be too little on a busy machine."""
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(Exception):
+                return cluster.add_node(num_cpus=1, num_gpus=num_gpus)
+        return cluster.add_node(num_cpus=1, num_gpus=num_gpus)
+
+    workers = [add_node() for _ in range(nodes)]
     cluster.wait_for_nodes()
 
     def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
         def kill_node() -> None:
             """A node dies without notice, and another joins."""
             cluster.remove_node(workers.pop(0), allow_graceful=False)
-            workers.append(cluster.add_node(num_cpus=1, num_gpus=num_gpus))
+            workers.append(add_node())
 
         victims: dict[str, Callable[[], None]] = {"driver": process.kill, "node": kill_node}
         for child in psutil.Process().children(recursive=True):  # the nodes are children of this process
