@@ -117,6 +117,14 @@ def find_local_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[],
     return victims
 
 
+def start_in_time(start: Callable[[], Any]) -> Any:
+    """A node or a cluster. Ray 2.60 gives a node 30 s to start, which is too little on a busy machine: then again."""
+    for _ in range(STARTS - 1):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
 @contextlib.contextmanager
 def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victims]]:
     """A Ray cluster of `nodes` nodes with one core each, and a head without: its address, and what can be killed.
@@ -127,14 +135,11 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
     os.environ.setdefault(NICENESS, "0")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = start_in_time(lambda: Cluster(initialize_head=True, head_node_args=head))
 
     def add_node() -> Any:
-        """Another node. Ray 2.60 gives it 30 s to start, which may be too little on a busy machine."""
-        for _ in range(STARTS - 1):
-            with contextlib.suppress(Exception):
-                return cluster.add_node(num_cpus=1, num_gpus=num_gpus)
-        return cluster.add_node(num_cpus=1, num_gpus=num_gpus)
+        return start_in_time(lambda: cluster.add_node(num_cpus=1, num_gpus=num_gpus))
 
     workers = [add_node() for _ in range(nodes)]
     cluster.wait_for_nodes()
