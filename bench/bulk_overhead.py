@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from bench.harness.timing import time_in_turns
 from bench.kills import NICENESS
 from sc_runtime.codec import Codec
 from sc_runtime.collection.local import split
-from sc_runtime.collection.progress import Snapshot
 from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.collection.worker import Worker, WorkerSettings
 from sc_runtime.errors import CodecError
@@ -117,20 +117,21 @@ def measure_mixed(bundle: str) -> dict[str, Any]:
 
 
 RAY_SHARD_FILES = 12
+RAY_FILES = 96
 
 
 def measure_ray(bundle: str) -> dict[str, Any]:
     """Ray with one worker against the loop over `encode_many`, each on one thread, in turns: at most 15 %.
 
     The time of Ray is that from the first group of shards to the last one, for the files between, so that start-up is
-    apart. The CPU time is that of this process and of all that Ray started, the idle parts of Ray too.
+    apart. The CPU time is that of this process and of the worker. Ray's other processes use a share of a core that does
+    not depend on the work; it is stated beside.
     """
     os.environ.setdefault(NICENESS, "0")  # both sides alike
-    lengths = [5.0] * 144
-    found: dict[str, list[float]] = {"bare": [], "ray": [], "cpu_bare": [], "cpu_ray": []}
+    found: dict[str, list[float]] = {"bare": [], "ray": [], "cpu_bare": [], "cpu_ray": [], "cores_of_the_rest": []}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "in")
-        paths = write_recordings(source, lengths)
+        paths = write_recordings(source, [5.0] * RAY_FILES)
         codec = Codec.load(bundle, threads=1)
         encode_together(codec, paths[:12])
         for turn in range(REPEATS):
@@ -138,43 +139,53 @@ def measure_ray(bundle: str) -> dict[str, Any]:
             encode_together(codec, paths)
             found["bare"].append((time.perf_counter() - begun) / len(paths))
             found["cpu_bare"].append((time.process_time() - cpu) / len(paths))
-            seconds, cpu = time_ray(source, Path(folder, f"out{turn}"), bundle, len(paths))
-            found["ray"].append(seconds)
-            found["cpu_ray"].append(cpu)
+            seconds, work, rest, files = time_ray(source, Path(folder, f"out{turn}"), bundle)
+            found["ray"].append(seconds / files)
+            found["cpu_ray"].append(work / files)
+            found["cores_of_the_rest"].append(rest / seconds)
     return {
-        "files": len(lengths),
-        "seconds_of_sound": sum(lengths),
+        "files": RAY_FILES,
         "seconds_a_file": found,
-        "overhead": median(after / before for before, after in zip(found["bare"], found["ray"], strict=True)) - 1,
-        "cpu_overhead": median(
-            after / before for before, after in zip(found["cpu_bare"], found["cpu_ray"], strict=True)
-        )
-        - 1,
+        "overhead": compute_overhead({"bare": found["bare"], "collection": found["ray"]}),
+        "cpu_overhead": compute_overhead({"bare": found["cpu_bare"], "collection": found["cpu_ray"]}),
     }
 
 
-def time_ray(source: Path, out: Path, bundle: str, files: int) -> tuple[float, float]:
-    """Seconds and CPU seconds that a file takes on Ray, after the first group of shards."""
-    first = RAY_SHARD_FILES * len(split(list(range(files // RAY_SHARD_FILES)), 1)[0])
-    moments: dict[int, tuple[float, float]] = {}
+def time_ray(source: Path, out: Path, bundle: str) -> tuple[float, float, float, int]:
+    """After the first group of shards: seconds, CPU seconds of driver and worker, those of the rest of Ray, files.
 
-    def note(snapshot: Snapshot) -> None:
-        moments[snapshot.done] = time.perf_counter(), count_cpu_seconds()
+    A thread looks when shards appear: the driver learns it later, when the worker has begun the next group.
+    """
+    shards = RAY_FILES // RAY_SHARD_FILES
+    first = len(split(list(range(shards)), 1)[0])
+    moments: dict[int, tuple[float, float, float]] = {}
 
-    tokenize_collection(
-        source, out, bundle=bundle, shard_files=RAY_SHARD_FILES, engine="ray", workers=1, threads=1, progress=note
-    )
-    (begun, cpu_begun), (ended, cpu_ended) = moments[first], moments[files]
-    return (ended - begun) / (files - first), (cpu_ended - cpu_begun) / (files - first)
+    def watch() -> None:
+        while shards not in moments:
+            present = len(list(out.glob("shard-*")))
+            if present >= first and present not in moments:
+                moments[present] = time.perf_counter(), *count_cpu_seconds()
+            time.sleep(0.02)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    tokenize_collection(source, out, bundle=bundle, shard_files=RAY_SHARD_FILES, engine="ray", workers=1, threads=1)
+    watcher.join()
+    begun = min(moments)  # the thread may miss some
+    seconds, work, rest = np.subtract(moments[shards], moments[begun]).tolist()
+    return seconds, work, rest, (shards - begun) * RAY_SHARD_FILES
 
 
-def count_cpu_seconds() -> float:
-    """CPU seconds of this process and of all below it that live."""
-    total = 0.0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+def count_cpu_seconds() -> tuple[float, float]:
+    """CPU seconds of this process and the workers below it; of all else below it. Only processes that live count."""
+    work, rest = time.process_time(), 0.0
+    for process in psutil.Process().children(recursive=True):
         try:
-            times = process.cpu_times()
+            times, name = process.cpu_times(), " ".join(process.cmdline())
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system
-    return total
+        if "MapWorker" in name:
+            work += times.user + times.system
+        else:
+            rest += times.user + times.system
+    return work, rest
