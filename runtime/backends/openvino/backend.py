@@ -87,6 +87,7 @@ class OpenVinoBackend:
             if bundle.count_bytes(graph) < CACHED_BYTES:
                 identity = (self.platform, bundle.list_hashes(graph), lower, self.threads, free)
             read = partial(self.core.read_model, path)
+            rewritten = not spec.makes_tokens  # which stay as they were verified
             if lower and spec.float32_tail:
                 exact = settings | {"INFERENCE_PRECISION_HINT": "f32"}
                 head, tail = (
@@ -96,11 +97,12 @@ class OpenVinoBackend:
                         chosen,
                         identity and (*identity, half),
                         free=free,
+                        rewritten=rewritten,
                     )
                     for half, chosen in ((HEAD, settings), (TAIL, exact))
                 )
                 return JoinedGraph(head, tail)
-            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free)
+            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free, rewritten)
         except RuntimeError as error:
             raise BackendError(
                 f"{path}: OpenVINO refuses it ({find_reason(error)})", "a graph it can load", bundle.remedy

@@ -16,6 +16,7 @@ from sc_runtime.networks import Arrays, Shapes
 from sc_runtime.once import OnceEach
 
 from .compiled import LOCALE, CompiledModel, compile_kept
+from .rewriting import VERSION, rewrite
 
 HEAD, TAIL = "head", "tail"
 #: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
@@ -29,6 +30,7 @@ class OpenVinoGraph:
     read: makes its model, anew each time.
     identity: what the compiled graph depends on besides the shapes; it is kept on disk under this. None keeps nothing.
     one_by_one: runs a batch as batches of 1.
+    rewritten: rewrites the model for speed before it is compiled for fixed shapes. Results change in the last digits.
 
     Several threads may use it.
     """
@@ -41,9 +43,11 @@ class OpenVinoGraph:
         identity: tuple[object, ...] | None = None,
         one_by_one: bool = False,
         free: bool = False,
+        rewritten: bool = False,
     ) -> None:
         self.core, self.read, self.settings, self.identity = core, read, settings, identity
         self.one_by_one, self.free = one_by_one, free
+        self.rewritten = rewritten and not free
         self.compiled: OnceEach[tuple[tuple[int, ...], ...], CompiledModel] = OnceEach(KEPT_SHAPES)
         with LOCALE:
             self._model = read()  # of the first compilation
@@ -72,12 +76,15 @@ class OpenVinoGraph:
 
     def _compile(self, shapes: Shapes) -> CompiledModel:
         fixed = {} if self.free else {name: list(shape) for name, shape in shapes.items()}
-        key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()))
+        form = VERSION if self.rewritten else None
+        key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()), form)
 
         def make() -> Any:
             model = self._take_model()
             if fixed:
                 model.reshape(fixed)
+            if self.rewritten:
+                rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
             return model
 
         return compile_kept(self.core, make, self.settings, key)
