@@ -365,7 +365,7 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
     assert list(starts) == ["first start", "second start", "third start"]
     for start in starts.values():
         assert 0 < start["imported"] < start["loaded"] < start["first_sample"]
-        assert start["samples"] == 81_920 - 10_240  # half a window; its end is cross-faded with the next piece
+        assert start["samples"] == 42_880 - 10_240  # a part of a window; its end is cross-faded with the next piece
 
 
 @pytest.mark.slow

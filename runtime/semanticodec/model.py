@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -102,7 +102,7 @@ class SemantiCodecModel:
         batch: int | None,
         progress: Progress | None,
     ) -> Iterator[np.ndarray]:
-        """codes [T, 2] -> pieces float32 [n]: halves of windows that run one by one, whole windows of a batch.
+        """codes [T, 2] -> pieces float32 [n]: parts of windows that run one by one, whole windows of a batch.
 
         Draw 0 of a window's noise is x_T, draw 1 + i is the noise of step i.
         """
@@ -110,8 +110,8 @@ class SemantiCodecModel:
         chosen = SOLVERS[sampling.solver]
         timesteps = choose_timesteps(sampling.steps, config.schedule, chosen.spacing)
         draw_noise = check_draws(options.noise) if options.noise else SeededNoise(options.seed or 0)
-        for graph in DECODER_GRAPHS:
-            self.networks.verify_graph(graph)  # a damaged file is reported now, not after the first window's steps
+        with ThreadPoolExecutor() as readers:  # a damaged file is reported now, not after the first window's steps
+            list(readers.map(self.networks.verify_graph, DECODER_GRAPHS))
         alphas_cumprod = compute_alphas_cumprod(config.schedule)
         windows = split_windows(len(codes), config)
         work = len(timesteps)  # units of one window: its T-UNet calls, and one for VAE decoder and vocoder
@@ -119,15 +119,11 @@ class SemantiCodecModel:
         decoder = self.decoder
         together = batch or (decoder.batch if decoder else DECODE_BATCH)
 
-        def denoise(features: np.ndarray, group: range) -> np.ndarray:
+        def denoise(tunet_step: Future[Graph], features: np.ndarray, group: range) -> np.ndarray:
             draw = partial(draw_windows, draw_noise, group)
-            predict = guide(
-                self.networks.open_graph("tunet_step"),
-                self.networks.run("conditioning", features=features),
-                self.unconditional,
-                sampling.guidance,
-                sampling.interval,
-            )
+            conditional = self.networks.run("conditioning", features=features)
+            empty = self.unconditional
+            predict = guide(tunet_step.result(), conditional, empty, sampling.guidance, sampling.interval)
             if progress:
                 calls = (group.start * work + len(group) * call for call in itertools.count(1))
                 predict = report_calls(predict, progress, calls, units)
@@ -141,10 +137,13 @@ class SemantiCodecModel:
                 if decoder:
                     yield from zip(decoder.run(cut, config, sampling, draw_noise, group, needed))
                 else:
-                    features = self.embed_windows(cut, config)
-                    with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded while the first ones run
+                    branches = 1 if sampling.guidance == 1.0 else 2
+                    with ThreadPoolExecutor(2) as loader:  # the graphs are loaded side by side, and while others run
+                        tunet_step = loader.submit(
+                            self.networks.prepare_graph, "tunet_step", batch=branches * len(group)
+                        )
                         vocoder = loader.submit(self.load_vocoder, len(group), needed)
-                        latent = denoise(features, group)
+                        latent = denoise(tunet_step, self.embed_windows(cut, config), group)
                     pieces = vocode(*vocoder.result(), latent, needed)
                     if len(group) == 1:
                         yield (piece[0] for piece in pieces)  # as they are made
