@@ -35,6 +35,7 @@ class Settings:
     sampling, published_sampling: of the runtime and of the published procedure; None for a codec without a sampler.
     encode_batch, decode_batch: windows that the runtime runs together.
     checkpoint: the published side's weights, where the bundle's are not stand-ins.
+    peer_device: torch's name of the device that peers run on, "cpu" or "cuda".
     """
 
     bundle: Path
@@ -46,6 +47,7 @@ class Settings:
     encode_batch: int = 1
     decode_batch: int = 1
     checkpoint: Path | None = None
+    peer_device: str = "cpu"
 
 
 @dataclass(frozen=True)
