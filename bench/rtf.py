@@ -155,10 +155,10 @@ def main(
 
 
 def describe_peers() -> dict[str, Any]:
-    """The facts of each peer, for the JSON."""
+    """The facts and the arithmetic of each peer, for the JSON."""
     with Child("the facts of the peers", FactsProgram) as child:
-        facts: dict[str, Facts] = child.ask("the facts of the peers")
-    return {name: asdict(entry) for name, entry in facts.items()}
+        found: dict[str, tuple[Facts, dict[str, int]]] = child.ask("the facts of the peers")
+    return {name: asdict(facts) | {"flop_per_second": flop} for name, (facts, flop) in found.items()}
 
 
 def describe_plan(plan: Plan, bundle: Bundle) -> dict[str, Any]:

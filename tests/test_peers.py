@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.speed.peers import PEERS, STAGE, Facts, PeerProgram, find_facts, make_network, make_random_codes
-from bench.speed.peers_chart import place_labels
+from bench.speed.peers_chart import choose_factor, place_labels
 from tests.conftest import ROOT
 
 #: Name -> parameters in millions, Hz, positions a second, codebooks, bits a second: those that the papers state.
@@ -72,14 +72,17 @@ def test_peers_are_timed_beside_the_runtime(result: tuple[dict[str, Any], Path, 
     assert list(found["peers"]) == list(PEERS) == list(STATED)
     assert "transformers" in found["versions"]
     assert found["bundle"]["bitrate"] == 1050
-    assert set(Facts.__annotations__) == set(found["peers"]["Mimi"])
+    assert {*Facts.__annotations__, "flop_per_second"} == set(found["peers"]["Mimi"])
+    flop = {name: peer["flop_per_second"] for name, peer in found["peers"].items()}
+    assert flop["DAC 24 kHz"]["encode"] == pytest.approx(1.5 * flop["DAC 16 kHz"]["encode"], rel=0.01)  # by their rates
+    assert 1e9 < flop["EnCodec 24 kHz"]["decode"] < flop["Mimi"]["decode"] < flop["DAC 16 kHz"]["decode"] < 1e11
     for row in found["rows"]:
         assert list(row["peers"]) == list(PEERS)
         assert "ratio" not in row and "published" not in row
         for side in row["peers"].values():
             assert side["stages_s"] == {STAGE: side["total_s"]}
             assert side["rtf"] == pytest.approx(side["total_s"] / row["seconds"], rel=1e-4)
-            assert side["how"] == "measured"
+            assert side["how"] == "measured" and side["cpu_rtf"] > 0
 
 
 @pytest.mark.slow
@@ -90,6 +93,18 @@ def test_table_and_chart_show_every_peer(result: tuple[dict[str, Any], Path, str
     assert "…" not in printed
     chart = out.with_name("tiny-peers.png").read_bytes()
     assert chart.startswith(b"\x89PNG") and len(chart) > 20_000
+
+
+def test_cpu_time_is_shown_where_other_programs_ran() -> None:
+    def choose(load: float | None, threads: int | None, cpu: float | None = 0.1) -> str:
+        row = {"runtime": {"rtf": 1.0, "cpu_rtf": 0.2}, "peers": {"Mimi": {"rtf": 1.0, "cpu_rtf": cpu}}}
+        machine = {"load_before": load, "cores": 2}
+        return choose_factor({"machine": machine, "settings": {"threads": threads}, "rows": [row]})
+
+    assert choose(load=9.5, threads=1) == "cpu_rtf"
+    assert choose(load=0.1, threads=1) == choose(load=None, threads=1) == "rtf"
+    assert choose(load=9.5, threads=None) == choose(load=9.5, threads=2) == "rtf"  # waiting threads spend CPU time
+    assert choose(load=9.5, threads=1, cpu=None) == "rtf"  # extrapolated
 
 
 def test_labels_are_near_their_lines_and_apart() -> None:

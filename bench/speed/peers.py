@@ -162,20 +162,25 @@ class PeerProgram:
                 given = make_random_codes(seconds, self.facts, self.network.model.config.codebook_size)
             given = given.to(self.device)
             time.sleep(settle_seconds)
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             run(given).cpu()  # waits for a GPU
-            spent = time.perf_counter() - started
+            stages, cpu = {STAGE: time.perf_counter() - started}, time.process_time() - cpu
+        nothing = np.empty(0, np.float32)
         if self.device == "cpu":
-            return Run({STAGE: spent}, measure_peak_memory(), "torch, CPU", np.empty(0, np.float32))
+            return Run(stages, measure_peak_memory(), "torch, CPU", nothing, cpu)
         device = f"torch, {torch.cuda.get_device_name()}"
-        return Run({STAGE: spent}, torch.cuda.max_memory_allocated(), device, np.empty(0, np.float32))
+        return Run(stages, torch.cuda.max_memory_allocated(), device, nothing, cpu)
 
 
 class FactsProgram:
-    """A process that states the facts of every peer (`bench.harness.processes.Program`)."""
+    """A process that states the facts and the arithmetic of every peer (`bench.harness.processes.Program`)."""
 
-    def answer(self) -> dict[str, Facts]:
-        return {name: find_facts(make_network(name)) for name in PEERS}
+    def answer(self) -> dict[str, tuple[Facts, dict[str, int]]]:
+        found = {}
+        for name in PEERS:
+            network = make_network(name)
+            found[name] = find_facts(network), count_flop(network)
+        return found
 
 
 def make_input(seconds: float, facts: Facts) -> Any:
@@ -204,6 +209,31 @@ def find_facts(network: Network) -> Facts:
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     bitrate = tokens * math.log2(config.codebook_size)
     return Facts(parameters, config.sampling_rate, config.frame_rate, shape, math.prod(shape[:-1]), tokens, bitrate)
+
+
+def count_flop(network: Network) -> dict[str, int]:
+    """FLOP of one second of audio, "encode" and "decode", as torch counts them: products and convolutions, no LSTM.
+
+    It changes the network: torch cannot count with weights that are normalised in every call.
+    """
+    import torch
+    from torch.nn.utils.parametrize import remove_parametrizations
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for module in network.model.modules():
+        for weight in list(getattr(module, "parametrizations", {})):
+            remove_parametrizations(module, weight)
+    facts = find_facts(network)
+    codes = make_random_codes(1.0, facts, network.model.config.codebook_size)
+    flop = {}
+    for direction, run, given in (
+        ("encode", network.encode, make_input(1.0, facts)),
+        ("decode", network.decode, codes),
+    ):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            run(given)
+        flop[direction] = int(counter.get_total_flops())
+    return flop
 
 
 def make_network(name: str) -> Network:

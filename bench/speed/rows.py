@@ -116,6 +116,7 @@ class SideRow:
             "total_s": median(totals),
             "spread_s": [min(totals), max(totals)],
             "rtf": median(totals) / self.seconds,
+            "cpu_rtf": median(run.cpu_seconds for run in self.runs) / self.seconds if how == "measured" else None,
             "stages_s": {name: median(run[name] for run in stages) for name in names},
             "peak_rss_bytes": self.runs[-1].peak_bytes,
             "device": self.runs[0].device,

@@ -10,7 +10,7 @@ from rich.table import Table
 from bench.harness.printing import format_seconds, make_table, open_console
 
 from .chart import format_ratio
-from .peers_chart import list_systems
+from .peers_chart import choose_factor, list_systems
 from .sides import DIRECTIONS
 
 SIDES = ("runtime", "published")
@@ -61,7 +61,9 @@ def tabulate_peers(results: Mapping[str, Any]) -> Table:
     cells = [(direction, row) for direction in DIRECTIONS for row in rows if row["direction"] == direction]
     columns = [f"{direction}\n{row['seconds']:g} s" for direction, row in cells]
     memory = [f"{direction}\npeak MB" for direction in DIRECTIONS]
-    title = f"{results['bundle']['name']} among other codecs: real-time factors"
+    field = choose_factor(results)
+    kind = "CPU seconds" if field == "cpu_rtf" else "seconds"
+    title = f"{results['bundle']['name']} among other codecs: {kind} a second of audio"
     table = make_table(title, "codec", "M para-\nmeters", "tokens/s", "kbit/s", *columns, *memory, left=("codec",))
     bundle = results["bundle"]
     facts = {name: {} for name in list_systems(rows[0])} | results["peers"]
@@ -79,7 +81,7 @@ def tabulate_peers(results: Mapping[str, Any]) -> Table:
             f"{fact['parameters'] / 1e6:.0f}" if fact["parameters"] else "",
             f"{fact['tokens_per_second']:g}",
             f"{fact['bitrate'] / 1000:.3g}",
-            *(f"{side['rtf']:.3g}" for side in sides),
+            *(f"{side[field]:.3g}" for side in sides),
             *(f"{peak / 1e6:.0f}" for peak in peaks),
         )
     return table
