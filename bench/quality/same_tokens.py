@@ -44,7 +44,7 @@ VARIANTS = {
     "other order": Variant(is_shuffled=True),
 }
 #: Bound on the margin of a token that differs between two programs. The results say whether it holds.
-NEAR_TIE = 1e-4
+NEAR_TIE = 1e-5
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

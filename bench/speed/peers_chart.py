@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def describe_threads(results: dict[str, Any]) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}" if threads else f"{results['machine']['cores']} cores"
 
 
-def choose_factor(results: dict[str, Any]) -> str:
+def choose_factor(results: Mapping[str, Any]) -> str:
     """The field of the real-time factors to show: of CPU time where other programs kept the machine busy, else "rtf".
 
     CPU time needs one thread: threads that wait for each other spend it too. Extrapolated rows have none.
