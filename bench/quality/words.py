@@ -22,7 +22,7 @@ from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 PROGRAM = "pocketsphinx_continuous"
 MODEL = Path("/usr/share/pocketsphinx/model/en-us")
-TIMEOUT = 300  #: seconds; ten seconds of speech take a few
+TIMEOUT = 1800  #: seconds; ten seconds of speech take a few, and minutes on a machine that others keep busy
 KEPT = 256  #: transcripts that are kept: the originals of a run
 
 
