@@ -16,11 +16,11 @@ import numpy as np
 import typer
 
 from sc_runtime.audio import audio_writer
-from sc_runtime.codec import load_tokens
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import AudioError, CodecError, OutputError, SettingsError, TokensError
 from sc_runtime.files import make_folder
 from sc_runtime.token_files import MAGIC
+from sc_runtime.token_sources import load_tokens
 from sc_runtime.tokens import Tokens
 
 from .console import Console, ShowProgress
