@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -130,7 +131,8 @@ def main(
         raise typer.Exit(1) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own handler ends with an abort
     try:
-        serve.start(http_options={"host": host, "port": port})
+        with suppress(TimeoutError):  # Ray 2.60 waits 60 s for its proxy, which goes on starting
+            serve.start(http_options={"host": host, "port": port})
         serve.run(build(arguments), blocking=True)
     except KeyboardInterrupt:  # before the replicas were ready
         serve.shutdown()
