@@ -120,5 +120,7 @@ def read_free_memory() -> int | None:
     if explain_absence():
         return None
     from cuda.bindings import driver
+    from cuda.core import Device as CoreDevice
 
+    CoreDevice().set_current()  # a thread begins without CUDA's current context
     return int(check(driver.cuMemGetInfo())[0])

@@ -29,7 +29,7 @@ COPIED_BYTES = 1 << 31
 SHOWN = 20  #: wrong cases that are named
 SEEDS = 30  #: small cases of each kind
 #: Full sizes: queries, centroids, width. Several tiles of queries, several blocks of them, sizes that fill no tile.
-FULL = ((512, 32768, 768), (256, 32768, 1536), (128, 32768, 3072), (513, 8191, 768), (5000, 4096, 768))
+FULL = ((513, 8191, 768), (128, 32768, 3072), (256, 32768, 1536), (512, 32768, 768), (5000, 4096, 768))
 TINY = ((3, 300, 32), (130, 40, 16))
 CHUNK_BYTES = 1 << 31  #: of the float64 differences that are made at a time
 REHEARSED_ROWS = "8x64x16"

@@ -26,6 +26,7 @@ SECONDS = 12  #: of the recording
 REHEARSED_SECONDS = 1
 OPTIONS = DecodeOptions(steps=4, seed=1)
 CASES = 2  #: sets of inputs, of different sizes
+KEPT: list[object] = []  #: graphs, until the process ends: dropping one has aborted it (part "release")
 
 
 def check_graphs(session: Session) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def compare_graph(backend: Backend, bundle: Bundle, name: str, reference: Any, d
     import torch
 
     entry, graph = bundle.manifest.graphs[name], backend.open(bundle, name)
+    KEPT.append(graph)
     errors = []
     for feeds in itertools.islice(draw_inputs(entry.inputs), CASES):
         found = graph.run(feeds)

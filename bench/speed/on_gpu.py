@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -40,13 +39,6 @@ WINDOW_SECONDS = 9.6  #: between the starts of two windows
 PUBLISHED_SECONDS = (10, 60)
 PEER_BATCHES = (2, 32)
 STEPS, REHEARSED_STEPS = 50, 2
-LEVERS: dict[str, dict[str, str]] = {
-    "exported": {},  # the graph without the passes of export/rewrite
-    "none": {},
-    "prefer_nhwc": {"prefer_nhwc": "1"},
-    "fuse_conv_bias": {"fuse_conv_bias": "1"},
-    "cudnn_conv1d_pad_to_nc1d": {"cudnn_conv1d_pad_to_nc1d": "1"},
-}  #: of ONNX Runtime's CUDA provider
 
 
 def count_floors(session: Session) -> dict[str, Any]:
@@ -152,27 +144,6 @@ def time_unicodec(session: Session) -> dict[str, Any]:
         for direction, run in runs.items():
             spent = time_calls(run, lambda: None, REPEATS)
             rows.append({"direction": direction, "seconds": seconds, **spent, "rtf": spent["median"] / seconds})
-            session.keep({"rows": rows})
-    return {"rows": rows}
-
-
-def try_levers(session: Session) -> dict[str, Any]:
-    """The T-UNet, one call with both branches, under each option of ONNX Runtime's CUDA provider."""
-    bundle, rows = open_bundle(session), []
-    for name, options in LEVERS.items():
-        backend = open_backend(session)
-        if not session.rehearsal:
-            engine = None if name == "exported" else backend.provider.engine
-            backend.provider = dataclasses.replace(backend.provider, engine=engine, options=options)
-        graph = backend.open(bundle, "tunet_step")
-        for batch in (2,) if session.rehearsal else PEER_BATCHES:
-            with backend.gpu.lock:
-                held = {key: backend.gpu.allocate(size) for key, size in graph.count_bytes(batch=batch).items()}
-                for key, spec in graph.inputs.items():
-                    backend.gpu.write(held[key].address, np.ones(spec.resolve(batch=batch), spec.dtype))
-                call = graph.bind({key: memory.address for key, memory in held.items()}, batch=batch)
-                spent = time_calls(call.enqueue, backend.gpu.sync, 5)
-            rows.append({"lever": name, "batch": batch, "s": spent["median"], "min_s": spent["min"]})
             session.keep({"rows": rows})
     return {"rows": rows}
 

@@ -1,4 +1,4 @@
-"""The child process of a trial (`capture_trial`): it records a graph, replays it on new inputs, and compares."""
+"""The child process of a trial (`capture_trial`): it lets a graph record itself, replays it on new inputs, compares."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from .capture_trial import GOOD
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
 
 REPLAYS = 3
+#: Relative error of a replay. Two runs of the T-UNet in FP16 differ by a thousandth on an H100, because sums of
+#: GroupNorm are added in any order. The results of other inputs differ by more than their size.
+TOLERANCE = 0.03
 
 
 def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) -> str | None:
-    """Record one run of `graph`, replay it on new inputs, and compare with runs that are not recorded.
+    """Let `graph` record a run, replay it on new inputs, and compare with runs that are not recorded.
 
     Returns what is wrong, or None.
     """
     generator = np.random.default_rng(0)
     with device.lock:
         memories = {name: device.allocate(size) for name, size in graph.count_bytes(**axes).items()}
-        call = graph.bind({name: memory.address for name, memory in memories.items()}, **axes)
+        addresses = {name: memory.address for name, memory in memories.items()}
+        call, recorded = graph.bind(addresses, **axes), graph.bind_recorded(addresses, **axes)
 
         def draw() -> None:
             for name, spec in graph.inputs.items():
@@ -42,20 +46,23 @@ def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) 
             return arrays
 
         draw()
-        for _ in range(2):
-            call.enqueue()
-        recorded = device.capture(call.enqueue)
-        if recorded.refusal:
-            return recorded.refusal
+        for each in (call, recorded):
+            each.enqueue()
         for replay in range(REPLAYS):
             draw()
             call.enqueue()
             expected = read()
-            recorded.launch()
+            recorded.enqueue()
             for found, wanted in zip(read(), expected, strict=True):
-                if not np.allclose(found, wanted, rtol=1e-2, atol=1e-3, equal_nan=True):
-                    return f"replay {replay} differs from a run"
+                if not (error := measure_error(found, wanted)) < TOLERANCE:
+                    return f"replay {replay} differs from a run by {error:.2g}"
     return None
+
+
+def measure_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The norm of the difference over the norm of `wanted`."""
+    exact = wanted.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - exact) / np.linalg.norm(exact))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,9 +1,10 @@
-"""Whether runs of ONNX Runtime can be recorded in a CUDA graph here, tried in a process of its own.
+"""Whether ONNX Runtime's CUDA graph of a run gives the run's results here, tried in a process of its own.
 
-Recording is not something that ONNX Runtime promises for a stream of the caller's. Before 1.30 a replay read host
-memory that was no longer there (its pull request 32121), and one report (its issue 32081) has the process abort. So
-older versions are refused, and with others a child process records the very graph in question, replays it on new
-inputs and compares. The outcome is kept in the user's cache folder for this version, GPU, graph and shapes.
+Before version 1.30 a replay read host memory that was no longer there (its pull request 32121). So older versions are
+refused. With others a child process lets ONNX Runtime record the very graph in question, replays it on new inputs and
+compares. The outcome is kept in the user's cache folder for this version, GPU, graph and shapes.
+
+A caller's own capture around ONNX Runtime's run is no way: the process aborts (its pull request 32081).
 """
 
 from __future__ import annotations
@@ -57,5 +58,7 @@ def try_out(command: Sequence[str], seconds: float = SECONDS) -> str | None:
     said = done.stdout.strip().splitlines()
     if done.returncode == 0 and said and said[-1] == GOOD:
         return None
+    if done.returncode == 0 and said:
+        return f"a trial found: {said[-1]}"
     lines = [*said, *done.stderr.strip().splitlines()]
     return f"a trial ended with code {done.returncode}: {lines[-1] if lines else 'it printed nothing'}"

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from sc_runtime.bundle.manifest import GraphEntry
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
+from sc_runtime.cuda.graph import DeviceGraph
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
 from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
 from .capture_trial import explain_refusal
-from .failures import describe_failure
 from .onnxruntime import list_disabled_optimizers
+from .onnxruntime_call import OnnxRuntimeCall, Sessions, Way
 
+FATAL = 4  #: severity of what ONNX Runtime prints: it prints an error for each plan that cuDNN does not have
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: a file that the CPU's package lacks
 NOT_INSTALLED, INSTALL = "onnxruntime-gpu is not installed", "pip install 'sc-runtime[gpu]'"
 
@@ -53,23 +53,38 @@ class Provider:
     engine: str | None = None  #: whose variants of graphs it runs; None runs the graphs as they were exported
     options: Mapping[str, str] = field(default_factory=dict)  #: further ones, such as prefer_nhwc
 
-    def describe(self, device: Device) -> dict[str, str]:
-        """Its options: our stream, float32 products that are not rounded to TF32, and how convolutions are chosen.
+    def describe(self, device: Device, exact: bool, records: bool, convolutions: Mapping[str, str]) -> dict[str, str]:
+        """Its options: our stream, and how products and convolutions are computed.
 
-        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. The normalised
-        sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
+        exact: float32 products are not rounded to TF32. It also keeps FP16 convolutions off Tensor Cores, because
+        ONNX Runtime asks cuDNN for engines without them.
+        records: runs may be replayed as CUDA graphs, see `OnnxRuntimeCall`.
+        convolutions: one of `CONVOLUTIONS`.
+
+        The normalised sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
         """
         return {
             "device_id": "0",
             "user_compute_stream": str(device.stream),
-            "use_tf32": "0",
-            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": "0" if exact else "1",
+            "cudnn_conv1d_pad_to_nc1d": "1",
             "enable_skip_layer_norm_strict_mode": "1",
+            "enable_cuda_graph": "1" if records else "0",
+            **convolutions,
             **self.options,
         }
 
 
 CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
+#: Options of convolutions, the fastest first. cuDNN has no plan for some shapes under some of them: on an H100 (cuDNN
+#: 9.19) heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's: EXHAUSTIVE is
+#: cuDNN's heuristic mode B, DEFAULT its fallback mode.
+CONVOLUTIONS = (
+    {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "1"},
+    {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "0"},
+    {"cudnn_conv_algo_search": "EXHAUSTIVE", "fuse_conv_bias": "0"},
+    {"cudnn_conv_algo_search": "DEFAULT", "fuse_conv_bias": "0"},
+)
 
 
 class OnnxRuntimeCudaBackend:
@@ -96,16 +111,39 @@ class OnnxRuntimeCudaBackend:
         return type(self), ()
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
+        spec, entry = bundle.spec.graphs[graph], bundle.manifest.graphs[graph]
+        # Without CUDA graphs ONNX Runtime frees the staging memory of an LSTM in a callback of the stream. Where the
+        # session has gone before the callback runs, CUDA refuses that, and the process aborts.
+        records, refusal = self.provider.name == CUDA.name and (spec.repeats or spec.is_lstm), None
+        # Only channels-last convolutions, which rewritten graphs have, were seen to gain from a fused bias.
+        ways: list[Way] = [(None, options) for options in CONVOLUTIONS[1:]]
+        if self.provider.engine in entry.variants:
+            ways = [(self.provider.engine, options) for options in CONVOLUTIONS] + ways
+        try:
+            sessions = Sessions(partial(self._load, bundle, graph, records), ways)
+        except BackendError as error:
+            if not records:
+                raise
+            sessions = Sessions(partial(self._load, bundle, graph, False), ways)
+            refusal = first_line(error)
+        prepare = partial(OnnxRuntimeCall, sessions, graph, entry, self.provider.memory)
+        record = partial(prepare, recorded=True) if records and spec.repeats and not refusal else None
+        explain = partial(self._explain_capture, bundle, graph, refusal)
+        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain, record)
+
+    def _load(self, bundle: Bundle, graph: str, records: bool, way: Way) -> Any:
+        """A session of the graph with the options of `Provider.describe`. Raises BackendError."""
+        engine, convolutions = way
         onnxruntime = import_onnxruntime()
-        path, entry = bundle.find_graph(graph, self.provider.engine), bundle.manifest.graphs[graph]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        path, options = bundle.find_graph(graph, engine), onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
+        exact = bundle.spec.graphs[graph].makes_tokens or bundle.manifest.precision != "fp16"
         try:
             with self.gpu.lock:  # the weights are copied on the GPU's stream
                 session = onnxruntime.InferenceSession(
                     str(path),
                     options,
-                    providers=[(self.provider.name, self.provider.describe(self.gpu))],
+                    providers=[(self.provider.name, self.provider.describe(self.gpu, exact, records, convolutions))],
                     disabled_optimizers=list_disabled_optimizers(bundle, graph),
                     enable_fallback=0,
                 )
@@ -117,37 +155,13 @@ class OnnxRuntimeCudaBackend:
         if used[0] != self.provider.name:
             expected = f"{self.provider.name}, with CUDA and cuDNN of its version"
             raise BackendError(f"ONNX Runtime took {used[0]} for {graph}", expected, INSTALL)
-        spec, prepare = bundle.spec.graphs[graph], partial(OnnxRuntimeCall, session, graph, entry, self.provider.memory)
-        explain = partial(self._explain_capture, bundle, graph)
-        return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain)
+        return session
 
-    def _explain_capture(self, bundle: Bundle, graph: str, axes: Mapping[str, int]) -> str | None:
-        """As `DeviceGraph.explain_capture`. Only the CUDA provider has anything to record."""
-        if self.provider.name != CUDA.name:
-            return None
+    def _explain_capture(self, bundle: Bundle, graph: str, refusal: str | None, axes: Mapping[str, int]) -> str | None:
+        """As `DeviceGraph.explain_capture`. `refusal`: why ONNX Runtime makes no CUDA graph of this graph's runs."""
+        if refusal or self.provider.name != CUDA.name:  # another provider has nothing to record
+            return refusal
         return explain_refusal(import_onnxruntime().__version__, self.gpu.name, bundle.path, graph, axes)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self.gpu)
-
-
-class OnnxRuntimeCall:
-    """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting."""
-
-    def __init__(
-        self, session: Any, graph: str, entry: GraphEntry, memory: str, shapes: Shapes, addresses: Addresses
-    ) -> None:
-        onnxruntime = import_onnxruntime()
-        self._session, self._graph = session, graph
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._binding = session.io_binding()
-        for specs, bind in ((entry.inputs, self._binding.bind_input), (entry.outputs, self._binding.bind_output)):
-            for name, spec in specs.items():
-                bind(name, memory, 0, np.dtype(spec.dtype).type, list(shapes[name]), addresses[name])
-
-    def enqueue(self) -> None:
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-            raise describe_failure(f"ONNX Runtime failed on {self._graph}", error, memory="the GPU's memory") from error

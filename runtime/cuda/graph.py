@@ -47,9 +47,14 @@ class DeviceGraph:
         outputs: Mapping[str, TensorSpec],
         prepare: Prepare,
         explain: ExplainCapture = lambda axes: None,
+        record: Prepare | None = None,
     ) -> None:
+        """
+        explain: see `explain_capture`.
+        record: as `prepare`, of a call whose library makes a CUDA graph of its first run and replays it.
+        """
         self.device, self.spec, self.inputs, self.outputs, self._prepare = device, spec, inputs, outputs, prepare
-        self._explain = explain
+        self._explain, self._record = explain, record
         self._tensors = {**inputs, **outputs}
         self._calls: dict[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = {}
 
@@ -67,8 +72,18 @@ class DeviceGraph:
         """The graph for inputs of these sizes, reading and writing at `addresses`."""
         return self._prepare(self.resolve(**axes), addresses)
 
+    @property
+    def records_itself(self) -> bool:
+        """Whether its library makes the CUDA graph of a run. If not, `Device.capture` does."""
+        return self._record is not None
+
+    def bind_recorded(self, addresses: Addresses, **axes: int) -> Call:
+        """As `bind`, of a graph that records itself: the first run makes a CUDA graph, later runs replay it."""
+        assert self._record is not None
+        return self._record(self.resolve(**axes), addresses)
+
     def explain_capture(self, **axes: int) -> str | None:
-        """Why a run of these sizes must not be recorded in a CUDA graph, or None. It may take seconds, once."""
+        """Why a run of these sizes must not become a CUDA graph, or None. It may take seconds, once."""
         return self._explain(axes)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

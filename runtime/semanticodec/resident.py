@@ -184,17 +184,20 @@ class Group:
         return waveforms
 
     def prepare_step(self, guided: bool, capture: bool = True) -> Replay:
-        """One step, with both branches or one, captured when it is first asked for.
+        """One step, with both branches or one, as a CUDA graph that is made when it is first asked for.
 
-        Libraries choose kernels in a first run, and may allocate once more in a second: neither can be recorded. Where
-        the T-UNet's library must not be recorded, or `capture` is False, the step is launched call by call.
+        Libraries choose kernels in a first run, and may allocate once more in a second: neither can be recorded. A
+        library that records itself makes a graph of the T-UNet alone. Where the T-UNet's library must not be recorded,
+        or `capture` is False, the step is launched call by call.
         """
         if guided in self._steps:
             return self._steps[guided]
         tunet, batch = self._graphs["tunet_step"], self._batch * (2 if guided else 1)
         addresses = self._inner | self._contexts[guided]
         assert addresses.keys() == tunet.inputs.keys() | tunet.outputs.keys()
-        call = tunet.bind(addresses, batch=batch)
+        refusal = tunet.explain_capture(batch=batch) if capture else "not wanted"
+        bind = tunet.bind_recorded if tunet.records_itself and not refusal else tunet.bind
+        call = bind(addresses, batch=batch)
         if guided:
             self._condition_on_nothing()
 
@@ -207,11 +210,11 @@ class Group:
         self._solver.advance(self._arguments, self._batch)
         for _ in range(2):
             step()
-        refusal = tunet.explain_capture(batch=batch) if capture else "not wanted"
-        self._steps[guided] = Replay(step, refusal) if refusal else self._device.capture(step)
-        if capture and (why := self._steps[guided].refusal):
-            log.warning("the denoising loop runs without a CUDA graph, which is slower: %s", why)
-        return self._steps[guided]
+        made = Replay(step, refusal) if refusal or tunet.records_itself else self._device.capture(step)
+        self._steps[guided] = made
+        if capture and made.refusal:
+            log.warning("the denoising loop runs without a CUDA graph, which is slower: %s", made.refusal)
+        return made
 
     def _allocate(self, size: int) -> int:
         self._held.append(self._device.allocate(size))
