@@ -30,11 +30,6 @@ SPEECH = "speech_12s.wav"
 
 
 @pytest.fixture(scope="module")
-def codec(tiny_bundle: Path) -> Codec:
-    return Codec.load(tiny_bundle, backend="onnxruntime")
-
-
-@pytest.fixture(scope="module")
 def tokens(codec: Codec) -> Tokens:
     """26 s: three decoding windows."""
     generator = np.random.default_rng(0)
