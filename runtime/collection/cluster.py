@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -64,6 +65,8 @@ def run_on_ray(
     if not gpus_per_worker:
         settings = dataclasses.replace(settings, threads=settings.threads or choose_threads(ray.nodes()))
     cpus = settings.threads or 1
+    if not (workers and os.environ.get("RAY_ADDRESS")):  # that cluster may grow: Ray waits for a machine
+        check_places(ray.nodes(), cpus, gpus_per_worker)
     size = workers or count_places(ray.cluster_resources(), cpus, gpus_per_worker)
     groups = split(numbers, size)
     DataContext.get_current().enable_progress_bars = False
@@ -93,6 +96,16 @@ def choose_threads(nodes: list[dict[str, Any]]) -> int:
     """CPU threads of an actor: DEFAULT_THREADS, or fewer if a node has fewer."""
     cores = [int(node["Resources"]["CPU"]) for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     return min([DEFAULT_THREADS, *cores])
+
+
+def check_places(nodes: list[dict[str, Any]], cpus: int, gpus_per_worker: float) -> None:
+    """Raises BackendError if no node has room for a worker: Ray would wait without end for one that has."""
+    name, need = ("GPU", gpus_per_worker) if gpus_per_worker else ("CPU", float(cpus))
+    most = max((node["Resources"].get(name, 0.0) for node in nodes if node["Alive"]), default=0.0)
+    if most < need:
+        what = "GPUs" if gpus_per_worker else "threads"
+        given = f"workers of {need:g} {what} on Ray, where a machine has at most {most:g} {name}s"
+        raise BackendError(given, "a machine that holds one", "ask for less, or name --workers on a cluster that grows")
 
 
 def count_places(resources: dict[str, float], cpus: int, gpus_per_worker: float) -> int:
