@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from sc_runtime.cli.tokenize import format_snapshot, parse_part
-from sc_runtime.collection.cluster import check_places, choose_threads, count_places, turn_off_usage_reports
+from sc_runtime.collection.cluster import check_places, choose_threads, count_places
 from sc_runtime.collection.local import choose_gpus, split
 from sc_runtime.collection.progress import Progress, Snapshot
 from sc_runtime.collection.rows import Counts, Row
 from sc_runtime.collection.worker import Failure, ShardReport
 from sc_runtime.errors import BackendError, SettingsError
+from sc_runtime.ray_cluster import turn_off_usage_reports
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 1000])

@@ -10,66 +10,18 @@ import dataclasses
 import json
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sc_runtime import errors
-from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line
+from sc_runtime.errors import BackendError, CodecError
+from sc_runtime.ray_cluster import connect
 
 from .local import split
 from .worker import Failure, ShardReport, Worker, WorkerSettings
 
 DEFAULT_THREADS = 4  #: each actor holds the bundle in memory, so that fewer and larger ones are better
-ANSWER_SECONDS = 10  #: that a cluster has to answer
-USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
-
-
-def connect() -> Any:
-    """Ray, joined to the cluster of $RAY_ADDRESS, or started on this machine.
-
-    Raises MissingExtraError, BackendError.
-    """
-    turn_off_usage_reports()
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("engine ray: Ray is not installed", "Ray", "pip install 'sc-runtime[ray]'") from error
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        check_address(address)
-        try:
-            options: dict[str, Any] = {} if address != "local" else {"include_dashboard": False}
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            given = f"Ray at {address}: {first_line(error)}"
-            raise BackendError(given, "a cluster that runs", "start one, or unset RAY_ADDRESS") from error
-    return ray
-
-
-def check_address(address: str) -> None:
-    """Raises BackendError if nothing answers at an address "host:port"; Ray 2.60 waits for minutes there."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    except OSError as error:
-        given = f"Ray at {address}: {error.strerror or error}"
-        raise BackendError(given, "a cluster that runs", "start one, or unset RAY_ADDRESS") from error
-
-
-def turn_off_usage_reports() -> None:
-    """Turn Ray's usage reports off, unless the user chose: by the variable, or by `ray enable-usage-stats`."""
-    path = os.environ.get("RAY_USAGE_STATS_CONFIG_PATH") or Path("~/.ray/config.json").expanduser()
-    try:
-        chosen = json.loads(Path(path).read_text()).get("usage_stats")
-    except (OSError, ValueError, AttributeError):
-        chosen = None
-    if chosen is None:
-        os.environ.setdefault(USAGE_VARIABLE, "0")
 
 
 class ShardActor:
@@ -107,7 +59,7 @@ def run_on_ray(
     """
     if not numbers:
         return
-    ray = connect()
+    ray = connect(quiet=True)
     from ray.data import ActorPoolStrategy, DataContext
 
     if not gpus_per_worker:
