@@ -48,6 +48,16 @@ class Layer:
     inputs: int  #: columns of W, filled up
 
 
+@dataclass(frozen=True)
+class Workspace:
+    """Memory that calls of up to `rows` rows use, one after the other: rounded inputs, gates, h of two layers."""
+
+    rows: int
+    given: Memory
+    gates: Memory
+    outputs: tuple[Memory, Memory]
+
+
 class BiLstm:
     """[B, L, H] float32 -> [B, L, D] float32: a stack of bidirectional layers of H units a direction, a linear map.
 
@@ -81,10 +91,21 @@ class BiLstm:
         self.layers = [self._upload(weights, layer, spare) for layer in names]
         self.output = device.upload(pad_matrix(weights[OUTPUT]))
         self.no_bias = device.upload(pad_vector(np.zeros(self.features)))
+        self.pitches = fill_up(self.width, SLICE), fill_up(SIDES * self.width, SLICE)  #: of the inputs, and of h
+        self._workspace: Workspace | None = None
 
     def bind(self, features: int, acoustic: int, batch: int, length: int) -> LstmCall:
         """The LSTM for inputs [batch, length, H] at the address `features` and outputs [batch, length, D]."""
         return LstmCall(self, features, acoustic, batch, length)
+
+    def open_workspace(self, rows: int) -> Workspace:
+        """The memory that all calls share, or larger memory if it is too small for `rows`."""
+        if self._workspace is None or self._workspace.rows < rows:
+            given, pitch = self.pitches
+            outputs = [self.device.upload(np.zeros(rows * pitch, np.float16)) for _ in range(2)]
+            gates = self.device.allocate(4 * rows * SIDES * GATES * self.width)
+            self._workspace = Workspace(rows, self.device.allocate(2 * rows * given), gates, (outputs[0], outputs[1]))
+        return self._workspace
 
     def divide(self, windows: int) -> Division:
         return divide(self.width, windows, self.device.processors, self._shared_bytes, self._in_turn)
@@ -109,36 +130,33 @@ class LstmCall:
 
     def __init__(self, lstm: BiLstm, features: int, acoustic: int, batch: int, length: int) -> None:
         self._lstm, self._features, self._acoustic, self._batch, self._length = lstm, features, acoustic, batch, length
-        device, width, rows = lstm.device, lstm.width, min(batch, MOST_WINDOWS) * length
-        self._division = lstm.divide(min(batch, MOST_WINDOWS))
+        windows = min(batch, MOST_WINDOWS)
+        self._division = lstm.divide(windows)
         self._recur = lstm.load_recurrence(self._division)
-        self._given = device.allocate(2 * rows * fill_up(width, SLICE))
-        self._gates = device.allocate(4 * rows * SIDES * GATES * width)
-        self._pitch = fill_up(SIDES * width, SLICE)
-        self._outputs = [device.upload(np.zeros(rows * self._pitch, np.float16)) for _ in range(2)]
-        panels = 2 * SIDES * count_slices(width) * COLUMNS * PANEL_WINDOWS * self._division.panels
-        self._hidden = device.upload(np.zeros(panels, np.float16))
-        self._arrivals = device.upload(np.zeros(SIDES, np.int32))
+        self._workspace = lstm.open_workspace(windows * length)
+        values = 2 * SIDES * count_slices(lstm.width) * COLUMNS * PANEL_WINDOWS * self._division.panels
+        self._hidden = lstm.device.upload(np.zeros(values, np.float16))
+        self._arrivals = lstm.device.upload(np.zeros(SIDES, np.int32))
 
     def enqueue(self) -> None:
         """Put one run on the device's stream and return."""
-        lstm, length = self._lstm, self._length
+        lstm, length, space = self._lstm, self._length, self._workspace
+        pitch, gates = lstm.pitches[0], SIDES * GATES * lstm.width
         for start in range(0, self._batch, MOST_WINDOWS):
             windows = min(self._batch - start, MOST_WINDOWS)
             rows, before = windows * length, start * length
-            given, pitch = self._given.address, fill_up(lstm.width, SLICE)
+            given = space.given.address
             quarters = [np.int32(size) for size in (rows, lstm.width // QUARTER, pitch // QUARTER)]
             source = self._features + 4 * before * lstm.width
             blocks = -(-rows * pitch // QUARTER // THREADS)
             lstm.device.launch(lstm.kernels["halve"], blocks, [source, given, *quarters])
             for i, layer in enumerate(lstm.layers):
-                gates = SIDES * GATES * lstm.width
-                self._multiply(given, layer.w, layer.bias, self._gates.address, rows, gates, layer.inputs)
-                out = self._outputs[i % 2].address
+                self._multiply(given, layer.w, layer.bias, space.gates.address, rows, gates, layer.inputs)
+                out = space.outputs[i % 2].address
                 self._run_recurrence(layer, out, windows)
                 given = out
             target = self._acoustic + 4 * before * lstm.features
-            self._multiply(given, lstm.output, lstm.no_bias, target, rows, lstm.features, self._pitch)
+            self._multiply(given, lstm.output, lstm.no_bias, target, rows, lstm.features, lstm.pitches[1])
 
     def _multiply(self, left: int, right: Memory, bias: Memory, out: int, rows: int, columns: int, inputs: int) -> None:
         """out float32 [rows, columns] = left [rows, inputs] times the transposed `right`, and `bias`."""
@@ -148,17 +166,12 @@ class LstmCall:
         self._lstm.device.launch(self._lstm.kernels["product"], tiles, arguments)
 
     def _run_recurrence(self, layer: Layer, out: int, windows: int) -> None:
-        division, width = self._division, self._lstm.width
-        given: list[Argument] = [
-            self._gates.address,
-            layer.r.address,
-            self._hidden.address,
-            out,
-            self._arrivals.address,
-        ]
-        shape = (width, count_slices(width), self._length, windows, division.tiles, division.kept, self._pitch)
-        launches = (0, 1) if division.in_turn else (0,)
-        for first in launches:
-            arguments = [*given, np.int32(first), *(np.int32(size) for size in shape)]
-            blocks = division.blocks * SIDES // len(launches)
-            self._lstm.device.launch(self._recur, blocks, arguments, together=True)
+        lstm, division = self._lstm, self._division
+        gates, hidden = self._workspace.gates.address, self._hidden.address
+        given: list[Argument] = [gates, layer.r.address, hidden, out, self._arrivals.address]
+        shape = (lstm.width, count_slices(lstm.width), self._length, windows)
+        sizes = (*shape, division.tiles, division.kept, lstm.pitches[1])
+        sides = (0, 1) if division.in_turn else (0,)  # the first of each launch
+        for side in sides:
+            arguments = [*given, np.int32(side), *(np.int32(size) for size in sizes)]
+            lstm.device.launch(self._recur, division.blocks * SIDES // len(sides), arguments, together=True)

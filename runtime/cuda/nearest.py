@@ -82,6 +82,11 @@ class CudaNearestCentroid:
             self._refuse(queries[nearest.argmin()])
         return nearest
 
+    @property
+    def address(self) -> int:
+        """Where the codebook lies on the GPU, float32 [N, D]."""
+        return self._exact.address
+
     def search_on_device(self, queries: int, count: int, nearest: int, stream: int | None = None) -> None:
         """Enqueue a search of `count` queries on `stream` and return. Nothing is copied to or from the host.
 

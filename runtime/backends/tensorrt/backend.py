@@ -16,6 +16,7 @@ import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
 from sc_runtime.backends.failures import TRY_ANOTHER
+from sc_runtime.backends.lstm_choice import MEASURED, open_kernel
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
@@ -107,6 +108,7 @@ class TensorRtBackend:
             raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
         self.gpu = gpu or Device()
         self.device = self.gpu.name
+        self.lstm = MEASURED  #: how a BiLSTM runs, see `lstm_choice`
         self._loaded: dict[str, LoadedLibrary] = {}
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
@@ -115,6 +117,8 @@ class TensorRtBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         target = choose_target(bundle)
+        if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, str(target)):
+            return kernel
         plan = find_plan(bundle, graph, target)
         if target.library not in self._loaded:
             self._loaded[target.library] = load(target.library)
