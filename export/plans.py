@@ -187,8 +187,10 @@ def compile_graph(path: Path, given: Sequence[dict[str, tuple[Shape, Shape, Shap
         else:
             config = trt.CreateConfig(load_timing_cache=cache, profiles=profiles)
         try:
+            builder, network, parser = trt.network_from_onnx_path(str(path), strongly_typed=True)
+            allow_decomposition(target.library, network)
             return trt.engine_bytes_from_network(
-                trt.network_from_onnx_path(str(path), strongly_typed=True),
+                (builder, network, parser),
                 config=trt.PostprocessConfig(config, partial(use_float32, target.library)),
                 save_timing_cache=cache,
             )
@@ -199,6 +201,21 @@ def compile_graph(path: Path, given: Sequence[dict[str, tuple[Shape, Shape, Shap
                 "a graph that it can compile",
                 "try another version of the library",
             ) from error
+
+
+def allow_decomposition(library: str, network: Any) -> None:
+    """Let attention be computed as products and a softmax where no fused kernel takes its shape and types.
+
+    Fused kernels lack float32 and small heads. Without this, TensorRT then refuses the graph.
+    """
+    module = import_library(library)
+    if not hasattr(module, "IAttentionOutputLayer"):
+        return
+    for place in range(network.num_layers):
+        layer = network.get_layer(place)
+        if layer.type == module.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = module.IAttentionOutputLayer  # as the bindings have it: get_layer returns the base class
+            layer.attention.decomposable = True
 
 
 def use_float32(library: str, builder: Any, network: Any, config: Any) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -23,6 +24,7 @@ CHANGED = {
         "join_step_products": 11,
         "fuse_attention": 28,
         "fuse_gelu": 14,
+        "split_gates": 14,
         "fuse_group_norm": 37,
         "move_channels_last": 64,
         "lower_layer_norms": 0,
@@ -94,4 +96,6 @@ def test_a_variant_reads_the_same_data(tiny_fp16_bundle: Path, tmp_path: Path) -
     assert count_launches(after.graph) < 0.45 * count_launches(before.graph)
     kinds = Counter(node.op_type for node in after.graph)
     assert not kinds["Softmax"] and not kinds["InstanceNormalization"]
+    assert kinds["Split"] == 1  # of the step's embedding
+    onnx.shape_inference.infer_shapes(onnx.load(variant, load_external_data=False), True, True, True)  # or raises
     assert save_variant(tmp_path / "acoustic_encoder.onnx", "cuda") is None

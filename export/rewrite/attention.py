@@ -135,7 +135,11 @@ def pack_products(editor: Editor, found: Found) -> ir.Value | None:
     first = min((node for node in products if node is not None), key=list(editor.graph).index)
     heads, channels, source = found.heads, found.channels, sources.pop()
     apart, together = editor.constant([0, heads, 1, channels]), editor.constant([0, 3 * heads * channels])
-    weights = [editor.add(first, "Reshape", [node.inputs[1], apart], like=node.inputs[1]) for node in products if node]
+    weights = [
+        editor.add(first, "Reshape", [node.inputs[1], apart], dtype=found.query.value.dtype)
+        for node in products
+        if node
+    ]
     joined = editor.add(first, "Concat", weights, {"axis": 2}, dtype=weights[0].dtype)
     weight = editor.add(first, "Reshape", [joined, together], dtype=joined.dtype)
     product = editor.add(first, "MatMul", [source, weight], dtype=found.query.value.dtype)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from .attention import fuse_attention, use_attention_operator
 from .editing import remove_unused
+from .gates import split_gates
 from .gelu import fuse_gelu
 from .group_norm import fuse_group_norm, use_group_normalization
 from .layer_norm import join_residuals, lower_layer_norms
@@ -22,6 +23,7 @@ ENGINES: Mapping[str, tuple[Pass, ...]] = {
         join_step_products,
         fuse_attention,
         fuse_gelu,
+        split_gates,
         fuse_group_norm,
         move_channels_last,
         lower_layer_norms,

@@ -16,6 +16,9 @@ from .capture_trial import GOOD
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
 
 REPLAYS = 3
+#: Relative error of a replay. Two runs of the T-UNet in FP16 differ by a thousandth on an H100, because sums of
+#: GroupNorm are added in any order. The results of other inputs differ by more than their size.
+TOLERANCE = 0.03
 
 
 def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) -> str | None:
@@ -51,10 +54,15 @@ def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) 
             expected = read()
             recorded.enqueue()
             for found, wanted in zip(read(), expected, strict=True):
-                if not np.allclose(found, wanted, rtol=1e-2, atol=1e-3, equal_nan=True):
-                    apart = np.abs(found.astype(np.float64) - wanted).max()
-                    return f"replay {replay} differs from a run by up to {apart:.2g}"
+                if not (error := measure_error(found, wanted)) < TOLERANCE:
+                    return f"replay {replay} differs from a run by {error:.2g}"
     return None
+
+
+def measure_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The norm of the difference over the norm of `wanted`."""
+    exact = wanted.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - exact) / np.linalg.norm(exact))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -14,21 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from sc_runtime.bundle.manifest import GraphEntry
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
+from sc_runtime.cuda.graph import DeviceGraph
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
 from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
 from .capture_trial import explain_refusal
-from .failures import describe_failure
 from .lstm_choice import LIBRARY_LSTM, MEASURED, open_kernel
 from .onnxruntime import list_disabled_optimizers
+from .onnxruntime_call import OnnxRuntimeCall, Sessions, Way
 
+FATAL = 4  #: severity of what ONNX Runtime prints: it prints an error for each plan that cuDNN does not have
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: a file that the CPU's package lacks
 NOT_INSTALLED, INSTALL = "onnxruntime-gpu is not installed", "pip install 'sc-runtime[gpu]'"
 
@@ -55,31 +54,38 @@ class Provider:
     engine: str | None = None  #: whose variants of graphs it runs; None runs the graphs as they were exported
     options: Mapping[str, str] = field(default_factory=dict)  #: further ones, such as prefer_nhwc
 
-    def describe(self, device: Device, exact: bool, records: bool) -> dict[str, str]:
+    def describe(self, device: Device, exact: bool, records: bool, convolutions: Mapping[str, str]) -> dict[str, str]:
         """Its options: our stream, and how products and convolutions are computed.
 
         exact: float32 products are not rounded to TF32. It also keeps FP16 convolutions off Tensor Cores, because
         ONNX Runtime asks cuDNN for engines without them.
         records: runs may be replayed as CUDA graphs, see `OnnxRuntimeCall`.
+        convolutions: one of `CONVOLUTIONS`.
 
-        cuDNN's heuristics choose at once; the default, trying all, takes seconds for each new shape. They know the
-        convolutions of one axis as [N, C, 1, T], and find nothing for some as [N, C, T, 1]. The normalised sums of
-        `SkipLayerNormalization` are added in float32 in its strict mode alone.
+        The normalised sums of `SkipLayerNormalization` are added in float32 in its strict mode alone.
         """
         return {
             "device_id": "0",
             "user_compute_stream": str(device.stream),
             "use_tf32": "0" if exact else "1",
-            "cudnn_conv_algo_search": "HEURISTIC",
             "cudnn_conv1d_pad_to_nc1d": "1",
             "enable_skip_layer_norm_strict_mode": "1",
             "enable_cuda_graph": "1" if records else "0",
+            **convolutions,
             **self.options,
         }
 
 
 CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
-NOT_RECORDED = -1  #: number of a CUDA graph that is never made
+#: Options of convolutions, the fastest first. cuDNN has no plan for some shapes under some of them: on an H100 (cuDNN
+#: 9.19) heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's: EXHAUSTIVE is
+#: cuDNN's heuristic mode B, DEFAULT its fallback mode.
+CONVOLUTIONS = (
+    {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "1"},
+    {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "0"},
+    {"cudnn_conv_algo_search": "EXHAUSTIVE", "fuse_conv_bias": "0"},
+    {"cudnn_conv_algo_search": "DEFAULT", "fuse_conv_bias": "0"},
+)
 
 
 class OnnxRuntimeCudaBackend:
@@ -114,29 +120,35 @@ class OnnxRuntimeCudaBackend:
         # Without CUDA graphs ONNX Runtime frees the staging memory of an LSTM in a callback of the stream. Where the
         # session has gone before the callback runs, CUDA refuses that, and the process aborts.
         records, refusal = self.provider.name == CUDA.name and (spec.repeats or spec.is_lstm), None
+        # Only channels-last convolutions, which rewritten graphs have, were seen to gain from a fused bias.
+        ways: list[Way] = [(None, options) for options in CONVOLUTIONS[1:]]
+        if self.provider.engine in entry.variants:
+            ways = [(self.provider.engine, options) for options in CONVOLUTIONS] + ways
         try:
-            session = self._load(bundle, graph, records)
+            sessions = Sessions(partial(self._load, bundle, graph, records), ways)
         except BackendError as error:
             if not records:
                 raise
-            session, refusal = self._load(bundle, graph, False), first_line(error)
-        prepare = partial(OnnxRuntimeCall, session, graph, entry, self.provider.memory)
+            sessions = Sessions(partial(self._load, bundle, graph, False), ways)
+            refusal = first_line(error)
+        prepare = partial(OnnxRuntimeCall, sessions, graph, entry, self.provider.memory)
         record = partial(prepare, recorded=True) if records and spec.repeats and not refusal else None
         explain = partial(self._explain_capture, bundle, graph, refusal)
         return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain, record)
 
-    def _load(self, bundle: Bundle, graph: str, records: bool) -> Any:
-        """A session of the graph. With `records`, its runs may become CUDA graphs. Raises BackendError."""
+    def _load(self, bundle: Bundle, graph: str, records: bool, way: Way) -> Any:
+        """A session of the graph with the options of `Provider.describe`. Raises BackendError."""
+        engine, convolutions = way
         onnxruntime = import_onnxruntime()
-        path, options = bundle.find_graph(graph, self.provider.engine), onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        path, options = bundle.find_graph(graph, engine), onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
         exact = bundle.spec.graphs[graph].makes_tokens or bundle.manifest.precision != "fp16"
         try:
             with self.gpu.lock:  # the weights are copied on the GPU's stream
                 session = onnxruntime.InferenceSession(
                     str(path),
                     options,
-                    providers=[(self.provider.name, self.provider.describe(self.gpu, exact, records))],
+                    providers=[(self.provider.name, self.provider.describe(self.gpu, exact, records, convolutions))],
                     disabled_optimizers=list_disabled_optimizers(bundle, graph),
                     enable_fallback=0,
                 )
@@ -158,40 +170,3 @@ class OnnxRuntimeCudaBackend:
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self.gpu)
-
-
-class OnnxRuntimeCall:
-    """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
-
-    With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps a graph for
-    each thread that runs the session, so the first run in another thread makes another one.
-    """
-
-    _numbers = itertools.count(1)  #: of recorded calls
-
-    def __init__(
-        self,
-        session: Any,
-        graph: str,
-        entry: GraphEntry,
-        memory: str,
-        shapes: Shapes,
-        addresses: Addresses,
-        recorded: bool = False,
-    ) -> None:
-        onnxruntime = import_onnxruntime()
-        self._session, self._graph = session, graph
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        number = next(self._numbers) if recorded else NOT_RECORDED
-        self._options.add_run_config_entry("gpu_graph_id", str(number))
-        self._binding = session.io_binding()
-        for specs, bind in ((entry.inputs, self._binding.bind_input), (entry.outputs, self._binding.bind_output)):
-            for name, spec in specs.items():
-                bind(name, memory, 0, np.dtype(spec.dtype).type, list(shapes[name]), addresses[name])
-
-    def enqueue(self) -> None:
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-            raise describe_failure(f"ONNX Runtime failed on {self._graph}", error, memory="the GPU's memory") from error

@@ -24,6 +24,7 @@ from sc_runtime.cuda.device import Device, find_capability
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
+from sc_runtime.once import OnceEach
 
 from .plans import (
     FOLDER,
@@ -109,7 +110,7 @@ class TensorRtBackend:
         self.gpu = gpu or Device()
         self.device = self.gpu.name
         self.lstm = MEASURED  #: how a BiLSTM runs, see `lstm_choice`
-        self._loaded: dict[str, LoadedLibrary] = {}
+        self._loaded: OnceEach[str, LoadedLibrary] = OnceEach()
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
         """The first GPU of the other process, not this one's."""
@@ -120,9 +121,7 @@ class TensorRtBackend:
         if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, str(target)):
             return kernel
         plan = find_plan(bundle, graph, target)
-        if target.library not in self._loaded:
-            self._loaded[target.library] = load(target.library)
-        loaded = self._loaded[target.library]
+        loaded = self._loaded.get(target.library, partial(load, target.library))
         with self.gpu.lock:
             loaded.messages.clear()
             engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())

@@ -1,0 +1,105 @@
+"""Runs of ONNX Runtime on addresses of a GPU."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sc_runtime.bundle.manifest import GraphEntry
+from sc_runtime.cuda.graph import Addresses, Shapes
+from sc_runtime.errors import BackendError
+from sc_runtime.libraries import import_onnxruntime
+
+from .failures import describe_failure
+
+log = logging.getLogger(__name__)
+
+NOT_RECORDED = -1  #: number of a CUDA graph that is never made
+NO_PLAN = "CUDNN_FE failure"  #: in an error: cuDNN has no plan for a convolution of this shape
+
+Way = tuple[str | None, Mapping[str, str]]  #: the engine whose variant of a graph runs, and options of convolutions
+Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and where it is bound to
+
+
+class Sessions(Sequence[Any]):
+    """Sessions of one graph, a session for each of `ways`, the best first.
+
+    The first is opened at once, the others when they are taken. A variant that ONNX Runtime refuses is left out.
+    """
+
+    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
+        self._load, self._ways = load, list(ways)
+        self._opened: dict[int, Any] = {}
+        try:
+            self[0]
+        except BackendError as error:
+            kept = [way for way in ways if way[0] != ways[0][0]]
+            if not kept:
+                raise
+            log.warning("the graph runs as it was exported, which is slower: %s", error)
+            self._ways = kept
+            self[0]
+
+    def __len__(self) -> int:
+        return len(self._ways)
+
+    def __getitem__(self, place: Any) -> Any:
+        if place not in self._opened:
+            self._opened[place] = self._load(self._ways[place])
+        return self._opened[place]
+
+
+class OnnxRuntimeCall:
+    """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
+
+    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph.
+
+    With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps a graph for
+    each thread that runs the session, so the first run in another thread makes another one.
+    """
+
+    _numbers = itertools.count(1)  #: of recorded calls
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        graph: str,
+        entry: GraphEntry,
+        memory: str,
+        shapes: Shapes,
+        addresses: Addresses,
+        recorded: bool = False,
+    ) -> None:
+        self._sessions, self._graph, self._place = sessions, graph, 0
+        self._tensors: list[Tensor] = []
+        for kind, specs in (("input", entry.inputs), ("output", entry.outputs)):
+            for name, spec in specs.items():
+                place = memory, 0, np.dtype(spec.dtype).type, list(shapes[name]), addresses[name]
+                self._tensors.append((kind, name, place))
+        self._options = import_onnxruntime().RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        number = next(self._numbers) if recorded else NOT_RECORDED
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
+        self._bind()
+
+    def enqueue(self) -> None:
+        while True:
+            try:
+                return self._session.run_with_iobinding(self._binding, self._options)
+            except Exception as error:  # ONNX Runtime raises classes of its own that share no base
+                if NO_PLAN not in str(error) or self._place + 1 == len(self._sessions):
+                    what = f"ONNX Runtime failed on {self._graph}"
+                    raise describe_failure(what, error, memory="the GPU's memory") from error
+                self._place += 1
+                self._bind()
+
+    def _bind(self) -> None:
+        """Take the session at `_place`."""
+        self._session = self._sessions[self._place]
+        self._binding = self._session.io_binding()
+        for kind, name, place in self._tensors:
+            getattr(self._binding, f"bind_{kind}")(name, *place)

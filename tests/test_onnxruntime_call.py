@@ -1,0 +1,110 @@
+"""Runs on a GPU by ONNX Runtime where cuDNN has no plan for a convolution: the next options are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sc_runtime.backends import onnxruntime_call
+from sc_runtime.backends.onnxruntime_call import NO_PLAN, OnnxRuntimeCall, Sessions, Way
+from sc_runtime.bundle.manifest import GraphEntry
+from sc_runtime.errors import BackendError
+from sc_runtime.spec import TensorSpec
+
+SPEC = TensorSpec("float16", ("batch", 5))
+ENTRY = GraphEntry(("g.onnx",), {"x": SPEC}, {"y": SPEC}, "recipe", 0.0)
+
+
+class Session:
+    """Refuses shapes whose batch is in `refused`, as ONNX Runtime does where cuDNN has no plan."""
+
+    def __init__(self, name: str, refused: Mapping[int, str], ran: list[tuple[str, Any]]) -> None:
+        self.name, self.refused, self.ran = name, refused, ran
+
+    def io_binding(self) -> Any:
+        return Binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        if reason := self.refused.get(binding.bound["x"][3][0]):
+            raise RuntimeError(reason)
+        self.ran.append((self.name, binding.bound))
+
+
+class Binding:
+    def __init__(self) -> None:
+        self.bound: dict[str, Any] = {}
+
+    def bind_input(self, name: str, *place: Any) -> None:
+        self.bound[name] = place
+
+    bind_output = bind_input
+
+
+PLANLESS = f"Conv: {NO_PLAN} 8: HEURISTIC_QUERY_FAILED"
+REFUSED: dict[str, dict[int, str]] = {
+    "fused": {1: PLANLESS, 2: PLANLESS, 3: PLANLESS},
+    "heuristic": {2: PLANLESS, 3: PLANLESS},
+    "exhaustive": {3: PLANLESS, 4: "out of memory"},
+}
+
+
+@pytest.mark.parametrize(
+    ("batch", "chosen"), [(7, "fused"), (1, "heuristic"), (2, "exhaustive"), (3, None)], ids=["all", "1", "2", "none"]
+)
+def test_the_next_options_run_a_shape_that_cudnn_has_no_plan_for(batch: int, chosen: str | None) -> None:
+    ran: list[tuple[str, Any]] = []
+    opened: list[str] = []
+
+    def load(way: Way) -> Session:
+        opened.append(way[1]["name"])
+        return Session(way[1]["name"], REFUSED[way[1]["name"]], ran)
+
+    sessions = Sessions(load, [(None, {"name": name}) for name in REFUSED])
+    assert opened == ["fused"]
+    call = OnnxRuntimeCall(sessions, "g", ENTRY, "cuda", {"x": (batch, 5), "y": (batch, 5)}, {"x": 64, "y": 128})
+    if chosen is None:
+        with pytest.raises(BackendError, match=r"ONNX Runtime failed on g .*HEURISTIC_QUERY_FAILED"):
+            call.enqueue()
+        return
+    call.enqueue()
+    call.enqueue()
+    assert [name for name, _ in ran] == [chosen] * 2
+    assert ran[0][1]["x"][3:] == ([batch, 5], 64) and ran[0][1]["y"][3:] == ([batch, 5], 128)
+    assert opened == list(REFUSED)[: len(opened)] and opened[-1] == chosen
+
+
+def test_another_failure_is_no_reason_to_try_other_options() -> None:
+    opened: list[str] = []
+
+    def load(options: Mapping[str, str]) -> Session:
+        opened.append(options["name"])
+        return Session("one", {4: "Conv: out of memory"}, [])
+
+    call = OnnxRuntimeCall(
+        Sessions(load, [{"name": "one"}, {"name": "two"}]),
+        "g",
+        ENTRY,
+        "cuda",
+        {"x": (4, 5), "y": (4, 5)},
+        {"x": 1, "y": 2},
+    )
+    with pytest.raises(BackendError, match="a smaller batch"):
+        call.enqueue()
+    assert opened == ["one"]
+
+
+def test_a_variant_that_cannot_be_loaded_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(way: Way) -> Session:
+        if way[0]:
+            raise BackendError("g.cuda.onnx: refused", "a graph it can load", "build it again")
+        return Session(way[1]["name"], {}, [])
+
+    said: list[str] = []
+    monkeypatch.setattr(onnxruntime_call.log, "warning", lambda text, *values: said.append(text % values))
+    sessions = Sessions(load, [("cuda", {"name": "a"}), ("cuda", {"name": "b"}), (None, {"name": "c"})])
+    assert [each.name for each in sessions] == ["c"]
+    assert len(said) == 1 and "as it was exported" in said[0] and "g.cuda.onnx: refused" in said[0]
+    with pytest.raises(BackendError):
+        Sessions(load, [("cuda", {"name": "a"})])
