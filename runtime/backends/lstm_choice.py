@@ -22,6 +22,7 @@ from sc_runtime.caches import Cache, make_key
 from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.lstm import OUTPUT, PRODUCT, RECURRENCE, BiLstm, LstmCall
+from sc_runtime.cuda.lstm_layout import COLUMNS
 from sc_runtime.cuda.source import find_source, read_whole
 from sc_runtime.errors import first_line
 
@@ -87,8 +88,8 @@ def has_choice(bundle: Bundle, graph: str) -> bool:
     if bundle.manifest.precision != "fp16" or not bundle.spec.graphs[graph].is_lstm:
         return False
     table = bundle.manifest.graphs[graph].weights
-    needed = {"w0", "r0", "b0", OUTPUT}
-    return needed <= table.keys() and table["r0"].shape[2] % 16 == 0
+    halves = {name for name, weight in table.items() if weight.dtype == "float16"}
+    return {"w0", "r0", "b0", OUTPUT} <= halves and table["r0"].shape[2] % COLUMNS == 0
 
 
 def find_trial(bundle: Bundle, graph: str, backend: str, library: str, gpu: str) -> Trial:
