@@ -158,9 +158,11 @@ class Device:
         queue = self._stream
         if stream is not None:
             queue = self._core.Stream.from_handle(stream) if stream else self._device.default_stream
-        config = self._core.LaunchConfig(grid=grid, block=kernel.threads, shmem_size=kernel.shared_bytes)
-        if together:  # cuda-core before 1.0 names it otherwise
-            setattr(config, "is_cooperative" if hasattr(config, "is_cooperative") else "cooperative_launch", True)
+        options = {}
+        if together:  # cuda-core 0.7 has another name for it
+            name = "is_cooperative" if hasattr(self._core.LaunchConfig, "is_cooperative") else "cooperative_launch"
+            options = {name: True}
+        config = self._core.LaunchConfig(grid=grid, block=kernel.threads, shmem_size=kernel.shared_bytes, **options)
         self._core.launch(queue, config, kernel.handle, *arguments)
 
     def capture(self, work: Callable[[], None]) -> Replay:
