@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -35,12 +35,18 @@ class ResidentEncoder:
 
         Several threads may call this; their windows run one group after the other.
         """
-        semantic, acoustic = map(self._open_search, (config.semantic_codebook, ACOUSTIC_CODEBOOK))
+        semantic, acoustic = map(self.open_search, (config.semantic_codebook, ACOUSTIC_CODEBOOK))
         with self.device.lock:
             group = keep_recent(self._groups, len(fbank), partial(EncodeGroup, self.device, self._graphs, len(fbank)))
-            return group.run(fbank, semantic, acoustic)
+            for stage, enqueue in group.list_stages(fbank, semantic, acoustic):
+                self.enqueue(stage, enqueue)
+            return group.read(semantic, acoustic)
 
-    def _open_search(self, codebook: str) -> CudaNearestCentroid:
+    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
+        """Put a stage on the device's stream. A benchmark waits for each."""
+        enqueue()
+
+    def open_search(self, codebook: str) -> CudaNearestCentroid:
         search = self._networks.open_search(codebook)
         assert isinstance(search, CudaNearestCentroid), codebook
         return search
@@ -65,26 +71,37 @@ class EncodeGroup:
         second = {"features": self._joined.address, "acoustic": self._acoustic.address}
         self._encoder = encoder.bind(second, batch=batch)
 
-    def run(self, fbank: np.ndarray, semantic: CudaNearestCentroid, acoustic: CudaNearestCentroid) -> np.ndarray:
-        """The stages of `SemantiCodecModel.encode_windows`, in its order. It waits for the GPU once, at the end.
+    def list_stages(
+        self, fbank: np.ndarray, semantic: CudaNearestCentroid, acoustic: CudaNearestCentroid
+    ) -> list[tuple[str, Callable[[], None]]]:
+        """The stages of `SemantiCodecModel.encode_windows`, in its order, and what enqueues each."""
 
-        Raises SettingsError for features that are not finite.
-        """
-        device, count, features = self._device, self._count, self._features.address
-        device.write(self._fbank.address, fbank)
-        self._audiomae.enqueue()
-        first, second = self._codes.address, self._codes.address + 4 * count
-        semantic.search_on_device(features, count, first)
-        device.write(self._rows.address, self._number_rows(fbank))
-        self._joiner.join(features, self._rows.address, semantic.address, first, self._joined.address, count)
-        self._encoder.enqueue()
-        acoustic.search_on_device(self._acoustic.address, count, second)
+        def embed() -> None:
+            self._device.write(self._fbank.address, fbank)
+            self._audiomae.enqueue()
+
+        def encode() -> None:
+            rows, codes, joined = self._rows.address, self._codes.address, self._joined.address
+            self._device.write(rows, self._number_rows(fbank))
+            self._joiner.join(self._features.address, rows, semantic.address, codes, joined, self._count)
+            self._encoder.enqueue()
+
+        second = self._codes.address + 4 * self._count
+        return [
+            ("audiomae", embed),
+            ("centroids", partial(semantic.search_on_device, self._features.address, self._count, self._codes.address)),
+            ("acoustic_encoder", encode),
+            ("centroids", partial(acoustic.search_on_device, self._acoustic.address, self._count, second)),
+        ]
+
+    def read(self, semantic: CudaNearestCentroid, acoustic: CudaNearestCentroid) -> np.ndarray:
+        """Wait for the GPU. Returns the codes [B, L, 2]. Raises SettingsError for features that are not finite."""
         codes = np.empty((2, self._batch, self._positions), np.int32)
-        device.read(self._codes.address, codes)
+        self._device.read(self._codes.address, codes)
         for search, found, queries in zip((semantic, acoustic), codes, (self._features, self._acoustic), strict=True):
             if found.min() < 0:  # the search on the host raises the error that describes it
-                values = np.empty((count, self._width), np.float32)
-                device.read(queries.address, values)
+                values = np.empty((self._count, self._width), np.float32)
+                self._device.read(queries.address, values)
                 search.search(values)
         return np.stack([*codes], axis=-1)
 
