@@ -60,7 +60,8 @@ def test_the_share_of_fp16_is_that_of_the_float32_bundles_tokens(tiny_bundle: Pa
     rounded = Codec(bundle, rounding.RoundedBackend()).encode(clip).codes
     share = rounding.compare_fp16(bundle, sizes, SeededWeights(1), [clip])
     assert share == np.mean(rounded == exact)
-    assert 0.5 < share < 1
+    assert share > 0.9
+    assert rounding.compare_fp16(bundle, sizes, SeededWeights(2), [clip]) < 0.5  # the networks of other weights
     assert {clip.name for clip in rounding.list_clips()} >= {"speech_and_music.flac", "speech_0.flac", "music_0.flac"}
 
 
