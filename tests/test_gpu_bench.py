@@ -59,7 +59,7 @@ def pack(tiny_fp16_bundle: Path, tiny_fp16_unicodec: Path, tmp_path_factory: pyt
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
 def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
-    """A process for each part, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so; none fails."""
+    """A process for each part, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so. None fails."""
     found, shown = rehearse(tmp_path)
     assert list(found["states"]) == [part.name for part in gpu.PARTS]
     skipped = {name for name, state in found["states"].items() if state == "skipped: no GPU"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -19,10 +19,10 @@ from sc_runtime.model import WindowPlan
 from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.model import SemantiCodecModel
+from sc_runtime.semanticodec.noise import WindowNoise
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.resident import DECODER_GRAPHS, ResidentDecoder
 from sc_runtime.semanticodec.resident_encoder import ENCODER_GRAPHS, ResidentEncoder
-from sc_runtime.spec import Noise
 
 #: Graph -> its stage, where the names differ.
 GRAPH_STAGES = {"tunet_step": "tunet", "routed_encoder": "encoder"}
@@ -118,17 +118,16 @@ class TimedDecoder(ResidentDecoder):
         codes: list[np.ndarray],
         config: SemantiCodecConfig,
         sampling: Sampling,
-        noise: Noise,
-        windows: range,
+        noises: Sequence[WindowNoise],
         samples: int,
     ) -> np.ndarray:
         if not self.clock.is_running:
-            return super().run(codes, config, sampling, noise, windows, samples)
+            return super().run(codes, config, sampling, noises, samples)
         with self.device.lock:
             group = self.prepare(len(codes))
             stages: dict[str, Callable[[], None]] = {
                 "conditioning": partial(self.condition, group, codes, config),
-                "tunet": partial(group.denoise, sampling, config.schedule, noise, windows),
+                "tunet": partial(group.denoise, sampling, config.schedule, noises),
                 "vae_decoder": group.decode_latent,
             }
             self.clock.lap("rest")
