@@ -117,7 +117,7 @@ def test_a_replica_killed_under_load(cluster: tuple[str, int], tokens: Tokens) -
         each.join()
     failed = [(status, text) for status, _, text in answers if status != 200]
     assert all(500 <= status < 600 and "Traceback" not in text for status, text in failed), failed
-    assert 1 <= len(failed) <= 4, "nothing, or more than what the replica was doing"
+    assert len(failed) <= 4, "more than what the replica was doing"
     assert all(right for status, right, _ in answers if status == 200)
     assert len(answers) > len(failed)
     wait_until(lambda: len(set(find_replicas(command)) - {killed}) == REPLICAS)  # one was started in its place
@@ -144,7 +144,7 @@ def test_a_cluster_that_does_not_answer_is_one_line() -> None:
     assert "Ray at 127.0.0.1:1" in run.stderr and len(run.stderr.splitlines()) == 1, run.stderr
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"

@@ -23,6 +23,7 @@ from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
 from .capture_trial import explain_refusal
+from .lstm_choice import LIBRARY_LSTM, MEASURED, open_kernel
 from .onnxruntime import list_disabled_optimizers
 from .onnxruntime_call import OnnxRuntimeCall, Sessions, Way
 
@@ -101,6 +102,7 @@ class OnnxRuntimeCudaBackend:
             raise MissingExtraError(NOT_INSTALLED, "the extra `gpu`, without the extra `cpu`", INSTALL)
         self.gpu, self.provider = gpu or Device(), provider
         self.device = self.gpu.name
+        self.lstm = MEASURED if provider.name == CUDA.name else LIBRARY_LSTM  #: how a BiLSTM runs, see `lstm_choice`
         onnxruntime = import_onnxruntime()
         if hasattr(onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints missing libraries, and standard output may be audio
@@ -112,6 +114,9 @@ class OnnxRuntimeCudaBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         spec, entry = bundle.spec.graphs[graph], bundle.manifest.graphs[graph]
+        version = f"onnxruntime {import_onnxruntime().__version__}"
+        if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, version):
+            return kernel
         # Without CUDA graphs ONNX Runtime frees the staging memory of an LSTM in a callback of the stream. Where the
         # session has gone before the callback runs, CUDA refuses that, and the process aborts.
         records, refusal = self.provider.name == CUDA.name and (spec.repeats or spec.is_lstm), None

@@ -34,6 +34,7 @@ from .guidance import guide
 from .noise import SeededNoise, WindowNoise
 from .presets import Sampling, resolve_sampling
 from .resident import DECODER_GRAPHS, ResidentDecoder
+from .resident_encoder import ResidentEncoder
 from .samplers import SOLVERS
 from .schedule import choose_timesteps, compute_alphas_cumprod
 from .spec import SPEC
@@ -74,6 +75,7 @@ class SemantiCodecModel:
         self.networks = networks
         self._empty: OnceEach[str, Arrays] = OnceEach()
         self._decoders: OnceEach[str, ResidentDecoder] = OnceEach()
+        self._encoders: OnceEach[str, ResidentEncoder] = OnceEach()
 
     def check_encode_options(self, options: EncodeOptions, config: SemantiCodecConfig) -> None:
         pass  # it has none
@@ -91,6 +93,8 @@ class SemantiCodecModel:
     ) -> list[np.ndarray]:
         """fbanks [1024, 128] -> codes [L, 2] of each: semantic tokens, then acoustic tokens beside them."""
         fbank = np.stack(windows)
+        if self.encoder:
+            return list(self.encoder.run(fbank, config))
         shape = (len(fbank), config.positions)
         semantic_book, acoustic_book = config.semantic_codebook, ACOUSTIC_CODEBOOK
         features = self.networks.run("audiomae", fbank=fbank)["features"]
@@ -211,3 +215,9 @@ class SemantiCodecModel:
         """The decoder on a GPU, which keeps the tensors between the stages in its memory. None on the host."""
         device = self.networks.device
         return None if device is None else self._decoders.get("gpu", lambda: ResidentDecoder(device, self.networks))
+
+    @property
+    def encoder(self) -> ResidentEncoder | None:
+        """The same of encoding."""
+        device = self.networks.device
+        return None if device is None else self._encoders.get("gpu", lambda: ResidentEncoder(device, self.networks))

@@ -16,6 +16,7 @@ import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
 from sc_runtime.backends.failures import TRY_ANOTHER
+from sc_runtime.backends.lstm_choice import MEASURED, open_kernel
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
@@ -108,6 +109,7 @@ class TensorRtBackend:
             raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
         self.gpu = gpu or Device()
         self.device = self.gpu.name
+        self.lstm = MEASURED  #: how a BiLSTM runs, see `lstm_choice`
         self._loaded: OnceEach[str, LoadedLibrary] = OnceEach()
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
@@ -116,6 +118,8 @@ class TensorRtBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         target = choose_target(bundle)
+        if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, str(target)):
+            return kernel
         plan = find_plan(bundle, graph, target)
         loaded = self._loaded.get(target.library, partial(load, target.library))
         with self.gpu.lock:
