@@ -45,7 +45,7 @@ def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
     if not path.exists():
         with replacing(path) as temporary:
             compute(temporary)
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c")  # never written to; torch wants arrays that could be
 
 
 def compute_fbanks(clips: np.ndarray, path: Path) -> None:
