@@ -34,6 +34,7 @@ from sc_runtime.export.embedded.training.diffusion import (
     draw_steps,
     number_tokens,
 )
+from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbanks
 from sc_runtime.export.embedded.training.loop import (
     Stage,
     fit,
@@ -54,8 +55,6 @@ from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder,
 from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
-    choose_lengths,
-    compute_fbanks,
     load_weights,
     prepare_latents,
 )

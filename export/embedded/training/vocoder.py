@@ -58,7 +58,10 @@ class PeriodDiscriminator(nn.Module):
 
 
 class VocoderStage:
-    """Trains HiFi-GAN on `clips`, int16 [N, 163840]; `encoder` and `decoder` are the weights of the trained VAE."""
+    """Trains HiFi-GAN on `clips`, int16 [N, 163840].
+
+    `encoder` and `decoder` are the weights of the trained VAE; without them all log-mels are true ones.
+    """
 
     name = "vocoder"
     averaged = ("hifigan",)
@@ -67,18 +70,18 @@ class VocoderStage:
         self,
         sizes: NetworkSizes,
         clips: np.ndarray,
-        encoder: dict[str, Tensor],
-        decoder: dict[str, Tensor],
+        encoder: dict[str, Tensor] | None,
+        decoder: dict[str, Tensor] | None,
         device: torch.device,
         batch: int = BATCH,
     ) -> None:
         self.clips, self.device, self.batch = torch.from_numpy(clips).to(device), device, batch
-        self.through_vae = True
+        self.through_vae = False
         self.log_mel = LogMel().to(device)
         self.resolutions = nn.ModuleList(LogMel(*resolution) for resolution in RESOLUTIONS).to(device)
         self.encoder, self.decoder = VaeEncoder(sizes).to(device), VaeDecoder(sizes).to(device)
-        self.encoder.load_state_dict(encoder)
-        self.decoder.load_state_dict(decoder)
+        if encoder and decoder:
+            self.load_vae(encoder, decoder)
         self.hifigan = HifiGan(sizes).to(device)
         use_rows(self.hifigan)
         self.discriminators = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS).to(device)
@@ -87,6 +90,12 @@ class VocoderStage:
             "hifigan": torch.optim.AdamW(self.hifigan.parameters(), LEARNING_RATE, betas=(0.8, 0.95)),
             "discriminators": torch.optim.AdamW(self.discriminators.parameters(), 3e-4, betas=(0.8, 0.95)),
         }
+
+    def load_vae(self, encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> None:
+        """From now on half of each batch goes through the VAE of these weights."""
+        self.encoder.load_state_dict(encoder)
+        self.decoder.load_state_dict(decoder)
+        self.through_vae = True
 
     def choose(self, progress: float, generator: torch.Generator) -> tuple[bool, bool]:
         """Whether the discriminators judge, and whether half of the batch goes through the VAE."""
