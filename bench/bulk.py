@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,109 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import soundfile
 
+from bench.bulk_overhead import REPEATS, measure_mixed, measure_overhead, measure_ray, write_recordings
 from bench.harness.machine import measure_peak_memory
 from bench.harness.printing import log
 from bench.harness.processes import Child
 from bench.harness.results import RESULTS, describe_command, describe_run, write_results
-from bench.harness.timing import time_in_turns
 from bench.kills import Victims, find_local_victims, ray_cluster, read_folder, start_command, survive
 from sc_runtime.codec import Codec
 from sc_runtime.collection.tokenize import tokenize_collection
-from sc_runtime.collection.worker import Worker, WorkerSettings
-from sc_runtime.errors import CodecError, SettingsError
+from sc_runtime.errors import SettingsError
 
-RATE = 16000
-REPEATS = 5
 PACKAGES = ("pyarrow", "fsspec", "ray")
 RESULT = RESULTS / "bulk.json"
-
-
-def write_recordings(folder: Path, lengths: Sequence[float], rate: int = RATE) -> list[Path]:
-    """A FLAC file of tones and noise for each of `lengths`, in seconds."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(16)
-    paths = []
-    for number, seconds in enumerate(lengths):
-        times = np.arange(round(seconds * rate)) / rate
-        sound = 0.2 * np.sin(2 * np.pi * (100 + number % 900) * times) + 0.05 * generator.standard_normal(len(times))
-        paths.append(folder / f"{number:06}.flac")
-        soundfile.write(paths[-1], sound.astype(np.float32), rate)
-    return paths
-
-
-def prepare(source: Path, out: Path, bundle: str, shard_files: int) -> tuple[Worker, list[int]]:
-    """A worker whose networks are loaded, and the shards of a plan for `source`, none of which exists."""
-    tokenize_collection(source, out, bundle=bundle, shard_files=shard_files)
-    worker = Worker(WorkerSettings(str(out), bundle))
-    remove_shards(out)
-    return worker, list(range(len(worker.plan.shards)))
-
-
-def remove_shards(out: Path) -> None:
-    for path in out.glob("shard-*"):
-        path.unlink()
-
-
-def compare(bundle: str, lengths: Sequence[float], bare: Callable[[Codec, list[Path]], None]) -> dict[str, Any]:
-    """Encoding files of `lengths` by `bare`, and as a collection, in turns with the same codec.
-
-    Beside the seconds there are those of CPU time, which other programs disturb less.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        paths = write_recordings(Path(folder, "in"), lengths)
-        out = Path(folder, "out")
-        worker, numbers = prepare(Path(folder, "in"), out, bundle, max(1, len(paths) // 4))
-
-        def run_shards() -> None:
-            remove_shards(out)
-            list(worker.run(numbers))
-
-        cpu: dict[str, list[float]] = {"bare": [], "collection": []}
-
-        def count_cpu(case: str, run: Callable[[], object]) -> None:
-            begun = time.process_time()
-            run()
-            cpu[case].append(time.process_time() - begun)
-
-        cases = {
-            "bare": partial(count_cpu, "bare", lambda: bare(worker.codec, paths)),
-            "collection": partial(count_cpu, "collection", run_shards),
-        }
-        seconds = time_in_turns(cases, REPEATS)
-    return {
-        "files": len(lengths),
-        "seconds_of_sound": sum(lengths),
-        "seconds": seconds,
-        "real_time_factor": {case: sum(lengths) / median(times) for case, times in seconds.items()},
-        "cpu_seconds": {case: found[1:] for case, found in cpu.items()},  # the first is not counted
-        "overhead": compute_overhead(seconds),
-        "cpu_overhead": compute_overhead({case: found[1:] for case, found in cpu.items()}),
-    }
-
-
-def compute_overhead(seconds: dict[str, list[float]]) -> float:
-    """The median of what the collection takes more, as a share, turn by turn."""
-    return median(after / before for before, after in zip(seconds["bare"], seconds["collection"], strict=True)) - 1
-
-
-def encode_together(codec: Codec, paths: list[Path]) -> None:
-    for tokens in codec.encode_many(paths):
-        assert not isinstance(tokens, CodecError)
-
-
-def encode_one_by_one(codec: Codec, paths: list[Path]) -> None:
-    for path in paths:
-        codec.encode(path)
-
-
-def measure_overhead(bundle: str) -> dict[str, Any]:
-    """Against the loop over `encode_many` on the same files, of 5 s: at most 5 %."""
-    return compare(bundle, [5.0] * 96, encode_together)
-
-
-def measure_mixed(bundle: str) -> dict[str, Any]:
-    """Lengths of 1 to 40 s, against encoding one by one."""
-    return compare(bundle, np.random.default_rng(16).uniform(1, 40, 40).round(3).tolist(), encode_one_by_one)
 
 
 def measure_reading(bundle: str) -> dict[str, Any]:
@@ -177,8 +87,10 @@ class PlanOnly:
         self.bundle = bundle
 
     def answer(self, folder: str) -> dict[str, float]:
+        begun = time.process_time()
         outcome = tokenize_collection(f"{folder}/in", f"{folder}/out", bundle=self.bundle, part=(200, 200))
-        return {"seconds": outcome.planning, "peak_bytes": measure_peak_memory()}
+        cpu = time.process_time() - begun
+        return {"seconds": outcome.planning, "cpu_seconds": cpu, "peak_bytes": measure_peak_memory()}
 
 
 class EncodeAll:
@@ -196,9 +108,12 @@ class EncodeAll:
         return {name: facts[name] for name in kept} | {"peak_bytes": measure_peak_memory(), "bytes_written": written}
 
 
-def measure_collection(bundle: str, lengths: Sequence[float]) -> dict[str, Any]:
+def measure_collection(bundle: str, lengths: Sequence[float], times: int = 1) -> dict[str, Any]:
+    """Encode recordings of `lengths`, each of which has `times` names."""
     with tempfile.TemporaryDirectory() as folder:
-        write_recordings(Path(folder, "in"), lengths)
+        for path in write_recordings(Path(folder, "in"), lengths):
+            for number in range(1, times):
+                path.with_name(f"{path.stem}-{number}.flac").hardlink_to(path)
         with Child("encoding", EncodeAll, bundle) as child:
             return child.ask("encoding", f"{folder}/in", f"{folder}/out")
 
@@ -210,7 +125,7 @@ def measure_short(bundle: str) -> dict[str, Any]:
 
 def measure_memory(bundle: str) -> dict[str, Any]:
     """Peak memory of 1 h and of 20 h, in recordings of 10 minutes: within 200 MB of each other."""
-    found = {f"{hours} h": measure_collection(bundle, [600.0] * 6 * hours) for hours in (1, 20)}
+    found = {f"{hours} h": measure_collection(bundle, [600.0] * 6, times=hours) for hours in (1, 20)}
     peaks = [entry["peak_bytes"] for entry in found.values()]
     return {**found, "difference_bytes": peaks[1] - peaks[0]}
 
@@ -237,34 +152,14 @@ def kill_runs(
         raise SettingsError(f"kills with --bundle {bundle}", "embedded")
     with tempfile.TemporaryDirectory() as folder:
         source, out, expected = (Path(folder, name) for name in ("in", "out", "expected"))
-        write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, 300).round(3).tolist())
-        start = partial(start_command, source, "--shard-files", 6, *options, variables=variables)
+        write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, 60).round(3).tolist())
+        start = partial(start_command, source, "--shard-files", 2, *options, variables=variables)
         started = time.perf_counter()
         assert start("-o", expected).wait() == 0
         undisturbed = time.perf_counter() - started
         files = read_folder(expected)
         found = survive(partial(start, "-o", out), find_victims, out, files, kills, undisturbed)
     return {**found, "shards": len(files) - 2, "undisturbed_seconds": undisturbed, "equal": True}
-
-
-def measure_ray(bundle: str) -> dict[str, Any]:
-    """Ray with one worker against the loop over `encode_many`, both from N to 2 N files, so that start-up cancels."""
-    lengths, seconds = [5.0] * 192, []
-    with tempfile.TemporaryDirectory() as folder:
-        codec = Codec.load(bundle, threads=1)
-        for count in (len(lengths) // 2, len(lengths)):
-            paths = write_recordings(Path(folder, f"in{count}"), lengths[:count])
-            encode_together(codec, paths[:2])
-            started = time.perf_counter()
-            encode_together(codec, paths)
-            bare = time.perf_counter() - started
-            source, target = Path(folder, f"in{count}"), Path(folder, f"out{count}")
-            outcome = tokenize_collection(
-                source, target, bundle=bundle, shard_files=24, engine="ray", workers=1, threads=1
-            )
-            seconds.append((bare, outcome.elapsed))
-    bare, on_ray = (after - before for before, after in zip(*seconds, strict=True))
-    return {"files": len(lengths) // 2, "bare_seconds": bare, "ray_seconds": on_ray, "overhead": on_ray / bare - 1}
 
 
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -290,7 +185,8 @@ def main() -> None:
         found = PARTS[part](arguments.bundle)
         log.print(f"{part}: {time.perf_counter() - begun:.0f} s\n{json.dumps(found, indent=1)}")
         kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        entry = {**run, "command": describe_command("bench/bulk.py"), "measured": found}
+        after = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        entry = {**run, "command": describe_command("bench/bulk.py"), "load_after": after, "measured": found}
         kept.setdefault(part, {})[Path(arguments.bundle).name] = entry
         write_results(RESULT, kept)
 

@@ -23,6 +23,11 @@ EXPECTED_ERRORS = (
     "Ray at ",
 )  #: of a driver that stops; the next continues
 
+STARTS = 5  #: of a node, at most, until it has started in time
+
+#: Ray gives its workers less of a processor that other programs want: by default they are nicer by 15.
+NICENESS = "RAY_worker_niceness"
+
 Victims = Callable[[subprocess.Popen[str]], dict[str, Callable[[], None]]]  #: what can be killed now, by kind
 
 
@@ -66,23 +71,27 @@ def survive(
         expected: the files of an undisturbed run. The folder is compared each time it is complete, and begun anew.
         longest: seconds between two kills, at most: what an undisturbed run takes, so that kills meet its every moment.
 
-    Returns the kills by kind, and how many folders were completed. Raises AssertionError if one differs.
+    Returns the kills by kind, how many folders were completed, and for each kill how many shards there were: the
+    kills are spread over the run. Raises AssertionError if a folder differs.
     """
     generator, done, folders = random.Random(seed), Counter[str](), 0
+    shards: list[int] = []
     while True:
         process = start()
         while done.total() < kills and not has_ended(process, generator.uniform(0.2, longest)):
             victims = find_victims(process)
             kind = min(victims, key=lambda kind: (done[kind], generator.random()))  # that was killed least
             with contextlib.suppress(psutil.NoSuchProcess):
+                present = len(list(folder.glob("shard-*")))
                 victims[kind]()
                 done[kind] += 1
+                shards.append(present)
         _, errors = process.communicate()
         if process.returncode == 0:
             assert read_folder(folder) == expected, "the folder differs from an undisturbed run's"
             folders += 1
             if done.total() >= kills:
-                return {"kills": dict(done), "folders": folders}
+                return {"kills": dict(done), "folders": folders, "shards_at_kill": shards}
             shutil.rmtree(folder)
         else:
             known = process.returncode == -signal.SIGKILL or any(text in errors for text in EXPECTED_ERRORS)
@@ -108,21 +117,38 @@ def find_local_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[],
     return victims
 
 
+def start_in_time(start: Callable[[], Any]) -> Any:
+    """A node or a cluster. Ray 2.60 gives a node 30 s to start, which is too little on a busy machine: then again."""
+    for _ in range(STARTS - 1):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
 @contextlib.contextmanager
-def ray_cluster(nodes: int = 3) -> Iterator[tuple[str, Victims]]:
-    """A Ray cluster of `nodes` nodes with one core each, and a head without: its address, and what can be killed."""
+def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victims]]:
+    """A Ray cluster of `nodes` nodes with one core each, and a head without: its address, and what can be killed.
+
+    num_gpus: GPUs that each node declares. Ray counts them and does not look for them.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(NICENESS, "0")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    workers = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = start_in_time(lambda: Cluster(initialize_head=True, head_node_args=head))
+
+    def add_node() -> Any:
+        return start_in_time(lambda: cluster.add_node(num_cpus=1, num_gpus=num_gpus))
+
+    workers = [add_node() for _ in range(nodes)]
     cluster.wait_for_nodes()
 
     def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
         def kill_node() -> None:
             """A node dies without notice, and another joins."""
             cluster.remove_node(workers.pop(0), allow_graceful=False)
-            workers.append(cluster.add_node(num_cpus=1))
+            workers.append(add_node())
 
         victims: dict[str, Callable[[], None]] = {"driver": process.kill, "node": kill_node}
         for child in psutil.Process().children(recursive=True):  # the nodes are children of this process

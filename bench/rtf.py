@@ -18,10 +18,13 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # Python puts the folder of this file there
 
 from bench.harness.arguments import check_positive, parse_batch, parse_seconds, require_package
-from bench.harness.bundles import find_newest, find_seed
+from bench.harness.bundles import count_parameters, find_newest, find_seed
 from bench.harness.printing import log, warn_if_busy
+from bench.harness.processes import Child
 from bench.harness.results import RESULTS, describe_command, describe_run, write_results
 from bench.speed.chart import draw_chart
+from bench.speed.peers import PEERS, Facts, FactsProgram
+from bench.speed.peers_chart import draw_peers
 from bench.speed.rows import Plan, count_steps, measure_direction
 from bench.speed.sides import DIRECTIONS, Settings
 from bench.speed.subjects import find_subject
@@ -68,6 +71,9 @@ def main(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Time the published procedure (PyTorch eager) beside the runtime.")
     ] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Time other neural codecs, of transformers, beside the runtime.")
+    ] = False,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The baseline's weights, where the bundle's are not stand-ins.")
     ] = None,
@@ -96,6 +102,8 @@ def main(
         require_package("matplotlib", "bench")
     if baseline:
         require_package("torch", "export")
+    if peers:
+        require_package("transformers", "peers")
 
     loaded = Bundle.load(locate_bundle(bundle) if bundle or os.environ.get(BUNDLE_VARIABLE) else find_newest())
     has_sampler = "steps" in loaded.spec.decode_options
@@ -103,24 +111,35 @@ def main(
         raise SettingsError(f"settings of a sampler with {loaded.name}", f"none: {loaded.manifest.codec} has none")
     if baseline and checkpoint is None:
         find_seed(loaded)  # raises if the bundle's weights cannot be made again
-    encode_batch, decode_batch = batches or (
-        choose_backend(backend, threads, precision, loaded).encode_batch,
-        DECODE_BATCH,
-    )
+    chosen = choose_backend(backend, threads, precision, loaded)
+    encode_batch, decode_batch = batches or (chosen.encode_batch, DECODE_BATCH)
     suffix = "" if options.preset in (None, "reference") else f"-{options.preset}"
     out = out or RESULTS / f"{loaded.name}{suffix}.json"
     ours, theirs = (sampling, published) if has_sampler else (None, None)
-    settings = Settings(loaded.path, ours, theirs, backend, precision, threads, encode_batch, decode_batch, checkpoint)
+    settings = Settings(
+        loaded.path,
+        ours,
+        theirs,
+        backend,
+        precision,
+        threads,
+        encode_batch,
+        decode_batch,
+        checkpoint,
+        peer_device="cpu" if chosen.gpu is None else "cuda",
+    )
     plan = Plan(settings, loaded.choose_config(), find_subject(loaded), repeats, row_seconds, measure_steps)
 
     started = time.perf_counter()
-    run = describe_run()
+    run = describe_run(*(["transformers"] if peers else []))
     log.print(f"Bundle {loaded.name}: {loaded.manifest.weights}")
     warn_if_busy(run["machine"])
-    sides = ["runtime", "published"] if baseline else ["runtime"]
+    sides = ["runtime", *(["published"] if baseline else []), *(PEERS if peers else [])]
     rows = [row for direction in DIRECTIONS for row in measure_direction(direction, durations, sides, plan)]
     took = time.perf_counter() - started
     results = {"format": FORMAT} | run | describe_plan(plan, loaded) | {"took_s": took, "rows": rows}
+    if peers:
+        results["peers"] = describe_peers()
     print_results(results)
     write_results(out, results)
     log.print(f"Wrote {out}", soft_wrap=True)
@@ -128,6 +147,18 @@ def main(
         with replacing(out.with_suffix(".png")) as temporary:
             draw_chart(results, temporary)
         log.print(f"Wrote {out.with_suffix('.png')}", soft_wrap=True)
+        if peers:
+            chart = out.with_name(f"{out.stem}-peers.png")
+            with replacing(chart) as temporary:
+                draw_peers(results, temporary)
+            log.print(f"Wrote {chart}", soft_wrap=True)
+
+
+def describe_peers() -> dict[str, Any]:
+    """The facts and the arithmetic of each peer, for the JSON."""
+    with Child("the facts of the peers", FactsProgram) as child:
+        found: dict[str, tuple[Facts, dict[str, int]]] = child.ask("the facts of the peers")
+    return {name: asdict(facts) | {"flop_per_second": flop} for name, (facts, flop) in found.items()}
 
 
 def describe_plan(plan: Plan, bundle: Bundle) -> dict[str, Any]:
@@ -142,6 +173,8 @@ def describe_plan(plan: Plan, bundle: Bundle) -> dict[str, Any]:
             "vocab": plan.config.vocab,
             "settings": bundle.manifest.settings,
             "weights": bundle.manifest.weights,
+            "bitrate": plan.config.bitrate,
+            "parameters": count_parameters(bundle),
         },
         "settings": {
             **(asdict(settings.sampling) if settings.sampling else {}),

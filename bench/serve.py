@@ -14,6 +14,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from bench.harness.printing import make_table, open_console, warn_if_busy
 from bench.harness.results import RESULTS, describe_run, write_results
 from bench.serving.hostile import attack
-from bench.serving.load import Task, find_expected, measure_first_sound, run_arrivals, run_clients
+from bench.serving.load import Tally, Task, find_expected, measure_first_sound, run_arrivals, run_clients
 from bench.serving.process import ServedProcess, serve_process
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.cli.program import run_app
@@ -151,21 +152,29 @@ def settle(served: ServedProcess, seconds: float = 60.0) -> None:
         time.sleep(0.5)
 
 
-def measure_overload(served: ServedProcess, tasks: list[Task], rate: float, seconds: float) -> dict[str, Any]:
-    before, readings = served.measure(), []
+def run_watched(
+    served: ServedProcess, load: Coroutine[Any, Any, Tally], every: float
+) -> tuple[dict[str, Any], list[dict[str, int]]]:
+    """What became of the requests of `load`, and what the server held, read `every` seconds meanwhile."""
+    readings: list[dict[str, int]] = []
+
+    async def read() -> None:
+        while True:
+            readings.append(served.measure())
+            await asyncio.sleep(every)
 
     async def run() -> dict[str, Any]:
-        async def read() -> None:
-            while True:
-                readings.append(served.measure())
-                await asyncio.sleep(1)
-
         reader = asyncio.create_task(read())
-        tally = await run_arrivals(served.url, tasks, rate, seconds)
+        tally = await load
         reader.cancel()
         return tally.describe()
 
-    found = asyncio.run(run())
+    return asyncio.run(run()), readings
+
+
+def measure_overload(served: ServedProcess, tasks: list[Task], rate: float, seconds: float) -> dict[str, Any]:
+    before = served.measure()
+    found, readings = run_watched(served, run_arrivals(served.url, tasks, rate, seconds), 1.0)
     settle(served)
     time.sleep(5)
     after, peak = served.measure(), max(reading["rss_bytes"] for reading in readings)
@@ -180,20 +189,8 @@ def measure_overload(served: ServedProcess, tasks: list[Task], rate: float, seco
 
 def measure_soak(served: ServedProcess, tasks: list[Task], seconds: float) -> dict[str, Any]:
     """Memory and descriptors over a long run: the median of the second quarter against that of the last."""
-    readings: list[dict[str, int]] = []
-
-    async def run() -> dict[str, Any]:
-        async def read() -> None:
-            while True:
-                readings.append(served.measure())
-                await asyncio.sleep(min(SAMPLE_SECONDS, seconds / 20))
-
-        reader = asyncio.create_task(read())
-        tally = await run_clients(served.url, tasks, 8, seconds)
-        reader.cancel()
-        return tally.describe()
-
-    found = asyncio.run(run())
+    every = min(SAMPLE_SECONDS, seconds / 20)
+    found, readings = run_watched(served, run_clients(served.url, tasks, 8, seconds), every)
     quarter = len(readings) // 4
     second, last = readings[quarter : 2 * quarter], readings[-quarter:]
     for name in ("rss_bytes", "descriptors"):

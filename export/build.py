@@ -135,6 +135,10 @@ def print_table(console: Console, bundle: Bundle) -> None:
     for name, entry in bundle.manifest.graphs.items():
         table.add_row(name, f"{bundle.count_bytes(name) / 1e6:.1f}", f"{entry.error:.1e}")
     console.print(table)
+    shares = {"bfloat16": bundle.manifest.equal_in_bfloat16, "FP16": bundle.manifest.equal_in_fp16}
+    for kind, share in shares.items():
+        if share is not None:
+            console.print(f"Tokens that stay equal in {kind}: {share:.2%}")
 
 
 def print_plans(console: Console, plans: list[BuiltPlan]) -> None:

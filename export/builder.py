@@ -27,6 +27,7 @@ from .recipes import PACKAGES, ROUNDING_PACKAGES, write_recipe
 from .registry import find_export
 from .reuse import find_finished, has_recipe, list_donors, reuse_graphs
 from .rewrite import save_variants
+from .rounding import compare_fp16
 from .spec import Origin, Report, Sizes, Tensors, Weights, list_origins, load_network, make_tensor, read_file
 from .staging import staging
 from .storage import shrink, store_half
@@ -97,6 +98,11 @@ def build_bundle(
         if weights.trained and traced == "float32":
             report("Encoding the demo's recording in bfloat16")
             manifest = dataclasses.replace(manifest, equal_in_bfloat16=compare_bfloat16(Bundle(stage, manifest)))
+        if weights.trained and precision == "fp16":
+            report("Encoding the demo's recording and the held-out clips in float32 and in FP16")
+            manifest = dataclasses.replace(
+                manifest, equal_in_fp16=compare_fp16(Bundle(stage, manifest), sizes, weights)
+            )
         (stage / MANIFEST).write_text(manifest.to_json())
         if not force:
             reuse_plans(Bundle(stage, manifest), [folder])

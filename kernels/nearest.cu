@@ -48,6 +48,8 @@
 //     group 16·tile + 4·w + l holds rows 256·tile + 64·w + 8f + 2l + {0, 1} of the sorted codebook.
 // The scores take n × N / 16 floats of memory, 4 MB for 512 queries and 32768 centroids.
 
+#include "tensor_cores.cuh"
+
 #ifndef STAGES
 #define STAGES 2  // slots, as many as the architecture's shared memory holds; runtime/cuda/nearest.py chooses them
 #endif
@@ -76,59 +78,9 @@ constexpr double TINY = 7.888609052210118e-31;          // 2⁻¹⁰⁰
 constexpr int LAST = 0x7fffffff;
 constexpr unsigned ALL = 0xffffffffu;
 
-// PTX instructions that have no function in CUDA C++. tests/emulated_gpu.cpp emulates them on the CPU.
 #ifndef EMULATED_GPU
 #define LOWEST __int_as_float(0xff800000)  // −∞
 #define FURTHEST __longlong_as_double(0x7ff0000000000000LL)
-
-typedef unsigned short half_bits;
-
-__device__ __forceinline__ half_bits round_to_half(float value) {
-    half_bits bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-
-__device__ __forceinline__ float widen_half(half_bits bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
-__device__ __forceinline__ unsigned find_shared(const void* pointer) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
-
-/// Begin to copy 16 bytes; both addresses are multiples of 16.
-__device__ __forceinline__ void copy_chunk(unsigned to_shared, const void* from_global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to_shared), "l"(from_global) : "memory");
-}
-
-__device__ __forceinline__ void close_copies() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/// Wait until at most `PENDING` of this thread's closed sets of copies are under way.
-template <int PENDING>
-__device__ __forceinline__ void await_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-/// Four 8 × 8 matrices of float16, whose rows begin at `row_in_shared` of lanes 0–7, 8–15, 16–23, 24–31.
-__device__ __forceinline__ void load_matrices(unsigned (&fragment)[4], unsigned row_in_shared) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(row_in_shared)
-                 : "memory");
-}
-
-/// sums [16, 8] += a [16, 16] · b [16, 8], float16 with float32 sums.
-__device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 #endif
 
 __device__ __forceinline__ double add_lanes(double value) {

@@ -7,10 +7,10 @@ codes), D feature width, n samples at the codec's rate.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,16 @@ from .backends.select import choose_backend
 from .bundle.locate import locate_bundle
 from .bundle.store import Bundle
 from .config import CodecConfig
+from .decoding import DecodeProgress, decode_recording, decode_recordings
 from .encoding import EncodeProgress, encode_recordings
-from .errors import AudioError, BackendError, SettingsError, TokensError, check_whole
+from .errors import AudioError, TokensError
 from .loaded import LoadedBundle
-from .model import Model, WindowPlan
+from .model import DecodePlan, Model, WindowPlan
 from .networks import Networks
 from .registry import find_model
-from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_options
+from .spec import DecodeOptions, EncodeOptions, Progress, change_options, check_batch, check_options
+from .token_sources import TokensSource, take_tokens
 from .tokens import Tokens
-
-TokensSource = Tokens | str | os.PathLike[str] | np.ndarray | Mapping[str, Any]
 
 
 class Codec:
@@ -125,17 +125,8 @@ class Codec:
             if progress:
                 progress(done, windows)
 
-        found = self.encode_many(
-            [audio],
-            sample_rate,
-            vocab=vocab,
-            domain=domain,
-            batch=batch,
-            allow_truncated=allow_truncated,
-            max_seconds=max_seconds,
-            progress=report,
-        )
-        tokens = next(found)
+        many = partial(self.encode_many, allow_truncated=allow_truncated, max_seconds=max_seconds)
+        tokens = next(many([audio], sample_rate, vocab=vocab, domain=domain, batch=batch, progress=report))
         if isinstance(tokens, AudioError):
             raise tokens
         return tokens
@@ -231,12 +222,65 @@ class Codec:
         from the iterator for a run that fails or gives values that are not finite.
         """
         check_batch(batch)
-        tokens = self._take_tokens(tokens, vocab)
-        config = tokens.config
-        chosen = change_options(options, changes)
-        self.resolve_options(chosen)
-        samples = tokens.samples or config.count_samples(len(tokens))
-        return require_finite(self.model.decode(tokens.codes, config, samples, chosen, batch, progress))
+        plan = self.plan_decoding(tokens, change_options(options, changes), vocab)
+        return decode_recording(self.model, plan, batch, progress).pieces
+
+    def decode_many(
+        self,
+        recordings: Iterable[TokensSource],
+        options: DecodeOptions | Iterable[DecodeOptions] | None = None,
+        *,
+        vocab: int | None = None,
+        batch: int | None = None,
+        progress: DecodeProgress | None = None,
+        **changes: Any,
+    ) -> Iterator[np.ndarray | TokensError]:
+        """The sound of each of `recordings`, in order, float32 [n].
+
+        It joins the pieces of `decode_many_streams`. The arguments and errors are the same.
+        """
+        streams = self.decode_many_streams(recordings, options, vocab=vocab, batch=batch, progress=progress, **changes)
+        return (found if isinstance(found, TokensError) else np.concatenate(list(found)) for found in streams)
+
+    def decode_many_streams(
+        self,
+        recordings: Iterable[TokensSource],
+        options: DecodeOptions | Iterable[DecodeOptions] | None = None,
+        *,
+        vocab: int | None = None,
+        batch: int | None = None,
+        progress: DecodeProgress | None = None,
+        **changes: Any,
+    ) -> Iterator[Iterator[np.ndarray] | TokensError]:
+        """The pieces of each of `recordings`, in order. Take those of one before you ask for the next.
+
+        On a GPU windows of several recordings run together, if their options are equal but for seed and noise. The
+        sound of each is that of `decode`, up to rounding. On a CPU a group does not pay: the recordings are decoded one
+        after the other, and the sound is that of `decode`, sample for sample.
+
+        Tokens that cannot be decoded give their TokensError in their place; the others go on. `options` are those of
+        all recordings, or of each in turn. `progress` is called with (number of the recording, its units of work done,
+        its units in all). The rest is as in `decode_stream`.
+        """
+        check_batch(batch)
+        if options is None or isinstance(options, DecodeOptions):
+            self.resolve_options(change_options(options, changes))
+            options = repeat(options or DecodeOptions())
+
+        def plan(recording: TokensSource, chosen: DecodeOptions) -> DecodePlan | TokensError:
+            try:
+                return self.plan_decoding(recording, change_options(chosen, changes), vocab)
+            except TokensError as error:
+                return error
+
+        return decode_recordings(self.model, map(plan, recordings, options), batch, progress)
+
+    def plan_decoding(self, tokens: TokensSource, options: DecodeOptions, vocab: int | None = None) -> DecodePlan:
+        """The windows that `decode_stream` decodes. Raises TokensError, SettingsError and BundleError."""
+        found = take_tokens(tokens, self.bundle, vocab)
+        self.resolve_options(options)
+        samples = found.samples or found.config.count_samples(len(found))
+        return self.model.plan_decoding(found.codes, found.config, samples, options)
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, object]:
         """Every setting of decoding with `options`, by name. Raises SettingsError."""
@@ -245,49 +289,12 @@ class Codec:
 
     def count_windows(self, tokens: Tokens) -> int:
         """The number of windows that `tokens` are decoded in. Raises TokensError for tokens of another bundle."""
-        config = self._take_tokens(tokens, None).config
-        return self.model.count_windows(len(tokens), config)
+        return self.model.count_windows(len(tokens), take_tokens(tokens, self.bundle, None).config)
 
     def embed(self, tokens: TokensSource, *, vocab: int | None = None) -> np.ndarray:
         """The quantised features, float32 [T, D], for models on top. For SemantiCodec E = [Es, Ea] (eq. 5), [T, 2D].
 
         `tokens` and `vocab` are those of `decode_stream`. Raises TokensError, BundleError.
         """
-        tokens = self._take_tokens(tokens, vocab)
-        return self.model.embed(tokens.codes, tokens.config)
-
-    def _take_tokens(self, tokens: TokensSource, vocab: int | None) -> Tokens:
-        """`tokens` as Tokens of this bundle. Raises TokensError if their settings differ from the bundle's."""
-        if isinstance(tokens, (str, os.PathLike)):
-            tokens = load_tokens(Path(tokens), self.bundle.choose_config(vocab))
-        elif isinstance(tokens, Mapping):
-            tokens = Tokens.from_row(tokens, self.bundle.choose_config(vocab))
-        elif not isinstance(tokens, Tokens):
-            tokens = Tokens.from_array(tokens, self.bundle.choose_config(vocab))
-        if vocab is not None and tokens.config.vocab != vocab:
-            given = f"vocab {vocab} for tokens that state the vocabulary {tokens.config.vocab}"
-            raise TokensError(given, "the same", "leave vocab out: it is for arrays and .npy files")
-        if tokens.config.vocab in self.bundle.manifest.vocabularies:
-            return tokens.require(self.bundle.choose_config(tokens.config.vocab))
-        return tokens.require(self.config)  # raises a TokensError that names both vocabularies
-
-
-def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """`pieces` of sound, as they come. Raises BackendError at the first value that is not finite."""
-    for piece in pieces:
-        if not np.isfinite(piece).all():
-            raise BackendError(
-                "decoded samples that are not finite", "finite samples", "try another backend (--backend)"
-            )
-        yield piece
-
-
-def load_tokens(path: Path, config: CodecConfig) -> Tokens:
-    """Tokens of a file. An .sct file states its settings; an .npy file is read with those of `config`."""
-    return Tokens.load(path, config if path.suffix.lower() == ".npy" else None)
-
-
-def check_batch(batch: int | None) -> None:
-    expected = "a whole number of windows, at least 1"
-    if batch is not None and check_whole("batch", batch, expected) < 1:
-        raise SettingsError(f"batch {batch}", expected)
+        found = take_tokens(tokens, self.bundle, vocab)
+        return self.model.embed(found.codes, found.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle.locate import list_bundles, locate_bundle
+from .bundle.locate import bundles_folder, list_bundles, locate_bundle
 from .bundle.manifest import MANIFEST
 from .bundle.store import Bundle
 from .codec import Codec
@@ -77,14 +78,18 @@ def check_bundle(bundle: Bundle, wanted: SemantiCodecConfig) -> None:
 
 
 def find_or_build(tps: int, vocab: int, checkpoint: str | os.PathLike[str] | None) -> Path:
-    """The bundle for these settings, built first if there is none."""
+    """The bundle for these settings, built first if there is none.
+
+    The name of a checkpoint's bundle has a hash of its path: two checkpoints in folders of one name are two bundles.
+    """
     if checkpoint is not None and (Path(checkpoint) / MANIFEST).is_file():
         return Path(checkpoint)
     name = f"tps{tps}-v{vocab}"
     arguments = ["--tps", str(tps), "--vocab", str(vocab)]
     if checkpoint is not None:
-        name += f"-{Path(checkpoint).resolve().name}"
-        arguments += ["--checkpoint", os.fspath(checkpoint)]
+        folder = Path(checkpoint).resolve()
+        name += f"-{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
+        arguments += ["--checkpoint", os.fspath(checkpoint), "--out", str(bundles_folder() / name)]
     if name in (path.name for path in list_bundles()):
         return locate_bundle(name)
     command = [sys.executable, "-m", "sc_runtime.export.build", *arguments]

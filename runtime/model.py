@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from .audio import Audio
 from .networks import Networks
-from .spec import CodecSpec, DecodeOptions, EncodeOptions, Progress
+from .spec import CodecSpec, DecodeOptions, EncodeOptions
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,24 @@ class WindowPlan:
     count: int
     windows: Iterator[np.ndarray]
     join: Callable[[list[np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """One recording as a codec decodes it.
+
+    windows: what `Model.decode_windows` takes, one for each window of the recording, in order.
+    key: windows of recordings that have equal keys may run together.
+    work: units of progress of one window.
+    samples: length of the sound.
+    overlap: number of samples that a window shares with the next one.
+    """
+
+    windows: Sequence[Any]
+    key: Hashable
+    work: int
+    samples: int
+    overlap: int
 
 
 class Model(Protocol):
@@ -58,19 +76,20 @@ class Model(Protocol):
         """The number of windows that `positions` positions are decoded in."""
         ...
 
-    def decode(
-        self,
-        codes: np.ndarray,
-        config: Any,
-        samples: int,
-        options: DecodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> Iterator[np.ndarray]:
-        """codes [T, C] -> pieces of sound, float32 [n], `samples` samples in all.
+    @property
+    def decode_batch(self) -> int:
+        """The number of windows, of any recordings, that are decoded together. 1 where a group does not pay."""
+        ...
 
-        `batch` windows run together; None uses what suits the device. Raises SettingsError and BundleError when it is
-        called, not when the first piece is asked for.
+    def plan_decoding(self, codes: np.ndarray, config: Any, samples: int, options: DecodeOptions) -> DecodePlan:
+        """codes [T, C] -> what is decoded to `samples` samples. Raises SettingsError, and BundleError for bad files."""
+        ...
+
+    def decode_windows(self, windows: list[Any], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
+        """Windows of one key, run together -> the waveform of each in turn, in pieces float32 [n].
+
+        The first piece has at least `DecodePlan.overlap` samples. `report` is called when a unit of work of every
+        window is done, but for the last unit. Raises BackendError.
         """
         ...
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .config import CodecConfig
-from .errors import SettingsError
+from .errors import SettingsError, check_whole
 
 if TYPE_CHECKING:
     import numpy as np  # for a type only: `sc-runtime --help` reads the options below and must start at once
@@ -159,3 +159,10 @@ def check_options(options: Options, spec: CodecSpec) -> None:
         if value is not None and each.name not in taken:
             has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
             raise SettingsError(f"{each.name} {value}", f"an option of {spec.name} ({has})", "leave it out")
+
+
+def check_batch(batch: int | None) -> None:
+    """Raises SettingsError unless `batch` is None or at least 1."""
+    expected = "a whole number of windows, at least 1"
+    if batch is not None and check_whole("batch", batch, expected) < 1:
+        raise SettingsError(f"batch {batch}", expected)

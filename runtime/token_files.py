@@ -59,6 +59,11 @@ _READ_BYTES = 2**20  #: read from a stream at a time, so that a false length in 
 DAMAGED = "the file is damaged; copy or encode it again"
 
 
+def is_container(start: bytes) -> bool:
+    """Whether a file with these first bytes, at least one, is an .sct file, which states its settings, and no .npy."""
+    return start[:1] == MAGIC[:1]
+
+
 def pack_container(codes: NDArray[np.int32], config: CodecConfig, samples: int | None) -> bytes:
     """The bytes of an .sct file. Raises `TokensError` if a number is too large for it."""
     for name, value, limit in (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from sc_runtime import Codec
     from tests.emulated_device import Emulations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +60,14 @@ def build_test_bundle(
 def tiny_bundle() -> Path:
     """50 tps, vocabularies 4096 and 32768, tiny networks."""
     return build_test_bundle(50, (4096, 32768), "tiny")
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_bundle: Path) -> Codec:
+    """`tiny_bundle` on ONNX Runtime. Files that test another codec have a fixture of their own."""
+    from sc_runtime import Codec
+
+    return Codec.load(tiny_bundle, backend="onnxruntime")
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,15 @@ import numpy as np
 
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.cuda.device import Argument, Kernel, Memory, Replay
-from sc_runtime.cuda.source import Macro, find_source
+from sc_runtime.cuda.source import Macro, find_source, read_whole
 from tests.conftest import ROOT
 
-OPTIONS = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+OPTIONS = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"]
 #: Kernels' source -> its emulation and g++'s further options. The C library has an `advance` of its own.
 EMULATIONS = {
-    "nearest.cu": ("emulated_gpu.cpp", ["-DLISTED=4", "-U_FORTIFY_SOURCE"]),
+    "nearest.cu": ("emulated_nearest.cpp", ["-DLISTED=4", "-U_FORTIFY_SOURCE"]),
+    "product.cu": ("emulated_product.cpp", ["-U_FORTIFY_SOURCE"]),
+    "recurrence.cu": ("emulated_recurrence.cpp", ["-U_FORTIFY_SOURCE"]),
     "solver.cu": ("emulated_solver.cpp", ["-Wl,-Bsymbolic"]),
     "join.cu": ("emulated_join.cpp", ["-Wl,-Bsymbolic"]),
 }
@@ -41,7 +43,7 @@ class Emulations:
         """kernels/`source` with one macro defined."""
         if (source, macro) not in self._loaded:
             emulation, options = EMULATIONS[source]
-            sources = find_source(source).read_bytes() + (ROOT / "tests" / emulation).read_bytes()
+            sources = read_whole(find_source(source)) + read_whole(ROOT / "tests" / emulation)
             name = "-".join([Path(source).stem, *(macro or ()), hashlib.sha256(sources).hexdigest()[:16]])
             library = self._folder / f"{name}.so"
             if not library.exists():
@@ -116,7 +118,12 @@ class EmulatedDevice:
             ctypes.memmove(target + row * width, source + row * pitch, width)
 
     def launch(
-        self, kernel: Kernel, grid: int | tuple[int, int], arguments: Sequence[Argument], stream: int | None = None
+        self,
+        kernel: Kernel,
+        grid: int | tuple[int, int],
+        arguments: Sequence[Argument],
+        stream: int | None = None,
+        together: bool = False,
     ) -> None:
         self.check_lock()
         columns, rows = grid if isinstance(grid, tuple) else (grid, 1)
@@ -124,6 +131,7 @@ class EmulatedDevice:
             if kernel.handle == "decide":
                 search_by_numpy(columns, *arguments)
             return
+        assert not together or columns * rows <= self.processors, "more blocks than run at once"
         kinds: dict[type, Any] = {int: ctypes.c_uint64, np.int32: ctypes.c_int, float: ctypes.c_double}
         values = [kinds[type(value)](value if isinstance(value, float) else int(value)) for value in arguments]
         kernel.handle(ctypes.c_int(columns), ctypes.c_int(rows), *values)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sc_runtime.audio import Audio
-from sc_runtime.audio.flac import find_last_frame, read_frame
+from sc_runtime.audio.flac import find_last_frame, read_frame, run_crc
 from sc_runtime.audio.mpeg import read_streams
 from sc_runtime.audio.view import View, replace
 from sc_runtime.errors import AudioError, AudioWarning
@@ -450,6 +450,35 @@ def test_the_last_frame_of_a_flac(tmp_path, samples):
     assert frame is not None and frame.is_whole
     assert frame.first + frame.samples == samples
     assert read_frame(data[42:60], block_size) is None
+
+
+def pack_frame(number: int, sound: np.ndarray) -> bytes:
+    """A FLAC frame of 16-bit mono samples, not compressed, so that its bytes are those of `sound`, int16 [n]."""
+    header = bytes([0xFF, 0xF8, 0x70, 0x08, number]) + struct.pack(">H", len(sound) - 1)
+    header += bytes([list(run_crc(header, 8, 0x07))[-1]])
+    frame = header + b"\x02" + sound.astype(">i2").tobytes()  # a verbatim subframe
+    return frame + struct.pack(">H", list(run_crc(frame, 16, 0x8005))[-1])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("end", [None, -1, -500, -1000])
+def test_what_looks_like_a_header_in_a_frame(tmp_path, place, end):
+    """It happens by chance: two of the 2 000 files of `test_two_thousand_short_files` were called truncated."""
+    sound = RNG.integers(-9000, 9000, (2, 1000)).astype(np.int16)
+    false = np.frombuffer(pack_frame(5, sound[0])[:8], ">i2")
+    sound[place, 300:304] = false
+    info = struct.pack(">HH", 1000, 1000) + bytes(6) + (RATE << 44 | 15 << 36 | 2000).to_bytes(8, "big") + bytes(16)
+    frames = [pack_frame(number, half) for number, half in enumerate(sound)]
+    assert sum(frame.count(false.tobytes()) for frame in frames) == 1
+    path = tmp_path / "a.flac"
+    path.write_bytes(b"fLaC\x80\0\0\x22" + info + b"".join(frames))
+    expected = sound.ravel().astype(np.float32) / 2**15
+    if end is None:
+        np.testing.assert_array_equal(soundfile.read(path, dtype="float32")[0], expected)
+        np.testing.assert_array_equal(read(path), expected)
+    else:
+        path.write_bytes(path.read_bytes()[:end])
+        np.testing.assert_array_equal(read_cut(path), expected[:1000])
 
 
 # --- Ogg

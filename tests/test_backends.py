@@ -7,6 +7,7 @@ import importlib.util
 import locale
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
 from sc_runtime.backends.failures import describe_failure
+from sc_runtime.backends.openvino.backend import OpenVinoBackend
+from sc_runtime.backends.openvino.graphs import OpenVinoGraph
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
@@ -179,6 +182,16 @@ def test_openvinos_message_is_shown_without_its_source_locations(tiny_bundle: Pa
     assert "Exception from" not in str(error.value)
     assert "\n" not in str(error.value)
     assert "memory" not in str(error.value)
+
+
+@needs_openvino
+def test_a_graph_that_openvino_cannot_read_is_one_clear_error(tmp_path: Path) -> None:
+    """It is read when it is first compiled."""
+    backend, path = OpenVinoBackend(), tmp_path / "graph.onnx"
+    path.write_bytes(b"not a graph")
+    graph = OpenVinoGraph(backend.core, partial(backend.read_model, path, "build it again"), {})
+    with pytest.raises(BackendError, match=r"graph\.onnx: OpenVINO refuses it \(.+\); expected a graph .* build it"):
+        graph.prepare({"x": (1,)})
 
 
 @needs_openvino

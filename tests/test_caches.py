@@ -353,6 +353,17 @@ COMMAND = """
 """
 
 
+@needs_openvino
+def test_openvino_alone_leaves_traces(tmp_path: Path) -> None:
+    """A control of the checks above: a plain import of OpenVINO writes a client id and a count to the home folder.
+
+    Where this fails, OpenVINO has changed, and `sc_runtime.libraries` may not have to hide its telemetry any more.
+    """
+    pytest.importorskip("openvino_telemetry", exc_type=ImportError)
+    code = textwrap.dedent(BLOCKED) + "import openvino\n"
+    assert check_private([sys.executable, "-c", code], tmp_path) == {("intel", "openvino_ga_cid"), ("intel", "stats")}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -28,6 +28,7 @@ from sc_runtime.caches import Cache
 from sc_runtime.cli.app import app
 from sc_runtime.cli.options import spread_options
 from sc_runtime.cli.program import run_command
+from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.spec import DecodeOptions, EncodeOptions
@@ -260,13 +261,13 @@ def test_a_vocabulary_may_be_chosen(call, speech, tmp_path):
 
 
 def test_options_reach_the_decoder(call, tokens, monkeypatch):
-    received = []
+    received, plan_decoding = [], Codec.plan_decoding
 
-    def decode_stream(codec, tokens, options, *, progress):
+    def plan_quickly(codec, tokens, options):
         received.append(options)
-        return iter([np.zeros(tokens.samples, np.float32)])
+        return plan_decoding(codec, tokens, DecodeOptions(steps=1, guidance=1.0))
 
-    monkeypatch.setattr("sc_runtime.codec.Codec.decode_stream", decode_stream)
+    monkeypatch.setattr(Codec, "plan_decoding", plan_quickly)
     assert call("decode", tokens)[0] == 0
     options = ("--steps", 20, "--guidance", 1.5, "--eta", 0, "--seed", 2**63, "--preset", "fast", "--solver", "unipc")
     options += ("--interval", 200, 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -18,8 +19,9 @@ from pyarrow import parquet
 
 from bench.kills import read_folder
 from sc_runtime import Codec, Tokens
+from sc_runtime.collection.formats import FORMATS
 from sc_runtime.collection.reader import read_collection
-from sc_runtime.collection.rows import Row, ShardHeader, describe_codec, hash_codes, name_kind
+from sc_runtime.collection.rows import Counts, Row, ShardHeader, describe_codec, hash_codes, name_kind
 from sc_runtime.collection.webdataset import make_key
 from sc_runtime.errors import OutputError, SettingsError, TokensError
 from tests.collections import run_command, tokenize, write_recordings
@@ -136,6 +138,21 @@ def test_webdataset_shards_hold_the_same(tars: Path, shards: Path, expected: dic
     assert Tokens.from_bytes(members["speaker0/0000.sct"]) == expected["speaker0/0000"]
     facts = json.loads(members["speaker1/empty.json"])
     assert (facts["error"], facts["sha256"]) == ("empty file", None)
+
+
+def test_counts_are_read_without_the_members(tmp_path: Path) -> None:
+    codec = {"codec": "semanticodec", "sample_rate": 16000, "tps": 50}
+    codec |= {"codebooks": ["semantic", "acoustic"], "vocabularies": {"semantic": 4096, "acoustic": 8192}}
+    header = ShardHeader(codec, "bundle", "version", {}, "plan")
+    rows = [Row(f"{number:04}", "a.wav", np.zeros((29, 2), np.uint16), 16000) for number in range(200)]
+    rows.append(Row("9999", "b.wav", error="empty file"))
+    for format in FORMATS.values():
+        path = tmp_path / f"shard{format.suffix}"
+        format.write(path, rows, header)
+        with path.open("rb") as file:
+            assert format.read_counts(file) == Counts(201, 1, 200.0)
+    data = (tmp_path / "shard.tar").read_bytes()
+    assert FORMATS["webdataset"].read_counts(io.BytesIO(data[: len(data) // 20])) == Counts(201, 1, 200.0)
 
 
 def test_duckdb_reads_shards(shards: Path, expected: dict[str, Tokens]) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from sc_runtime.cli.tokenize import format_snapshot, parse_part
-from sc_runtime.collection.cluster import choose_threads, count_places, turn_off_usage_reports
+from sc_runtime.collection.cluster import check_places, choose_threads, count_places
 from sc_runtime.collection.local import choose_gpus, split
 from sc_runtime.collection.progress import Progress, Snapshot
 from sc_runtime.collection.rows import Counts, Row
 from sc_runtime.collection.worker import Failure, ShardReport
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import BackendError, SettingsError
+from sc_runtime.ray_cluster import turn_off_usage_reports
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 1000])
@@ -40,6 +41,18 @@ def test_how_many_workers_a_cluster_holds() -> None:
     nodes = [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 8.0), (False, 1.0), (True, 3.0))]
     assert choose_threads(nodes) == 3
     assert choose_threads([]) == 4
+
+
+def test_a_worker_that_no_machine_holds_is_refused() -> None:
+    nodes = [{"Alive": alive, "Resources": {"CPU": 4.0, "GPU": gpus}} for alive, gpus in ((True, 1.0), (False, 8.0))]
+    check_places(nodes, 4, 0.0)
+    check_places(nodes, 64, 1.0)
+    with pytest.raises(BackendError, match=r"workers of 2 GPUs on Ray, where a machine has at most 1 GPUs; expected"):
+        check_places(nodes, 1, 2.0)
+    with pytest.raises(BackendError, match="workers of 5 threads on Ray, where a machine has at most 4 CPUs"):
+        check_places(nodes, 5, 0.0)
+    with pytest.raises(BackendError, match="at most 0 CPUs"):
+        check_places([], 1, 0.0)
 
 
 def test_ray_reports_no_usage_unless_the_user_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray.data")
 
-from bench.kills import ray_cluster, read_folder, start_command, survive
+from bench.kills import NICENESS, ray_cluster, read_folder, start_command, survive
 from tests.collections import run_command, tokenize, write_recordings
 
 pytestmark = pytest.mark.heavy
@@ -33,6 +33,7 @@ def undisturbed(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(NICENESS, "0")
 
 
 def test_a_ray_started_here_makes_the_same_folder(
@@ -56,6 +57,19 @@ def test_kills_of_drivers_workers_and_nodes(recordings: Path, undisturbed: dict[
         start = lambda: start_command(*arguments, variables={"RAY_ADDRESS": address})  # noqa: E731
         found = survive(start, find_victims, out, undisturbed, kills=6, longest=15.0)
     assert sum(found["kills"].values()) == 6
+
+
+def test_actors_declare_their_gpus(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """The GPU is one that Ray only counts. Two workers share it, on a node without free processors."""
+    arguments = [recordings, "-o", tmp_path, "--shard-files", 3, "--engine", "ray", "--gpus-per-worker"]
+    with ray_cluster(nodes=1, num_gpus=1) as (address, _):
+        variables = {"RAY_ADDRESS": address}
+        code, _, errors = run_command(*arguments, 2, variables=variables)
+        assert code == 1
+        assert errors.startswith("error: workers of 2 GPUs on Ray, where a machine has at most 1 GPUs")
+        code, _, errors = run_command(*arguments, 0.5, variables=variables)
+        assert code == 0, errors
+    assert read_folder(tmp_path) == undisturbed
 
 
 def test_an_error_of_a_worker_is_one_line(recordings: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pyarrow import parquet
 from bench.kills import read_folder
 from sc_runtime.collection.containers import read_tar
 from sc_runtime.collection.fetch import Fetcher
+from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.reader import read_collection
 from sc_runtime.errors import AudioError, OutputError
@@ -134,6 +135,13 @@ def test_tars_parquet_and_lists_on_s3(bucket: str, recordings: Path, tmp_path: P
     tokenize(local, tmp_path / "local")
     rows = [without_sources((tmp_path / name / "shard-000000.parquet").read_bytes()) for name in ("remote", "local")]
     assert rows[0] == rows[1]
+
+
+def test_of_two_plans_on_s3_one_is_first(bucket: str) -> None:
+    folder = OutputFolder(f"{bucket}/out")
+    assert folder.create(".plan/plan.json", b"first")
+    assert not folder.create(".plan/plan.json", b"second")
+    assert read_bucket(f"{bucket}/out") == {".plan/plan.json": b"first"}
 
 
 def test_lost_objects_are_rows(bucket: str, tmp_path: Path) -> None:

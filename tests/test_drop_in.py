@@ -9,7 +9,28 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec, SemantiCodec, drop_in
+from sc_runtime.bundle import locate
 from sc_runtime.errors import BundleError, SettingsError
+
+
+def test_checkpoints_in_folders_of_one_name_are_two_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build is asked for each, under a name of its own. Before, the second one got the first one's weights."""
+    asked: list[Path] = []
+
+    def build(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "manifest.json").write_text("{}")
+        asked.append(out)
+        return subprocess.CompletedProcess(command, 0)
+
+    for module in (drop_in, locate):
+        monkeypatch.setattr(module, "bundles_folder", lambda: tmp_path / "bundles")
+    monkeypatch.setattr(drop_in.subprocess, "run", build)
+    checkpoints = [tmp_path / person / "run" for person in ("anna", "bert")]
+    found = [drop_in.find_or_build(50, 4096, checkpoint) for checkpoint in checkpoints]
+    assert found == asked and len(set(found)) == 2
+    assert drop_in.find_or_build(50, 4096, checkpoints[0]) == found[0] and len(asked) == 2
 
 
 def test_an_existing_script_only_changes_its_import(tiny_bundle: Path, golden: Path) -> None:

@@ -59,11 +59,12 @@ def pack(tiny_fp16_bundle: Path, tiny_fp16_unicodec: Path, tmp_path_factory: pyt
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
 def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
-    """Twenty processes, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so; nothing fails."""
+    """A process for each part, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so. None fails."""
     found, shown = rehearse(tmp_path)
     assert list(found["states"]) == [part.name for part in gpu.PARTS]
     skipped = {name for name, state in found["states"].items() if state == "skipped: no GPU"}
-    assert skipped == {"lstm", "peer", "peer-compile"}
+    assert skipped == {"lstm-choice", "peer", "peer-compile", "profile"}
+    assert max(row["error"] for row in found["results"]["lstm"]["rows"]) < 2e-3
     assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
     results = found["results"]
     assert results["kernels"]["wrong"] == []
@@ -72,7 +73,7 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     assert all(row["same_latent"] for row in results["loop"]["rows"] if row["captured"])
     assert results["tokens"]["equal_acoustic_tokens"] == 1
     assert results["unicodec"]["equal_tokens"] == 1
-    assert f"{len(gpu.PARTS) - 3} of {len(gpu.PARTS)} parts ran" in shown
+    assert f"{len(gpu.PARTS) - len(skipped)} of {len(gpu.PARTS)} parts ran" in shown
 
 
 def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:

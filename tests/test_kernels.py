@@ -1,7 +1,7 @@
 """kernels/nearest.cu: compiled for every architecture, emulated on the CPU, and run where there is a GPU.
 
 Three layers of tests show that the search is exact. The arithmetic of screening, modelled in NumPy, stays within the
-bound that the kernel's comment proves. The kernel itself, its threads as fibers on the CPU (tests/emulated_gpu.cpp),
+bound that the kernel's comment proves. The kernel itself, its threads as fibers on the CPU (tests/emulated_gpu.h),
 gives the answers of brute force in float64, in any order of its warps. The last layer runs it on a GPU and is skipped
 where there is none.
 """
@@ -328,7 +328,7 @@ def emulate(emulations: Emulations, processors: int = 1, stages: int = 4) -> Emu
 
 
 def configure(device: EmulatedDevice, order: int, late: int, products: int) -> None:
-    """Choose what kernels/nearest.cu must not depend on; see emulated_gpu.cpp."""
+    """Choose what kernels/nearest.cu must not depend on; see emulated_gpu.h."""
     stages = device.stages or 4
     library = device.emulations.load("nearest.cu", ("STAGES", str(stages)))  # type: ignore[union-attr]
     assert library.shared_bytes() == stages * SLOT_BYTES

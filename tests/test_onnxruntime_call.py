@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sc_runtime.backends.onnxruntime_call import NO_PLAN, OnnxRuntimeCall, Sessions
+from sc_runtime.backends import onnxruntime_call
+from sc_runtime.backends.onnxruntime_call import NO_PLAN, OnnxRuntimeCall, Sessions, Way
 from sc_runtime.bundle.manifest import GraphEntry
 from sc_runtime.errors import BackendError
 from sc_runtime.spec import TensorSpec
@@ -56,11 +57,11 @@ def test_the_next_options_run_a_shape_that_cudnn_has_no_plan_for(batch: int, cho
     ran: list[tuple[str, Any]] = []
     opened: list[str] = []
 
-    def load(options: Mapping[str, str]) -> Session:
-        opened.append(options["name"])
-        return Session(options["name"], REFUSED[options["name"]], ran)
+    def load(way: Way) -> Session:
+        opened.append(way[1]["name"])
+        return Session(way[1]["name"], REFUSED[way[1]["name"]], ran)
 
-    sessions = Sessions(load, [{"name": name} for name in REFUSED])
+    sessions = Sessions(load, [(None, {"name": name}) for name in REFUSED])
     assert opened == ["fused"]
     call = OnnxRuntimeCall(sessions, "g", ENTRY, "cuda", {"x": (batch, 5), "y": (batch, 5)}, {"x": 64, "y": 128})
     if chosen is None:
@@ -92,3 +93,18 @@ def test_another_failure_is_no_reason_to_try_other_options() -> None:
     with pytest.raises(BackendError, match="a smaller batch"):
         call.enqueue()
     assert opened == ["one"]
+
+
+def test_a_variant_that_cannot_be_loaded_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(way: Way) -> Session:
+        if way[0]:
+            raise BackendError("g.cuda.onnx: refused", "a graph it can load", "build it again")
+        return Session(way[1]["name"], {}, [])
+
+    said: list[str] = []
+    monkeypatch.setattr(onnxruntime_call.log, "warning", lambda text, *values: said.append(text % values))
+    sessions = Sessions(load, [("cuda", {"name": "a"}), ("cuda", {"name": "b"}), (None, {"name": "c"})])
+    assert [each.name for each in sessions] == ["c"]
+    assert len(said) == 1 and "as it was exported" in said[0] and "g.cuda.onnx: refused" in said[0]
+    with pytest.raises(BackendError):
+        Sessions(load, [("cuda", {"name": "a"})])

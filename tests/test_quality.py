@@ -28,7 +28,7 @@ from sc_runtime.codec import Codec
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
-SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2")
+SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2", "--metrics", "mel,stft,stoi,pesq")
 CURVES = ("--curves", "--curve-clips", "1", "--curve-steps", "2", "--curve-guidance", "1", "--curve-precision", "none")
 CURVES += ("--curve-intervals", "200-1000")
 OURS = ["codec", "floor", "no acoustic tokens"]
@@ -250,6 +250,7 @@ def test_missing_programs_skip_their_rows(monkeypatch: pytest.MonkeyPatch) -> No
         (("--clips", "0"), "--clips 0"),
         (("--curve-clips", "-1"), "--curve-clips -1"),
         (("--curve-steps", "5,x"), "--curve-steps 5,x"),
+        (("--metrics", "mel,loudness"), "--metrics loudness; expected all, or some of mel, stft, stoi"),
         (("--curve-precision", "fp16"), "--curve-precision fp16"),
         (("--steps", "3"), "3 steps"),
         (("--bundle", "no-such-bundle"), "no-such-bundle"),

@@ -47,6 +47,40 @@ def test_the_share_is_unknown_without_bfloat16(tiny_bundle: Path, monkeypatch: p
     assert builder.compare_bfloat16(Bundle.load(tiny_bundle)) is None
 
 
+def test_the_share_of_fp16_is_that_of_the_float32_bundles_tokens(tiny_bundle: Path, tiny_fp16_bundle: Path) -> None:
+    rounding = pytest.importorskip("sc_runtime.export.rounding")
+    from sc_runtime.export.registry import find_export
+    from sc_runtime.export.seeded import SeededWeights
+
+    clip, bundle = GOLDEN / "mixed_4s.wav", Bundle.load(tiny_fp16_bundle)
+    sizes = find_export("semanticodec").choose_sizes("tiny", 50, 4096)
+    exact = Codec.load(tiny_bundle, backend="onnxruntime").encode(clip, vocab=4096).codes
+    networks = Codec(bundle, rounding.TorchBackend(sizes, SeededWeights(1))).encode(clip).codes
+    np.testing.assert_array_equal(networks, exact)
+    rounded = Codec(bundle, rounding.RoundedBackend()).encode(clip).codes
+    share = rounding.compare_fp16(bundle, sizes, SeededWeights(1), [clip])
+    assert share == np.mean(rounded == exact)
+    assert share > 0.9
+    assert rounding.compare_fp16(bundle, sizes, SeededWeights(2), [clip]) < 0.5  # the networks of other weights
+    assert {clip.name for clip in rounding.list_clips()} >= {"speech_and_music.flac", "speech_0.flac", "music_0.flac"}
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.97, "3.00% in the bundle's self-test"), (None, "does not state"), (1, None)]
+)
+def test_encoding_with_an_fp16_bundle_says_what_it_costs(
+    share: float | None, told: str | None, tiny_fp16_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_fp16_bundle, copy)
+    manifest = dataclasses.replace(Bundle.load(copy).manifest, equal_in_fp16=share)
+    (copy / MANIFEST).write_text(manifest.to_json())
+    arguments = ["encode", str(GOLDEN / "mixed_4s.wav"), "-o", str(tmp_path / "a.sct"), "--bundle", str(copy)]
+    assert run_command(app, [*arguments, "--backend", "onnxruntime"]) == 0
+    printed = capsys.readouterr().err
+    assert told in printed if told else "changes tokens" not in printed
+
+
 @pytest.mark.parametrize(("share", "told"), [(0.9875, "1.25% in the bundle's self-test"), (None, "does not state")])
 def test_encoding_in_bfloat16_says_what_it_costs(
     share: float | None, told: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,11 +22,6 @@ OPTIONS = "steps=2&seed=7"
 
 
 @pytest.fixture(scope="module")
-def codec(tiny_bundle: Path) -> Codec:
-    return Codec.load(tiny_bundle, backend="onnxruntime")
-
-
-@pytest.fixture(scope="module")
 def client(tiny_bundle: Path) -> Iterator[Any]:
     settings = served_in_thread.ServeSettings(str(tiny_bundle), backend="onnxruntime")
     with served_in_thread.serving(settings) as served, served.client() as client:

@@ -23,11 +23,6 @@ LONG = "steps=500"  #: of a decoding that outlasts its test
 
 
 @pytest.fixture(scope="module")
-def codec(tiny_bundle: Path) -> Codec:
-    return Codec.load(tiny_bundle, backend="onnxruntime")
-
-
-@pytest.fixture(scope="module")
 def served(tiny_bundle: Path) -> Iterator[Any]:
     settings = served_in_thread.ServeSettings(
         str(tiny_bundle),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +15,6 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
-from tests.conftest import ROOT
 
 served_in_thread = pytest.importorskip("tests.served", reason="needs the extra serve, and httpx")
 client_module = pytest.importorskip("websockets.sync.client")
@@ -26,11 +22,6 @@ websockets = pytest.importorskip("websockets")
 
 RATE = 16000
 DECODE = {"task": "decode", "steps": 2, "seed": 7}
-
-
-@pytest.fixture(scope="module")
-def codec(tiny_bundle: Path) -> Codec:
-    return Codec.load(tiny_bundle, backend="onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -195,60 +186,29 @@ def test_api_key(tiny_bundle: Path) -> None:
                 assert connection.close_code == code
 
 
-PROGRAM = """
-import sys
-from sc_runtime.serving.server import make_server
-from sc_runtime.serving.settings import Limits, ServeSettings
-limits = Limits(drain_seconds=float(sys.argv[3]))
-make_server(ServeSettings(sys.argv[1], backend="onnxruntime", limits=limits), port=int(sys.argv[2])).run()
-"""
-
-
 @pytest.mark.parametrize("drain_seconds", [30, pytest.param(1, marks=pytest.mark.slow)])
 def test_sigterm(tiny_bundle: Path, codec: Codec, drain_seconds: int) -> None:
     """What runs is finished, if there is time; what waits and what comes is refused; the process ends with 0."""
     import httpx
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM, str(tiny_bundle), str(port), str(drain_seconds)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ}) as process:
-        try:
-            served_in_thread.wait_until(lambda: is_ready(port), 60)
-            tokens = Tokens.from_array(np.zeros((200, 2), np.int32), codec.config).to_bytes()
-            steps = 40 if drain_seconds > 1 else 500
-            running = open_request(port, f"/v1/audio?steps={steps}", tokens)
-            served_in_thread.wait_until(lambda: count_requests(port) == 1, 10)
-            time.sleep(0.5)  # so that it has begun before the next is queued
-            waiting = open_request(port, f"/v1/audio?steps={steps}", tokens)
-            served_in_thread.wait_until(lambda: count_requests(port) == 2, 10)
-            process.send_signal(signal.SIGTERM)
-            started = time.monotonic()
-            assert read_status(waiting) == 503
-            assert read_status(running) == (200 if drain_seconds > 1 else 503)
-            assert process.wait(drain_seconds + 5) == 0
-            assert time.monotonic() - started < drain_seconds + 5
-            with pytest.raises(httpx.ConnectError):
-                httpx.get(f"http://127.0.0.1:{port}/healthz")
-        finally:
-            process.kill()
-
-
-def is_ready(port: int) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def count_requests(port: int) -> int:
-    import httpx
-
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
-    return int(float(next(line for line in lines if line.startswith("sc_runtime_queue ")).split()[1]))
+    process_module = pytest.importorskip("bench.serving.process", reason="needs the extra bench")
+    limits = {"drain_seconds": drain_seconds}
+    with process_module.serve_process(bundle=str(tiny_bundle), backend="onnxruntime", limits=limits) as served:
+        tokens = Tokens.from_array(np.zeros((200, 2), np.int32), codec.config).to_bytes()
+        steps = 40 if drain_seconds > 1 else 500
+        running = open_request(served.port, f"/v1/audio?steps={steps}", tokens)
+        served_in_thread.wait_until(lambda: served.read_metrics()["sc_runtime_queue"] == 1, 10)
+        time.sleep(0.5)  # so that it has begun before the next is queued
+        waiting = open_request(served.port, f"/v1/audio?steps={steps}", tokens)
+        served_in_thread.wait_until(lambda: served.read_metrics()["sc_runtime_queue"] == 2, 10)
+        served.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert read_status(waiting) == 503
+        assert read_status(running) == (200 if drain_seconds > 1 else 503)
+        assert served.process.wait(drain_seconds + 5) == 0
+        assert time.monotonic() - started < drain_seconds + 5
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{served.url}/healthz")
 
 
 def open_request(port: int, address: str, body: bytes) -> socket.socket:

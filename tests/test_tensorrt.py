@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from sc_runtime import Codec
+from sc_runtime import Codec, DecodeOptions
 from sc_runtime.backends import onnxruntime_cuda, select
 from sc_runtime.backends.base import Backend
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -47,7 +47,7 @@ from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
 from sc_runtime.semanticodec.coefficients import find_multistep
 from sc_runtime.semanticodec.config import LATENT_SHAPE, Schedule
-from sc_runtime.semanticodec.noise import PHILOX_DOMAIN, SeededNoise
+from sc_runtime.semanticodec.noise import PHILOX_DOMAIN, SeededNoise, WindowNoise
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.resident import DEPTH, LATENT_SIZE, ResidentDecoder, tabulate
 from sc_runtime.semanticodec.samplers import SOLVERS
@@ -396,6 +396,36 @@ def test_decoding_on_the_device_is_decoding(
 
 
 @needs_compiler
+def test_windows_of_several_recordings_run_together(
+    bundle: Bundle, library: dict[str, Any], emulations: Emulations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups are full, also across recordings; each recording has its own noise, seeded or not, and its own sound."""
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    codec = Codec(bundle, open_backend("tensorrt", emulations))
+    reference = Codec.load(bundle.path, backend="onnxruntime")
+    generator = np.random.default_rng(0)
+    recordings = [generator.integers(0, 4096, (count, 2)) for count in (300, 20, 400, 9)]  # 2, 1, 2 and 1 windows
+    noise = DECODES[-1]["noise"]
+    each = [DecodeOptions(seed=5), DecodeOptions(noise=noise), DecodeOptions(seed=7), DecodeOptions(steps=2)]
+    groups: list[int] = []
+    run = codec.model.decoder.run  # type: ignore[attr-defined]
+    monkeypatch.setattr(codec.model.decoder, "run", lambda codes, *rest: groups.append(len(codes)) or run(codes, *rest))  # type: ignore[attr-defined, func-returns-value]
+    for batch, expected in ((4, [4, 1, 1]), (None, [5, 1])):
+        groups.clear()
+        given = [dataclasses.replace(options, steps=options.steps or 1) for options in each]
+        calls: list[tuple[int, int, int]] = []
+        sounds = list(
+            codec.decode_many(recordings, given, batch=batch, progress=lambda *call, calls=calls: calls.append(call))
+        )
+        assert groups == expected
+        assert [number for number, done, total in calls if done == total] == [0, 1, 2, 3]
+        for codes, options, sound in zip(recordings, given, sounds, strict=True):
+            assert error_of_variation(np.asarray(sound), reference.decode(codes, options)) < 1e-4, options
+    noisy = reference.decode(recordings[0], steps=1, seed=6)
+    assert error_of_variation(np.asarray(sounds[0]), noisy) > 1e-3, "seeds differ in what is compared"
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["tensorrt", pytest.param("onnxruntime-cuda", marks=pytest.mark.slow)])
 def test_several_threads_on_one_gpu(name: str, bundle: Bundle, library: dict[str, Any], emulations: Emulations) -> None:
     """Work of one thread never mixes with another's: the emulated device checks that each holds its lock."""
@@ -420,7 +450,7 @@ def test_guidance_in_an_interval_and_one_captured_step_for_all_presets(
         guidance: float, interval: tuple[int, int] = (0, 1000), solver: str = "dpm", steps: int = 2
     ) -> np.ndarray:
         sampling = Sampling(solver, steps, guidance, 0.0, interval)
-        return decoder.run([codes], config, sampling, SeededNoise(0), range(1), 1000)
+        return decoder.run([codes], config, sampling, [WindowNoise(SeededNoise(0), 0)], 1000)
 
     plain, everywhere, first, nowhere = decode(1.0), decode(3.0), decode(3.0, (900, 1000)), decode(3.0, (2, 3))
     assert error_of_variation(nowhere, plain) < 1e-6

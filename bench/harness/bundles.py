@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def find_sizes(bundle: Bundle) -> Any:
         if sizes.config == config:
             return sizes
     raise SettingsError(f"bundle {bundle.name}, {config}", "networks of the full or the tiny size")
+
+
+def count_parameters(bundle: Bundle) -> int | None:
+    """Number of weights of the bundle's networks, codebooks not counted. None if it does not list them all.
+
+    Graphs that share a file of weights count once.
+    """
+    tables = [graph.weights for graph in bundle.manifest.graphs.values()]
+    if not all(tables):
+        return None
+    return sum(
+        {(entry.file, entry.offset): math.prod(entry.shape) for table in tables for entry in table.values()}.values()
+    )
 
 
 def find_newest() -> Path:

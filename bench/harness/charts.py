@@ -31,17 +31,27 @@ def style_axes(axes: Any, label: str) -> None:
 
 
 def finish_figure(
-    figure: Any, path: Path, title: str, subtitle: str, notes: str, bottom: float, top: float = 0.9
+    figure: Any,
+    path: Path,
+    title: str,
+    subtitle: str,
+    notes: str,
+    bottom: float,
+    top: float = 0.9,
+    right: float = 0.97,
+    wspace: float = 0.28,
 ) -> None:
     """Write title, subtitle and notes around the panels, and the figure to `path`.
 
     bottom, top: inches between the figure's lower and upper edge and the panels.
+    right: the panels' right edge, as a share of the figure's width.
+    wspace: the space between two panels, as a share of a panel's width.
     """
     height = figure.get_figheight()
     figure.text(0.5, 1 - 0.36 / height, title, ha="center", fontsize=14, weight="bold")
     figure.text(0.5, 1 - 0.64 / height, subtitle, ha="center", fontsize=9, color=TEXT_GREY)
     figure.text(0.5, 0.12 / height, notes, ha="center", fontsize=9, color=TEXT_GREY)
-    area = {"left": 0.055, "right": 0.97, "top": 1 - top / height, "bottom": bottom / height}
-    figure.subplots_adjust(**area, wspace=0.28, hspace=0.3)
+    area = {"left": 0.055, "right": right, "top": 1 - top / height, "bottom": bottom / height}
+    figure.subplots_adjust(**area, wspace=wspace, hspace=0.3)
     figure.savefig(path, dpi=130, format="png")
     load_pyplot().close(figure)

@@ -29,10 +29,16 @@ def make_table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
     return table
 
 
+def is_busy(machine: Mapping[str, Any]) -> bool:
+    """Whether other programs kept the machine busy when `machine` was recorded."""
+    load = machine["load_before"]
+    return bool(load and load > BUSY * machine["cores"])
+
+
 def warn_if_busy(machine: Mapping[str, Any]) -> None:
     """Print a warning if other programs kept the machine busy when `machine` was recorded."""
-    load = machine["load_before"]
-    if load and load > BUSY * machine["cores"]:
+    if is_busy(machine):
+        load = machine["load_before"]
         log.print(
             f"Other programs keep this machine busy (load {load}): the figures will be worse than they should be."
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness.gpu import NO_GPU, choose_torch_device, open_device, require_real_gpu, time_calls, wait_for_torch
+from bench.harness.gpu import NO_GPU, choose_torch_device, open_device, time_calls
 from bench.harness.parts import Session, Skipped
 from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.nearest import CudaNearestCentroid
@@ -187,32 +187,3 @@ def run_in_numpy(sampling: Any, velocity: np.ndarray, noise: SeededNoise, batch:
     return solver.sample(
         lambda latent, step: guided, noise(window, 0), partial(noise, window), timesteps, alphas, sampling.eta
     )
-
-
-def time_lstm(session: Session) -> dict[str, Any]:
-    """The BiLSTM by cuDNN in FP16, at each rate, for 1 and 16 windows: its time, and its error against float32."""
-    require_real_gpu(session)
-    import torch
-
-    from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
-
-    rows: list[dict[str, Any]] = []
-    for tps in (100, 50, 25):
-        sizes = choose_sizes("full", tps, 32768)
-        width = 2 * sizes.config.feature_width
-        torch.manual_seed(0)
-        exact = torch.nn.LSTM(width, width, sizes.lstm_layers, bidirectional=True, batch_first=True, device="cuda")
-        exact.requires_grad_(False).flatten_parameters()
-        half = torch.nn.LSTM(width, width, sizes.lstm_layers, bidirectional=True, batch_first=True, device="cuda")
-        half.load_state_dict(exact.state_dict())
-        half.half().requires_grad_(False).flatten_parameters()
-        for batch in (1, 16):
-            x = torch.randn(batch, sizes.config.positions, width, device="cuda")
-            rounded = x.half()
-            truth, found = exact(x)[0].double(), half(rounded)[0].double()
-            error = ((found - truth).norm() / truth.norm()).item()
-            spent = time_calls(partial(half, rounded), wait_for_torch("cuda"), 5)
-            rows.append({"tps": tps, "windows": batch, "s": spent["median"], "min_s": spent["min"], "error": error})
-            session.keep({"rows": rows})
-        torch.cuda.empty_cache()
-    return {"rows": rows}

@@ -36,6 +36,11 @@ AXES = {
     "stft": "STFT distance (lower is nearer)",
     "stoi": "STOI (higher is clearer)",
     "pesq": "PESQ, wide band (higher is better)",
+    "visqol": "ViSQOL, speech (higher is better)",
+    "visqol_audio": "ViSQOL, audio (higher is better)",
+    "dnsmos": "DNSMOS, overall (higher is better)",
+    "plcmos": "PLCMOS (higher is better)",
+    "wer": "word error rate, PocketSphinx (lower is better)",
 }
 SPREAD = 0.92  #: width of a group of bars; groups are 1 apart
 HARMLESS = 3.0  #: loss on the yardstick, in percent, that a preset called balanced may have

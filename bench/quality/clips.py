@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,28 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES
 
 from .metrics import explain_absence, mel_distance, speech_pesq, speech_stoi, stft_distance
+from .perception import speech_dnsmos, speech_plcmos, visqol_audio, visqol_speech
 from .results import DISTANCES, DOMAINS
+from .words import word_error_rate
 
 #: One sample less than a window: 163 840 samples are 260 positions, and four of them would need a second window.
 CLIP_SAMPLES = SEGMENT_SAMPLES - 1
+#: Name -> (original [n], decoded [n]) -> its value, None where it is not defined.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
     "mel": mel_distance,
     "stft": stft_distance,
     "stoi": speech_stoi,
     "pesq": speech_pesq,
+    "visqol": visqol_speech,
+    "visqol_audio": visqol_audio,
+    "dnsmos": speech_dnsmos,
+    "plcmos": speech_plcmos,
+    "wer": word_error_rate,
 }
+NOT_SPEECH = (
+    *DISTANCES,
+    "visqol_audio",
+)  #: metrics of music and sound; the others of METRICS but ViSQOL's are of speech
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class Domain:
     whole: all its clips, int16 [N, n].
     clips: those that are measured, float32 [M, n].
     ceiling: what VAE and vocoder alone made of `clips`, float32 [M, n']. If None, `ceiling_absence` says why.
+    texts: what is said in each of `clips`; None if no file says it.
+    chosen: the metrics that the user wants; None for all.
     """
 
     name: str
@@ -40,16 +55,27 @@ class Domain:
     clips: np.ndarray
     ceiling: np.ndarray | None
     ceiling_absence: str = ""
+    texts: tuple[str, ...] | None = None
+    chosen: tuple[str, ...] | None = None
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that are measured on it: those that it is for and that are installed."""
-        wanted = METRICS if self.name == "speech" else DISTANCES
+        """The metrics that are measured on it: those that are for it, that are wanted and that are installed."""
+        own = [name for name in METRICS if name != "visqol_audio"] if self.name == "speech" else NOT_SPEECH
+        wanted = [name for name in own if self.chosen is None or name in self.chosen]
         return [name for name in wanted if explain_absence(name) is None]
 
+    def score(self, metric: str, number: int, decoded: np.ndarray) -> float | None:
+        """`metric` of what became of clip `number`."""
+        if metric == "wer":
+            return word_error_rate(self.clips[number], decoded, self.texts[number] if self.texts else None)
+        return METRICS[metric](self.clips[number], decoded)
 
-def load_domains(held_out: Path, ceiling: Path | None, count: int | None) -> list[Domain]:
-    """The domains that `held_out` holds, `count` clips of each; None is all.
+
+def load_domains(
+    held_out: Path, ceiling: Path | None, count: int | None, metrics: Sequence[str] | None = None
+) -> list[Domain]:
+    """The domains that `held_out` holds, `count` clips of each, with the wanted `metrics`; None is all.
 
     Raises SettingsError if there is none, and for damaged files.
     """
@@ -62,17 +88,13 @@ def load_domains(held_out: Path, ceiling: Path | None, count: int | None) -> lis
         whole = load_clips(path)
         chosen = choose_clips(len(whole), count or len(whole))
         clips = to_float(whole[chosen, :CLIP_SAMPLES])
-        if ceiling is None:
-            domains.append(Domain(name, whole, clips, None, "no --ceiling folder given"))
-            continue
-        path = ceiling / f"ceiling-{name}.npy"
-        if not path.is_file():
-            domains.append(Domain(name, whole, clips, None, f"no {path.name} in the --ceiling folder"))
-            continue
-        bound = load_clips(path)
-        if len(bound) != len(whole):
-            raise SettingsError(f"{path}: {len(bound)} clips", f"one for each of the {len(whole)} held out")
-        domains.append(Domain(name, whole, clips, to_float(bound[chosen])))
+        texts = load_texts(path.with_suffix(".txt"), len(whole))
+        said = tuple(texts[i] for i in chosen) if texts else None
+        wanted = None if metrics is None else tuple(metrics)
+        domain = Domain(name, whole, clips, None, "no --ceiling folder given", said, wanted)
+        if ceiling is not None:
+            domain = replace(domain, **load_ceiling(ceiling / f"ceiling-{name}.npy", len(whole), chosen))
+        domains.append(domain)
     if not domains:
         names = ", ".join(f"held-out-{name}.npy" for name in DOMAINS)
         raise SettingsError(f"--held-out {held_out}", f"a folder with one of {names}")
@@ -89,6 +111,26 @@ def load_clips(path: Path) -> np.ndarray:
         expected = "int16 [clips, samples] at 16 kHz, a second at least"
         raise SettingsError(f"{path}: {clips.dtype} {list(clips.shape)}", expected)
     return clips
+
+
+def load_ceiling(path: Path, count: int, chosen: list[int]) -> dict[str, Any]:
+    """The fields of a Domain that hold its ceiling, for the clips `chosen` of `count`. Raises SettingsError."""
+    if not path.is_file():
+        return {"ceiling_absence": f"no {path.name} in the --ceiling folder"}
+    bound = load_clips(path)
+    if len(bound) != count:
+        raise SettingsError(f"{path}: {len(bound)} clips", f"one for each of the {count} held out")
+    return {"ceiling": to_float(bound[chosen]), "ceiling_absence": ""}
+
+
+def load_texts(path: Path, count: int) -> list[str] | None:
+    """What is said in each of `count` clips, a line each, or None without the file. Raises SettingsError."""
+    if not path.is_file():
+        return None
+    texts = path.read_text(encoding="utf-8").splitlines()
+    if len(texts) != count:
+        raise SettingsError(f"{path}: {len(texts)} lines", f"one for each of the {count} clips")
+    return texts
 
 
 def choose_clips(total: int, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from sc_runtime.semanticodec.samplers import SOLVERS
 from sc_runtime.semanticodec.schedule import choose_timesteps
 
 from .baselines import BASELINES, explain_absence
-from .clips import METRICS, choose_clips, digest
+from .clips import Domain, choose_clips, digest
 from .metrics import find_delay, measure_use, undo_delay
 from .results import ALL, CEILING, CODEC, FLOOR, SEMANTIC, Results, write_sampling
 from .systems import Source, Systems
@@ -38,13 +38,13 @@ class CurvePlan:
 def measure_rows(source: Source, systems: Systems, sampling: Sampling, results: Results) -> None:
     """Measure every row of one domain that the results lack."""
     domain, config = source.domain, systems.codec.config
-    chosen = range(len(source.clips))
+    chosen = list(range(len(source.clips)))
 
     def is_missing(row: str, **more: Any) -> bool:
         return results.find("rows", {"row": row, "domain": domain.name, **more}, domain.metrics) is None
 
     def add(row: str, decoded: list[np.ndarray], bitrate: float | None, **more: Any) -> None:
-        result = {"bitrate": bitrate, **more} | measure(source.clips, decoded, domain.metrics)
+        result = {"bitrate": bitrate, **more} | measure(domain, chosen, decoded, domain.metrics)
         results.add("rows", {"row": row, "domain": domain.name}, result)
 
     def skip(row: str, reason: str) -> None:
@@ -74,13 +74,17 @@ def measure_rows(source: Source, systems: Systems, sampling: Sampling, results: 
             add(baseline.name, [trip.samples for trip in trips], float(np.mean([trip.bitrate for trip in trips])))
 
 
-def measure(originals: list[np.ndarray], decoded: list[np.ndarray], metrics: list[str]) -> dict[str, Any]:
-    """One system's delay, and for each metric the mean, the standard error and the value of each clip."""
+def measure(domain: Domain, chosen: Sequence[int], decoded: list[np.ndarray], metrics: list[str]) -> dict[str, Any]:
+    """One system's delay, and for each metric the mean, the standard error and the value of each clip.
+
+    decoded: what became of the clips `chosen`.
+    """
+    originals = [domain.clips[i] for i in chosen]
     delay = find_delay(zip(originals, decoded, strict=True))
     aligned = [undo_delay(sound, delay, len(clip)) for clip, sound in zip(originals, decoded, strict=True)]
     scores = {}
     for name in metrics:
-        values = [METRICS[name](clip, sound) for clip, sound in zip(originals, aligned, strict=True)]
+        values = [domain.score(name, i, sound) for i, sound in zip(chosen, aligned, strict=True)]
         scores[name] = summarise(values) | {"values": values}
     return {"clips": len(originals), "delay_samples": delay, "metrics": scores}
 
@@ -146,7 +150,6 @@ def measure_curves(source: Source, systems: Systems, plan: CurvePlan, results: R
     domain = source.domain
     metrics = [name for name in domain.metrics if name in CURVE_METRICS]
     chosen = choose_clips(len(source.clips), plan.clips)
-    originals = [source.clips[i] for i in chosen]
     base = {"domain": domain.name, "clips": len(chosen)}
 
     def add(sampling: Sampling, open_codec: Callable[[], Codec], backend: str, precision: str) -> None:
@@ -159,7 +162,7 @@ def measure_curves(source: Source, systems: Systems, plan: CurvePlan, results: R
         except (SettingsError, BackendError, MissingExtraError) as error:
             results.skip("curves", key, str(error))
             return
-        result = {"branches": branches} | measure(originals, source.decode(codec, sampling, chosen), metrics)
+        result = {"branches": branches} | measure(domain, chosen, source.decode(codec, sampling, chosen), metrics)
         if codec is not systems.codec:
             pairs = [(codec.encode(source.clips[i]).codes, source.tokens[i].codes) for i in chosen]
             result["equal_tokens"] = float(np.mean([(ours == theirs).mean() for ours, theirs in pairs]))

@@ -23,13 +23,23 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.training.mel_filters import mel_filters
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
+from . import words
+
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  #: (window, mel bins)
 STFT_WINDOWS = (2048, 512)
 CLAMP = 1e-5  #: least magnitude; smaller ones are raised to it
 OVERLAP = 4  #: a window's length over the distance between two windows
 MAX_DELAY = 960  #: samples in either direction, 60 ms
 ENVELOPE_WINDOW, ENVELOPE_HOP = 128, 8  #: samples, of the envelopes that show a delay; the hop is its precision
-PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}  #: metrics that need a package of their own
+#: Metric that needs packages of its own -> the modules, and what to install.
+PACKAGES = {
+    "stoi": (("pystoi",), "pystoi"),
+    "pesq": (("pesq",), "pesq"),
+    "visqol": (("visqol", "ai_edge_litert"), "'visqol-python[lattice]'"),
+    "visqol_audio": (("visqol",), "visqol-python"),
+    "dnsmos": (("speechmos", "librosa", "requests", "onnxruntime"), "speechmos librosa requests onnxruntime"),
+    "plcmos": (("speechmos", "onnxruntime"), "speechmos onnxruntime"),
+}
 
 
 def mel_distance(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -118,11 +128,13 @@ def speech_pesq(original: np.ndarray, decoded: np.ndarray) -> float | None:
 
 
 def explain_absence(metric: str) -> str | None:
-    """Why `metric` ("mel", "stft", "stoi", "pesq") cannot be computed here, or None."""
-    package = PACKAGES.get(metric)
-    if package is None or importlib.util.find_spec(package) is not None:
+    """Why `metric` ("mel", "stft", "stoi", ...) cannot be computed here, or None."""
+    if metric == "wer":
+        return words.explain_absence()
+    modules, install = PACKAGES.get(metric, ((), ""))
+    if all(importlib.util.find_spec(module) is not None for module in modules):
         return None
-    return f"not installed: pip install {package}"
+    return f"not installed: pip install {install}"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def label_sampling(sampling: dict[str, Any]) -> str:
 
 
 def format_score(metric: str, score: float | None) -> str:
-    return "none" if score is None else f"{score:.3f}" if metric == "stoi" else f"{score:.2f}"
+    return "none" if score is None else f"{score:.3f}" if metric in ("stoi", "wer") else f"{score:.2f}"
 
 
 def compare_samplings(document: dict[str, Any], clips: int) -> list[dict[str, Any]]:

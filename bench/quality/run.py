@@ -42,7 +42,14 @@ from .results import Results, write_sampling
 from .systems import Source, Systems
 from .tables import print_results
 
-VERSIONS = ("scipy", "soxr", "pystoi", "pesq")  #: packages that metrics and resampling use
+VERSIONS = (
+    "scipy",
+    "soxr",
+    "pystoi",
+    "pesq",
+    "visqol-python",
+    "speechmos",
+)  #: packages that metrics and resampling use
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,6 +63,7 @@ def main(
     ceiling: Annotated[
         Path | None, typer.Option(help="A folder of ceiling-speech.npy and so on: the clips through VAE and HiFi-GAN.")
     ] = None,
+    metrics: Annotated[str, typer.Option(help="Metrics, comma-separated, or all that are installed.")] = "all",
     clips: Annotated[int | None, typer.Option(help="Clips of a domain, evenly chosen; by default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps, instead of the reference's 50.")] = None,
     curves: Annotated[
@@ -89,7 +97,7 @@ def main(
     if not set(precisions) <= {"float32", "bfloat16", "int8"}:
         raise SettingsError(f"--curve-precision {curve_precision}", "float32,bfloat16,int8, some of them or none")
     plan = CurvePlan(list_samplings(sampling, curve_steps, curve_guidance, curve_intervals), precisions, curve_clips)
-    domains = load_domains(held_out, ceiling, clips)
+    domains = load_domains(held_out, ceiling, clips, parse_metrics(metrics))
     loaded = Bundle.load(locate_bundle(bundle))
     take_config(loaded)  # raises for another codec
     if loaded.manifest.precision != "float32":
@@ -122,6 +130,16 @@ def main(
             log.print(f"Wrote {path}", soft_wrap=True)
 
 
+def parse_metrics(text: str) -> list[str] | None:
+    """Names of metrics, comma-separated; None for "all". Raises SettingsError."""
+    names = text.split(",")
+    if text == "all":
+        return None
+    if unknown := [name for name in names if name not in METRICS]:
+        raise SettingsError(f"--metrics {','.join(unknown)}", f"all, or some of {', '.join(METRICS)}")
+    return names
+
+
 def describe_task(
     bundle: Bundle, domains: list[Domain], sampling: Sampling, backend: str, precision: str
 ) -> dict[str, Any]:
@@ -139,6 +157,7 @@ def describe_task(
         },
         "clips": {
             domain.name: {"clips": len(domain.clips), "samples": domain.clips.shape[1], "sha256": digest(domain.clips)}
+            | ({"texts": list(domain.texts)} if domain.texts else {})
             for domain in domains
         },
         "sampling": write_sampling(sampling),
@@ -149,7 +168,7 @@ def describe_task(
 def describe_codec(codec: Codec) -> dict[str, Any]:
     """The conditions of the run: the machine, the device, all versions, and the metrics that are not installed."""
     run = describe_run(*VERSIONS)
-    for package in dict.fromkeys(baseline.package for baseline in BASELINES):
+    for package in dict.fromkeys([*(baseline.package for baseline in BASELINES), "pocketsphinx"]):
         if version := ask_debian(package):
             run["versions"][package] = version
     return run | {

@@ -11,7 +11,17 @@ from bench.harness.printing import make_table, open_console
 
 from .results import format_score, label_sampling
 
-LABELS = {"mel": "mel", "stft": "STFT", "stoi": "STOI", "pesq": "PESQ"}
+LABELS = {
+    "mel": "mel",
+    "stft": "STFT",
+    "stoi": "STOI",
+    "pesq": "PESQ",
+    "visqol": "ViSQOL",
+    "visqol_audio": "ViSQOL",
+    "dnsmos": "DNSMOS",
+    "plcmos": "PLCMOS",
+    "wer": "WER",
+}
 LEFT = ("row", "codebook", "domain", "goal", "sampling", "preset")  #: columns of text
 
 

@@ -25,7 +25,7 @@ from bench.harness.parts import Session
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.semanticodec.model import SemantiCodecModel
-from sc_runtime.semanticodec.noise import SeededNoise
+from sc_runtime.semanticodec.noise import SeededNoise, WindowNoise
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 from sc_runtime.semanticodec.resident import ResidentDecoder
 
@@ -86,7 +86,8 @@ def time_one_loop(
         step = group.prepare_step(True, capture)
         device.sync()
         prepared = time.perf_counter() - started
-        run = partial(group.denoise, sampling, config.schedule, SeededNoise(0), range(len(codes)))
+        noises = [WindowNoise(SeededNoise(0), window) for window in range(len(codes))]
+        run = partial(group.denoise, sampling, config.schedule, noises)
         spent = time_calls(run, device.sync, REPEATS, 1)
         group.decode_latent()
         sound = group.vocode(config.positions * 100)

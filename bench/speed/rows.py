@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from bench.harness.printing import log
 from bench.harness.processes import Child
+from bench.quality.margins import summarise_differences
 from sc_runtime.config import CodecConfig
 from sc_runtime.export.accuracy import relative_error
 from sc_runtime.registry import find_model
@@ -18,7 +21,9 @@ from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.samplers import SOLVERS
 from sc_runtime.semanticodec.schedule import choose_timesteps
 
-from .sides import Run, Settings, SideProgram
+from .differences import DifferencesProgram
+from .peers import PEERS, PeerProgram
+from .sides import SIDES, Run, Settings, SideProgram
 from .subjects import Subject
 
 
@@ -39,7 +44,8 @@ class Plan:
     measure_steps: int
 
     def choose_sampling(self, side: str) -> Sampling | None:
-        return self.settings.sampling if side == "runtime" else self.settings.published_sampling
+        """The sampling of a side; None for a side without one, which all peers are."""
+        return {"runtime": self.settings.sampling, "published": self.settings.published_sampling}.get(side)
 
     def choose_batch(self, side: str, direction: str) -> int:
         """Number of windows that run together."""
@@ -97,7 +103,7 @@ class SideRow:
 
     def summarise(self) -> dict[str, Any]:
         """The side's part of the row, as JSON has it."""
-        named = self.plan.subject.stages[self.direction]
+        named = self.plan.subject.stages[self.direction] if self.side in SIDES else ()
         names = dict.fromkeys([*named, *(name for run in self.runs for name in run.stages)])
         stages = [extrapolate({name: run.stages.get(name, 0.0) for name in names}, self.factor) for run in self.runs]
         totals = [sum(run.values()) for run in stages]
@@ -110,6 +116,7 @@ class SideRow:
             "total_s": median(totals),
             "spread_s": [min(totals), max(totals)],
             "rtf": median(totals) / self.seconds,
+            "cpu_rtf": median(run.cpu_seconds for run in self.runs) / self.seconds if how == "measured" else None,
             "stages_s": {name: median(run[name] for run in stages) for name in names},
             "peak_rss_bytes": self.runs[-1].peak_bytes,
             "device": self.runs[0].device,
@@ -124,14 +131,14 @@ class SideRow:
 
 
 def measure_direction(direction: str, durations: list[float], sides: list[str], plan: Plan) -> list[dict[str, Any]]:
-    """The rows of encoding or decoding. The shortest is first, because a process's peak memory never falls."""
+    """The rows of encoding or decoding. The shortest is first, because a process's peak memory never falls.
+
+    sides: of `SIDES` and `PEERS`.
+    """
     rows = []
     warm: set[tuple[str, float]] = set()
     with ExitStack() as stack:
-        children = {
-            side: stack.enter_context(Child(f"the {side} side", SideProgram, side, direction, plan.settings))
-            for side in sides
-        }
+        children = {side: stack.enter_context(start_side(side, direction, plan.settings)) for side in sides}
         for seconds in durations:
             for side, child in children.items():
                 few = min(seconds, plan.subject.window_seconds * plan.choose_batch(side, direction))
@@ -149,23 +156,43 @@ def measure_direction(direction: str, durations: list[float], sides: list[str], 
     return rows
 
 
+def start_side(side: str, direction: str, settings: Settings) -> Child:
+    if side in PEERS:
+        return Child(side, PeerProgram, side, direction, settings.threads, settings.peer_device)
+    return Child(f"the {side} side", SideProgram, side, direction, settings)
+
+
 def summarise_row(direction: str, seconds: float, entries: list[SideRow], plan: Plan) -> dict[str, Any]:
-    """One row of the results. With two sides it has their ratios and how far their outputs agree."""
+    """One row of the results. With the published side it has the ratios to it and how far the outputs agree."""
+    sides = {entry.side: entry for entry in entries if entry.side in SIDES}
     row: dict[str, Any] = {
         "direction": direction,
         "seconds": seconds,
         "windows": plan.count_windows(direction, seconds),
-        **{entry.side: entry.summarise() for entry in entries},
+        **{side: entry.summarise() for side, entry in sides.items()},
     }
-    if len(entries) == 2:
-        runtime, published = entries
+    if peers := {entry.side: entry.summarise() for entry in entries if entry.side in PEERS}:
+        row["peers"] = peers
+    if len(sides) == 2:
+        runtime, published = sides["runtime"], sides["published"]
         row["ratio"] = compare_sides(row["runtime"], row["published"])
         ours, theirs = runtime.runs[0].output, published.runs[0].output
         if direction == "encode":
             row["equal_tokens"] = float((ours == theirs).mean())
+            if row["windows"] == 1 or plan.subject.windows_abut:
+                row["differences"] = compare_tokens(seconds, ours, theirs, plan)
         elif (runtime.sampling, runtime.steps) == (published.sampling, published.steps):
             row["relative_error"] = relative_error(ours, theirs)
     return row
+
+
+def compare_tokens(seconds: float, ours: np.ndarray, theirs: np.ndarray, plan: Plan) -> dict[str, Any]:
+    """How many tokens of the two sides differ, and how near a tie those are; see `bench.quality.margins`."""
+    if np.array_equal(ours, theirs):
+        return summarise_differences([], ours.size)
+    with Child("the margins", DifferencesProgram, plan.settings) as child:
+        found: dict[str, Any] = child.ask(f"encode {seconds:g} s", seconds, ours, theirs)
+    return found
 
 
 def count_steps(sampling: Sampling, steps: int) -> int:

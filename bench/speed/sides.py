@@ -35,6 +35,7 @@ class Settings:
     sampling, published_sampling: of the runtime and of the published procedure; None for a codec without a sampler.
     encode_batch, decode_batch: windows that the runtime runs together.
     checkpoint: the published side's weights, where the bundle's are not stand-ins.
+    peer_device: torch's name of the device that peers run on, "cpu" or "cuda".
     """
 
     bundle: Path
@@ -46,6 +47,7 @@ class Settings:
     encode_batch: int = 1
     decode_batch: int = 1
     checkpoint: Path | None = None
+    peer_device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Run:
 
     stages: wall seconds by stage; every second is in exactly one.
     peak_bytes: the process's peak memory after the run.
+    cpu_seconds: CPU time of all the process's threads during the run. Other programs change it little.
     device: what the networks ran on, in words.
     output: codes [T, C] or a waveform [n], the first `COMPARED` entries.
     """
@@ -62,6 +65,7 @@ class Run:
     peak_bytes: int
     device: str
     output: np.ndarray
+    cpu_seconds: float = 0.0
 
     @property
     def total(self) -> float:
@@ -139,6 +143,8 @@ class SideProgram:
         given = make_sound(seconds, self.config.sample_rate) if is_encoding else make_codes(seconds, self.config)
         time.sleep(settle_seconds)
         self.clock.start()
+        cpu = time.process_time()
         output = self.side.encode(given) if is_encoding else self.side.decode(given, steps)
         self.clock.lap("rest")
-        return Run(self.clock.stages, measure_peak_memory(), self.side.device, output[:COMPARED])
+        spent = time.process_time() - cpu
+        return Run(self.clock.stages, measure_peak_memory(), self.side.device, output[:COMPARED], spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -14,13 +14,15 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.cuda.device import Device
+from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.model import WindowPlan
 from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.model import SemantiCodecModel
+from sc_runtime.semanticodec.noise import WindowNoise
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.resident import DECODER_GRAPHS, ResidentDecoder
-from sc_runtime.spec import Noise
+from sc_runtime.semanticodec.resident_encoder import ENCODER_GRAPHS, ResidentEncoder
 
 #: Graph -> its stage, where the names differ.
 GRAPH_STAGES = {"tunet_step": "tunet", "routed_encoder": "encoder"}
@@ -65,7 +67,8 @@ class TimedBackend:
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         opened = self.backend.open(bundle, graph)
-        if self.gpu is not None and graph in DECODER_GRAPHS:  # `TimedDecoder` times these together
+        # On a GPU `TimedEncoder` and `TimedDecoder` time these.
+        if self.gpu is not None and graph in (*ENCODER_GRAPHS, *DECODER_GRAPHS):
             return opened
         return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
 
@@ -115,17 +118,16 @@ class TimedDecoder(ResidentDecoder):
         codes: list[np.ndarray],
         config: SemantiCodecConfig,
         sampling: Sampling,
-        noise: Noise,
-        windows: range,
+        noises: Sequence[WindowNoise],
         samples: int,
     ) -> np.ndarray:
         if not self.clock.is_running:
-            return super().run(codes, config, sampling, noise, windows, samples)
+            return super().run(codes, config, sampling, noises, samples)
         with self.device.lock:
             group = self.prepare(len(codes))
             stages: dict[str, Callable[[], None]] = {
                 "conditioning": partial(self.condition, group, codes, config),
-                "tunet": partial(group.denoise, sampling, config.schedule, noise, windows),
+                "tunet": partial(group.denoise, sampling, config.schedule, noises),
                 "vae_decoder": group.decode_latent,
             }
             self.clock.lap("rest")
@@ -138,8 +140,28 @@ class TimedDecoder(ResidentDecoder):
         return sound
 
 
+class TimedEncoder(ResidentEncoder):
+    """An encoder on a GPU that waits for it after each stage."""
+
+    def __init__(self, device: Device, networks: Networks, clock: StageClock) -> None:
+        super().__init__(device, networks)
+        self.clock = clock
+
+    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
+        self.clock.lap_host()
+        enqueue()
+        if self.clock.is_running:
+            self.device.sync()
+        self.clock.lap(stage)
+
+    def open_search(self, codebook: str) -> CudaNearestCentroid:
+        search = self._networks.open_search(codebook)
+        assert isinstance(search, TimedSearch) and isinstance(search.inner, CudaNearestCentroid)
+        return search.inner
+
+
 class TimedSemantiCodec(SemantiCodecModel):
-    """SemantiCodec that charges the filterbank and, on a GPU, the stages of decoding."""
+    """SemantiCodec that charges the filterbank and, on a GPU, the stages."""
 
     def __init__(self, networks: Networks, clock: StageClock) -> None:
         super().__init__(networks)
@@ -161,6 +183,11 @@ class TimedSemantiCodec(SemantiCodecModel):
     def decoder(self) -> ResidentDecoder | None:
         device = self.networks.device
         return None if device is None else TimedDecoder(device, self.networks, self.clock)
+
+    @cached_property
+    def encoder(self) -> ResidentEncoder | None:
+        device = self.networks.device
+        return None if device is None else TimedEncoder(device, self.networks, self.clock)
 
 
 def open_timed_codec(bundle: Bundle, backend: Backend, clock: StageClock) -> Codec:

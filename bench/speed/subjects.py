@@ -37,10 +37,12 @@ class Subject(Protocol):
 
     stages: of encoding and of decoding, in order.
     window_seconds: between the starts of two windows that are decoded; B times as much fills a batch of B windows.
+    windows_abut: whether windows that are encoded do not overlap, as in the published procedure.
     """
 
     stages: ClassVar[Stages]
     window_seconds: float
+    windows_abut: bool
 
     def count_encoded(self, positions: int, config: Any) -> int:
         """Number of windows in which `positions` positions are encoded."""
@@ -57,6 +59,7 @@ class SemantiCodecSubject:
         "decode": ("conditioning", "tunet", "vae_decoder", "hifigan", "rest"),
     }
     window_seconds = 9.6
+    windows_abut = True
 
     def count_encoded(self, positions: int, config: Any) -> int:
         return -(-positions // config.positions)
@@ -68,6 +71,7 @@ class SemantiCodecSubject:
 class UniCodecSubject:
     stages: ClassVar[Stages] = {"encode": ("encoder", "centroids", "rest"), "decode": ("decoder", "rest")}
     window_seconds = 28.0
+    windows_abut = False
 
     def count_encoded(self, positions: int, config: Any) -> int:
         return len(split_positions(positions))

@@ -14,6 +14,7 @@ from .view import Pieces, replace
 
 HEADER_BYTES = 16  #: the most that the header of a frame has, with its CRC-8
 LARGEST_FRAME = 1 << 21  #: bytes before the end that are searched for the last frame
+MOST_HEADERS = 5  #: that are tried for the last frame
 MAGIC = b"fLaC"
 START = re.compile(rb"fLaC[\0\x80]\0\0\x22")  #: the magic and the head of the first block, STREAMINFO, of 34 bytes
 INFO_SIZE = 34
@@ -26,11 +27,13 @@ class Frame:
 
     first: the number of its first sample.
     samples: the number of its samples, for each channel.
-    is_whole: whether the CRC-16 at its end is right.
+    ends: where its CRC-16 is right, in bytes from its beginning: at its end, and at a few other places by chance.
+    is_whole: whether one of them is the end of the file, or what may follow the last frame stands there.
     """
 
     first: int
     samples: int
+    ends: tuple[int, ...]
     is_whole: bool
 
 
@@ -101,13 +104,27 @@ def state_samples(info: bytes, samples: int) -> bytes:
 
 
 def find_last_frame(data: memoryview | bytes, block_size: int) -> Frame | None:
-    """The last frame in `data`. `block_size` is that of the stream."""
+    """The last frame in `data`. `block_size` is that of the stream.
+
+    In one of a few thousand files the last frame's data look like a header, with the right CRC-8. So if the last header
+    has no whole frame, those before it are tried. A whole frame is the last one. A frame that ends where a later header
+    begins proves that header.
+    """
     tail = bytes(data[max(0, len(data) - LARGEST_FRAME) :])
     position = len(tail)
-    while (position := tail.rfind(b"\xff", 0, position)) >= 0:
-        if read_frame(tail[position : position + HEADER_BYTES], block_size):
-            return read_frame(tail[position:], block_size)
-    return None
+    found: dict[int, Frame] = {}
+    while len(found) < MOST_HEADERS and (position := tail.rfind(b"\xff", 0, position)) >= 0:
+        if not read_frame(tail[position : position + HEADER_BYTES], block_size):
+            continue
+        frame = read_frame(tail[position:], block_size)
+        assert frame is not None
+        if frame.is_whole:
+            return frame
+        proven = [position + end for end in frame.ends if position + end in found]
+        if proven:
+            return found[proven[-1]]
+        found[position] = frame
+    return next(iter(found.values()), None)
 
 
 def read_frame(data: bytes, block_size: int) -> Frame | None:
@@ -133,9 +150,9 @@ def read_frame(data: bytes, block_size: int) -> Frame | None:
     position += size_bytes + rate_bytes
     if len(data) <= position or list(run_crc(data[:position], 8, 0x07))[-1] != data[position]:
         return None
-    ends = (end for end, value in enumerate(run_crc(data, 16, 0x8005), 1) if value == 0 and end > position + 2)
+    ends = tuple(end for end, value in enumerate(run_crc(data, 16, 0x8005), 1) if value == 0 and end > position + 2)
     is_whole = any(not data[end:].strip(b"\0") or data[end:].startswith(TAGS) for end in ends)
-    return Frame(number if data[1] & 1 else number * block_size, samples, is_whole)
+    return Frame(number if data[1] & 1 else number * block_size, samples, ends, is_whole)
 
 
 def run_crc(data: bytes, bits: int, polynomial: int) -> Iterator[int]:

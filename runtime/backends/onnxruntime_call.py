@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,30 +11,45 @@ import numpy as np
 
 from sc_runtime.bundle.manifest import GraphEntry
 from sc_runtime.cuda.graph import Addresses, Shapes
+from sc_runtime.errors import BackendError
 from sc_runtime.libraries import import_onnxruntime
 
 from .failures import describe_failure
 
+log = logging.getLogger(__name__)
+
 NOT_RECORDED = -1  #: number of a CUDA graph that is never made
 NO_PLAN = "CUDNN_FE failure"  #: in an error: cuDNN has no plan for a convolution of this shape
 
+Way = tuple[str | None, Mapping[str, str]]  #: the engine whose variant of a graph runs, and options of convolutions
 Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and where it is bound to
 
 
 class Sessions(Sequence[Any]):
-    """Sessions of one graph with different options. The first is opened at once, the others when they are taken."""
+    """Sessions of one graph, a session for each of `ways`, the best first.
 
-    def __init__(self, load: Callable[[Mapping[str, str]], Any], options: Sequence[Mapping[str, str]]) -> None:
-        self._load, self._options = load, options
+    The first is opened at once, the others when they are taken. A variant that ONNX Runtime refuses is left out.
+    """
+
+    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
+        self._load, self._ways = load, list(ways)
         self._opened: dict[int, Any] = {}
-        self[0]
+        try:
+            self[0]
+        except BackendError as error:
+            kept = [way for way in ways if way[0] != ways[0][0]]
+            if not kept:
+                raise
+            log.warning("the graph runs as it was exported, which is slower: %s", error)
+            self._ways = kept
+            self[0]
 
     def __len__(self) -> int:
-        return len(self._options)
+        return len(self._ways)
 
     def __getitem__(self, place: Any) -> Any:
         if place not in self._opened:
-            self._opened[place] = self._load(self._options[place])
+            self._opened[place] = self._load(self._ways[place])
         return self._opened[place]
 
 

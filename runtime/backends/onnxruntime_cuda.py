@@ -23,8 +23,9 @@ from sc_runtime.libraries import import_onnxruntime
 
 from .base import ENCODE_BATCH
 from .capture_trial import explain_refusal
+from .lstm_choice import LIBRARY_LSTM, MEASURED, open_kernel
 from .onnxruntime import list_disabled_optimizers
-from .onnxruntime_call import OnnxRuntimeCall, Sessions
+from .onnxruntime_call import OnnxRuntimeCall, Sessions, Way
 
 FATAL = 4  #: severity of what ONNX Runtime prints: it prints an error for each plan that cuDNN does not have
 LIBRARY = "*onnxruntime_providers_cuda.*"  #: a file that the CPU's package lacks
@@ -101,6 +102,7 @@ class OnnxRuntimeCudaBackend:
             raise MissingExtraError(NOT_INSTALLED, "the extra `gpu`, without the extra `cpu`", INSTALL)
         self.gpu, self.provider = gpu or Device(), provider
         self.device = self.gpu.name
+        self.lstm = MEASURED if provider.name == CUDA.name else LIBRARY_LSTM  #: how a BiLSTM runs, see `lstm_choice`
         onnxruntime = import_onnxruntime()
         if hasattr(onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints missing libraries, and standard output may be audio
@@ -112,27 +114,33 @@ class OnnxRuntimeCudaBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         spec, entry = bundle.spec.graphs[graph], bundle.manifest.graphs[graph]
+        version = f"onnxruntime {import_onnxruntime().__version__}"
+        if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, version):
+            return kernel
         # Without CUDA graphs ONNX Runtime frees the staging memory of an LSTM in a callback of the stream. Where the
         # session has gone before the callback runs, CUDA refuses that, and the process aborts.
         records, refusal = self.provider.name == CUDA.name and (spec.repeats or spec.is_lstm), None
         # Only channels-last convolutions, which rewritten graphs have, were seen to gain from a fused bias.
-        first = 0 if self.provider.engine in entry.variants else 1
+        ways: list[Way] = [(None, options) for options in CONVOLUTIONS[1:]]
+        if self.provider.engine in entry.variants:
+            ways = [(self.provider.engine, options) for options in CONVOLUTIONS] + ways
         try:
-            sessions = Sessions(partial(self._load, bundle, graph, records), CONVOLUTIONS[first:])
+            sessions = Sessions(partial(self._load, bundle, graph, records), ways)
         except BackendError as error:
             if not records:
                 raise
-            sessions = Sessions(partial(self._load, bundle, graph, False), CONVOLUTIONS[first:])
+            sessions = Sessions(partial(self._load, bundle, graph, False), ways)
             refusal = first_line(error)
         prepare = partial(OnnxRuntimeCall, sessions, graph, entry, self.provider.memory)
         record = partial(prepare, recorded=True) if records and spec.repeats and not refusal else None
         explain = partial(self._explain_capture, bundle, graph, refusal)
         return DeviceGraph(self.gpu, spec, entry.inputs, entry.outputs, prepare, explain, record)
 
-    def _load(self, bundle: Bundle, graph: str, records: bool, convolutions: Mapping[str, str]) -> Any:
+    def _load(self, bundle: Bundle, graph: str, records: bool, way: Way) -> Any:
         """A session of the graph with the options of `Provider.describe`. Raises BackendError."""
+        engine, convolutions = way
         onnxruntime = import_onnxruntime()
-        path, options = bundle.find_graph(graph, self.provider.engine), onnxruntime.SessionOptions()
+        path, options = bundle.find_graph(graph, engine), onnxruntime.SessionOptions()
         options.log_severity_level = FATAL
         exact = bundle.spec.graphs[graph].makes_tokens or bundle.manifest.precision != "fp16"
         try:

@@ -108,6 +108,9 @@ class Manifest:
     precision: Annotated[str, Field(pattern="^(float32|fp16|int8)$")] = "float32"
     #: Share of the demo recording's tokens that stay equal when encoding in bfloat16. None if it was not measured.
     equal_in_bfloat16: Annotated[float, Field(ge=0, le=1)] | None = None
+    #: Share of the tokens of the demo and the held-out clips that the FP16 graphs of this bundle make as the float32
+    #: networks do. None if it was not measured.
+    equal_in_fp16: Annotated[float, Field(ge=0, le=1)] | None = None
     made_with: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  #: file of the checkpoint -> its SHA-256
     format: int = FORMAT

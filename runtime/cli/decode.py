@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sc_runtime.errors import TokensError
 from sc_runtime.spec import DecodeOptions
 
-from .console import Console, ShowProgress, show_windows
+from .console import Console, ShowProgress
 from .options import BackendName, BundleName, Force, Json, Precision, Threads, spread_options
 
 if TYPE_CHECKING:
+    from sc_runtime.codec import Codec
+    from sc_runtime.model import DecodePlan
+    from sc_runtime.tokens import Tokens
+
     from .jobs import Facts, Job
 
 
@@ -50,7 +56,6 @@ def decode(
     from sc_runtime.audio import OUTPUT_FORMATS
     from sc_runtime.audio.folders import DECODED
 
-    from .describe import describe_tokens
     from .jobs import run_jobs
     from .loading import describe_codec, load_codec
     from .planning import peek_config, plan_jobs, scan_tokens
@@ -59,13 +64,47 @@ def decode(
     with Console(as_json) as console:
         config = None if bundle else peek_config(plan.jobs)
         codec = load_codec(console, bundle, backend, threads, precision, config)
-        config = codec.bundle.choose_config(vocab)
+        codec.bundle.choose_config(vocab)  # an unknown vocabulary ends the command here
 
-        def work(job: Job, progress: ShowProgress | None) -> Facts:
-            tokens = job.read_tokens(config)
-            shown = show_windows(progress, codec.count_windows(tokens))
-            job.write_audio(codec.decode_stream(tokens, options, progress=shown), codec.sample_rate)
-            return describe_tokens(tokens)
+        def start(jobs: list[Job]) -> DecodingWork:
+            return DecodingWork(codec, jobs, vocab, options)
 
-        document = describe_codec(codec) | codec.resolve_options(options)
-        run_jobs(console, plan, lambda jobs: work, force, document)
+        run_jobs(console, plan, start, force, describe_codec(codec) | codec.resolve_options(options))
+
+
+class DecodingWork:
+    """Decodes `jobs` in their order. On a GPU windows of several jobs run together."""
+
+    def __init__(self, codec: Codec, jobs: list[Job], vocab: int | None, options: DecodeOptions) -> None:
+        from sc_runtime.decoding import decode_recordings
+
+        self.codec, self.options = codec, options
+        self.config = codec.bundle.choose_config(vocab)
+        self.displays: list[ShowProgress | None] = []  #: of each job that was begun
+        self.tokens: dict[int, Tokens] = {}  #: of each job that was read and is not done, by its number
+        plans = starmap(self.plan, enumerate(jobs))
+        self.streams = decode_recordings(codec.model, plans, None, self.show_progress)
+
+    def plan(self, number: int, job: Job) -> DecodePlan | TokensError:
+        """What is decoded for job `number`, or why it cannot be."""
+        try:
+            self.tokens[number] = job.read_tokens(self.config)
+            return self.codec.plan_decoding(self.tokens[number], self.options)
+        except TokensError as error:
+            return error
+
+    def __call__(self, job: Job, progress: ShowProgress | None) -> Facts:
+        """Write the sound of the next job, which must be `job`. Returns the description of its tokens."""
+        from .describe import describe_tokens
+
+        self.displays.append(progress)
+        pieces = next(self.streams)
+        if isinstance(pieces, TokensError):
+            raise pieces
+        job.write_audio(pieces, self.codec.sample_rate)
+        return describe_tokens(self.tokens.pop(len(self.displays) - 1))
+
+    def show_progress(self, number: int, done: int, total: int) -> None:
+        """Show the units of work of job `number`, if that job was begun."""
+        if number < len(self.displays) and (show := self.displays[number]):
+            show(done, total, windows=self.codec.count_windows(self.tokens[number]))

@@ -16,11 +16,11 @@ import numpy as np
 import typer
 
 from sc_runtime.audio import audio_writer
-from sc_runtime.codec import load_tokens
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import AudioError, CodecError, OutputError, SettingsError, TokensError
 from sc_runtime.files import make_folder
-from sc_runtime.token_files import MAGIC
+from sc_runtime.token_files import is_container
+from sc_runtime.token_sources import load_tokens
 from sc_runtime.tokens import Tokens
 
 from .console import Console, ShowProgress
@@ -67,8 +67,7 @@ class Job:
         if self.source:
             return load_tokens(self.source, config)
         stream = open_input()
-        is_container = stream.peek(1)[:1] == MAGIC[:1]
-        return Tokens.read(stream, None if is_container else config)
+        return Tokens.read(stream, None if is_container(stream.peek(1)) else config)
 
     def write_tokens(self, tokens: Tokens) -> None:
         """Write the output, whole or not at all. Raises OutputError."""

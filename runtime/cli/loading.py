@@ -36,11 +36,17 @@ def load_codec(
 
 
 def note_rounding(console: Console, codec: Codec, precision: str) -> None:
-    """Note how many tokens encoding in bfloat16 changes, if that was asked for."""
+    """Note how many tokens encoding in bfloat16 changes, if that was asked for, or encoding with FP16 graphs."""
+    manifest = codec.bundle.manifest
     if precision == "bfloat16":
-        equal = codec.bundle.manifest.equal_in_bfloat16
+        kind, equal = "bfloat16", manifest.equal_in_bfloat16
+    elif manifest.precision == "fp16":
+        kind, equal = "an FP16 bundle", manifest.equal_in_fp16
+    else:
+        return
+    if equal != 1:
         share = "the bundle does not state how many" if equal is None else f"{1 - equal:.2%} in the bundle's self-test"
-        console.note(f"bfloat16 changes tokens: {share}")
+        console.note(f"{kind} changes tokens: {share}")
 
 
 def describe_codec(codec: Codec) -> dict[str, Any]:

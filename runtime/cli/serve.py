@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sc_runtime.errors import MissingExtraError, SettingsError
+from sc_runtime.errors import MissingExtraError
 
 from .options import BackendName, BundleName, Precision, Threads
 
@@ -50,7 +50,7 @@ def serve(
 
     try:
         from sc_runtime.serving.server import make_server
-        from sc_runtime.serving.settings import ServeSettings
+        from sc_runtime.serving.settings import ServeSettings, parse_limit
     except ModuleNotFoundError as error:
         given = f"serve without the package {error.name}"
         raise MissingExtraError(given, "the extra serve", "pip install 'sc-runtime[serve]'") from error
@@ -66,12 +66,3 @@ def serve(
         "limits": dict(map(parse_limit, limit or [])),
     }
     make_server(ServeSettings.from_mapping(values), host, port).run()
-
-
-def parse_limit(text: str) -> tuple[str, float | int]:
-    """NAME=VALUE as a pair. Raises SettingsError."""
-    name, _, value = text.partition("=")
-    try:
-        return name, int(value) if value.isdecimal() else float(value)
-    except ValueError:
-        raise SettingsError(f"--limit {text}", "NAME=NUMBER, such as seconds=120") from None

@@ -38,14 +38,15 @@ class OutputFolder:
         """The path or URI of the file `name`."""
         return f"{self.uri.rstrip('/')}/{name}"
 
-    def list_names(self) -> set[str]:
-        """The files in the folder, those in folders in it left out."""
+    def list_names(self, folder: str = "") -> set[str]:
+        """The files in the folder, or in `folder` in it; those in folders there are left out."""
+        root = f"{self.root.rstrip('/')}/{folder}" if folder else self.root
         with self._explaining(self.uri):
             if self.is_local:
-                return {entry.name for entry in os.scandir(self.root) if entry.is_file()}
+                return {entry.name for entry in os.scandir(root) if entry.is_file()}
             self.filesystem.invalidate_cache()
             try:
-                found = self.filesystem.ls(self.root, detail=True)
+                found = self.filesystem.ls(root, detail=True)
             except FileNotFoundError:  # an object store has no empty folders
                 return set()
             return {entry["name"].rpartition("/")[2] for entry in found if entry["type"] == "file"}
@@ -69,9 +70,10 @@ class OutputFolder:
         raise missing
 
     @contextmanager
-    def open(self, name: str) -> Iterator[Any]:
-        """Yield a file, open for reading."""
-        with self._explaining(self.locate(name)), self.filesystem.open(f"{self.root.rstrip('/')}/{name}", "rb") as file:
+    def open(self, name: str, **options: Any) -> Iterator[Any]:
+        """Yield a file, open for reading; `options` are those of the filesystem's `open`."""
+        path = f"{self.root.rstrip('/')}/{name}"
+        with self._explaining(self.locate(name)), self.filesystem.open(path, "rb", **options) as file:
             yield file
 
     @contextmanager
@@ -93,18 +95,15 @@ class OutputFolder:
             path.write_bytes(data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write `data` to `name` if there is no such file. Returns whether it was written."""
+        """Write `data` to `name` if there is no such file. Returns whether it was written.
+
+        A store without conditional writes does not exclude two writers at one moment. Then the last one wins, and the
+        other finds that out when it reads the file again.
+        """
         path = f"{self.root.rstrip('/')}/{name}"
         with self._explaining(self.locate(name)):
             if not self.is_local:
-                try:
-                    self.filesystem.pipe_file(path, data, mode="create")
-                except (FileExistsError, NotImplementedError, TypeError) as error:
-                    if not isinstance(error, FileExistsError):  # a store without conditional writing
-                        self.filesystem.pipe_file(path, data)
-                        return True
-                    return False
-                return True
+                return self._create_object(name, path, data)
             with temporary_file(Path(path).parent, Path(path).suffix) as temporary:
                 with temporary.open("wb") as file:
                     file.write(data)
@@ -119,6 +118,20 @@ class OutputFolder:
                         raise
                     temporary.replace(path)
             return True
+
+    def _create_object(self, name: str, path: str, data: bytes) -> bool:
+        try:
+            self.filesystem.pipe_file(path, data, mode="create")
+        except (NotImplementedError, TypeError):  # a store without conditional writes
+            if self.has(name):
+                return False
+            self.filesystem.pipe_file(path, data)
+            return self.read(name) == data
+        except Exception:  # s3fs 2026.6 raises OSError(EINVAL) for the 412 of S3
+            if self.has(name):
+                return False
+            raise
+        return True
 
     def remove_leftovers(self) -> None:
         """Remove the temporaries of writers that were killed. A living writer holds a lock on its own."""

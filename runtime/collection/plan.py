@@ -1,13 +1,16 @@
 """What is to be done, decided before anything runs: items, sorted and cut into shards, on disk beside the shards.
 
-`.plan/plan.json` holds the settings and, for each part, its items' file. The first run writes one part, and every
-`extend` another. A part's file is Parquet, a row group a shard. A shard never changes its number or its items.
+`.plan/plan.json` holds the settings and the first part: the size of each shard, and the name of the file of its items,
+which is Parquet, a row group a shard. Every `extend` writes a longer plan, with a further part: `plan-000001.json` and
+so on, of which the last one counts. No plan is ever written over: of two drivers that write one number, the first wins
+and the other looks again. So a shard never changes its number or its items.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +21,7 @@ from sc_runtime.errors import OutputError
 from .folder import PLAN_FOLDER, OutputFolder
 from .items import Item
 
-PLAN = f"{PLAN_FOLDER}/plan.json"
+PLAN_NAME = re.compile(r"plan(-\d{6})?\.json")
 FORMAT = 1
 
 
@@ -71,8 +74,9 @@ class Plan:
         return [(part, group) for part in self.parts for group in range(len(part.counts))]
 
     @property
-    def count_items(self) -> int:
-        return sum(sum(part.counts) for part in self.parts)
+    def name(self) -> str:
+        """The name of its file."""
+        return name_plan(len(self.parts))
 
     def name_shard(self, number: int, suffix: str) -> str:
         return f"shard-{number:06d}{suffix}"
@@ -106,14 +110,24 @@ def fingerprint(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def name_plan(parts: int) -> str:
+    """The file of the plan of so many parts."""
+    return f"{PLAN_FOLDER}/plan.json" if parts == 1 else f"{PLAN_FOLDER}/plan-{parts - 1:06d}.json"
+
+
 def load_plan(folder: OutputFolder) -> Plan | None:
-    """The plan in `folder`; None if there is none. Raises OutputError if it cannot be read."""
-    try:
-        return Plan.from_json(folder.read(PLAN))
-    except FileNotFoundError:
+    """The last plan in `folder`; None if there is none. Raises OutputError if it cannot be read."""
+    count = sum(bool(PLAN_NAME.fullmatch(name)) for name in folder.list_names(PLAN_FOLDER))
+    if count == 0:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        given = f"{folder.locate(PLAN)}: {type(error).__name__} {error}"
+    name = name_plan(count)
+    try:
+        plan = Plan.from_json(folder.read(name))
+        if len(plan.parts) != count:
+            raise ValueError(f"{len(plan.parts)} parts")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        given = f"{folder.locate(name)}: {type(error).__name__} {error}"
         raise OutputError(
             given, f"a plan of format {FORMAT}", "another version made it: name another folder"
         ) from error
+    return plan

@@ -15,7 +15,7 @@ from sc_runtime.errors import OutputError
 from .folder import PLAN_FOLDER, OutputFolder
 from .items import Item
 from .lengths import measure_items
-from .plan import PLAN, Part, Plan, load_plan
+from .plan import Part, Plan, load_plan
 
 ANOTHER = "name another folder, or run the command that began this one"
 COLUMNS = tuple(each.name for each in fields(Item))
@@ -32,22 +32,25 @@ def agree(folder: OutputFolder, wanted: Plan, sources: Sequence[str], items: lis
 
     Raises OutputError, naming what differs.
     """
-    present = load_plan(folder)
-    if present is None:
-        if any(name.startswith("shard-") for name in folder.list_names()) and load_plan(folder) is None:
-            raise OutputError(
-                f"{folder.uri}: shards without a plan", "an empty folder, or one of this command", ANOTHER
-            )
-        written = add_part(folder, wanted, sources, items)
-        if folder.create(PLAN, written.to_json()):
-            return written
-        present = load_plan(folder) or written  # another driver was first
-    check_same(folder, present, wanted)
-    new = compare_items(folder, present, items, extend)
-    if new:
-        present = add_part(folder, present, sources, new)
-        folder.write(PLAN, present.to_json())
-    return present
+    while True:
+        present = load_plan(folder)
+        if present is None:
+            check_empty(folder)
+            plan = add_part(folder, wanted, sources, items)
+        else:
+            check_same(folder, present, wanted)
+            new = compare_items(folder, present, items, extend)
+            if not new:
+                return present
+            plan = add_part(folder, present, sources, new)
+        if folder.create(plan.name, plan.to_json()):
+            return plan  # else another driver was first: look at what it wrote
+
+
+def check_empty(folder: OutputFolder) -> None:
+    """Raises OutputError for a folder that has shards but no plan."""
+    if any(name.startswith("shard-") for name in folder.list_names()) and load_plan(folder) is None:
+        raise OutputError(f"{folder.uri}: shards without a plan", "an empty folder, or one of this command", ANOTHER)
 
 
 def add_part(folder: OutputFolder, plan: Plan, sources: Sequence[str], items: list[Item]) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from .containers import HEADER_READ
 from .folder import OutputFolder
 from .formats import FORMATS
 from .plan import Plan
@@ -32,7 +33,7 @@ class Shards:
             return dict(zip(present, pool.map(self.read_counts, present), strict=True))
 
     def read_counts(self, number: int) -> Counts:
-        with self.folder.open(self.name(number)) as file:
+        with self.folder.open(self.name(number), block_size=HEADER_READ) as file:
             return self.format.read_counts(file)
 
     def measure(self) -> tuple[int, float | None]:

@@ -1,7 +1,8 @@
 """Shards of WebDataset: a tar, and for each recording `KEY.json` and, if it has codes, `KEY.sct`.
 
 The key is the id, in which a dot of the last name is written %2E, as WebDataset ends a key at the first dot. The header
-stands in the tar's global header. No member has a time or an owner, so that the bytes depend on rows and header alone.
+and the counts stand in the tar's global header, so that they are read without the members. No member has a time or an
+owner, so that the bytes depend on rows and header alone.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from sc_runtime.tokens import Tokens
 
-from .rows import Counts, Row, ShardHeader, describe_row, make_tokens
+from .rows import Counts, Row, ShardHeader, count_rows, describe_row, make_tokens
 
-HEADER = "SC_RUNTIME.header"
+HEADER, COUNTS = "SC_RUNTIME.header", "SC_RUNTIME.counts"
 
 
 class WebDatasetShards:
@@ -27,7 +29,8 @@ class WebDatasetShards:
 
     def write(self, path: Path, rows: list[Row], header: ShardHeader) -> None:
         """Write a shard to `path`. Raises OSError."""
-        metadata = {HEADER: header.to_json()}
+        counts = json.dumps(asdict(count_rows(rows, header)), sort_keys=True)
+        metadata = {HEADER: header.to_json(), COUNTS: counts}
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=metadata) as tar:
             for row in rows:
                 key = make_key(row.id)
@@ -37,25 +40,25 @@ class WebDatasetShards:
 
     def read_header(self, file: BinaryIO) -> ShardHeader:
         """Raises ValueError for another program's file."""
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            tar.next()
-            if HEADER not in tar.pax_headers:
-                raise ValueError("no header of sc_runtime")
-            return ShardHeader.from_json(tar.pax_headers[HEADER])
+        return ShardHeader.from_json(read_metadata(file, HEADER))
 
     def read_counts(self, file: BinaryIO) -> Counts:
-        rows = errors = 0
-        seconds = 0.0
-        for facts, _ in read_members(file, with_tokens=False):
-            rows, errors = rows + 1, errors + (facts["error"] is not None)
-            seconds += facts["seconds"] or 0.0
-        return Counts(rows, errors, seconds)
+        return Counts(**json.loads(read_metadata(file, COUNTS)))
 
     def read_rows(self, file: BinaryIO, with_codes: bool = True) -> Iterator[Row]:
         """The rows of a shard, one at a time."""
         for facts, tokens in read_members(file, with_codes):
             codes = None if tokens is None else tokens.codes
             yield Row(facts["id"], facts["source"], codes, facts["samples"], facts["error"])
+
+
+def read_metadata(file: BinaryIO, name: str) -> str:
+    """An entry of the global header. Raises ValueError for another program's file."""
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        tar.next()
+        if name not in tar.pax_headers:
+            raise ValueError(f"no {name} in the header of the tar")
+        return tar.pax_headers[name]
 
 
 def make_key(item_id: str) -> str:

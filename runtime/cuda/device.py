@@ -142,17 +142,27 @@ class Device:
         self._call(self._driver.cuMemcpy2DAsync, copy, self.stream)
 
     def launch(
-        self, kernel: Kernel, grid: int | tuple[int, int], arguments: Sequence[Argument], stream: int | None = None
+        self,
+        kernel: Kernel,
+        grid: int | tuple[int, int],
+        arguments: Sequence[Argument],
+        stream: int | None = None,
+        together: bool = False,
     ) -> None:
         """Enqueue `kernel` with `grid` blocks on `stream`, the address of a cudaStream_t.
 
-        None is the device's own stream, 0 CUDA's default stream.
+        None is the device's own stream, 0 CUDA's default stream. With `together` the launch is cooperative: all blocks
+        run at once and may wait for each other. CUDA refuses it if the GPU has no room for all of them.
         """
         self._device.set_current()
         queue = self._stream
         if stream is not None:
             queue = self._core.Stream.from_handle(stream) if stream else self._device.default_stream
-        config = self._core.LaunchConfig(grid=grid, block=kernel.threads, shmem_size=kernel.shared_bytes)
+        options = {}
+        if together:  # cuda-core 0.7 has another name for it
+            name = "is_cooperative" if hasattr(self._core.LaunchConfig, "is_cooperative") else "cooperative_launch"
+            options = {name: True}
+        config = self._core.LaunchConfig(grid=grid, block=kernel.threads, shmem_size=kernel.shared_bytes, **options)
         self._core.launch(queue, config, kernel.handle, *arguments)
 
     def capture(self, work: Callable[[], None]) -> Replay:

@@ -82,6 +82,11 @@ class CudaNearestCentroid:
             self._refuse(queries[nearest.argmin()])
         return nearest
 
+    @property
+    def address(self) -> int:
+        """Where the codebook lies on the GPU, float32 [N, D]."""
+        return self._exact.address
+
     def search_on_device(self, queries: int, count: int, nearest: int, stream: int | None = None) -> None:
         """Enqueue a search of `count` queries on `stream` and return. Nothing is copied to or from the host.
 
@@ -146,10 +151,15 @@ class Scratch:
 
 def choose_stages(arch: str) -> int:
     """Slots in the shared memory of a block on `arch`. Raises BackendError below sm_80."""
+    return min(find_shared_bytes(arch) // SLOT_BYTES, MOST_STAGES)
+
+
+def find_shared_bytes(arch: str) -> int:
+    """The shared memory that a block may have on `arch`. Raises BackendError below sm_80."""
     number = re.fullmatch(r"sm_(\d+)[af]?", arch)
     if number is None or int(number[1]) < 80:
         raise BackendError(f"GPU architecture {arch}", "sm_80 (Ampere) or newer", "use --backend onnxruntime")
-    return min(SHARED_KIB.get(number[1], 99) * 1024 // SLOT_BYTES, MOST_STAGES)
+    return SHARED_KIB.get(number[1], 99) * 1024
 
 
 def choose_macro(arch: str) -> tuple[str, str]:

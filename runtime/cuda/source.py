@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,26 @@ def load_cubin(source: Path, arch: str, macro: Macro | None = None) -> bytes:
 
     The key holds a hash of the source and the macro. Raises as `compile_source` does.
     """
-    digest = hashlib.sha256(source.read_bytes() + "=".join(macro or ()).encode()).hexdigest()[:16]
+    digest = hash_source(source, macro)
     key = f"{source.stem}-{arch}-{digest}"
     if (kept := CUBINS.read(key)) is not None:
         return kept.tobytes()
     cubin = compile_source(source, arch, macro)
     CUBINS.write(key, cubin)
     return cubin
+
+
+def hash_source(source: Path, macro: Macro | None = None) -> str:
+    """16 hexadecimal digits of a hash of everything that the compiler reads."""
+    return hashlib.sha256(read_whole(source) + "=".join(macro or ()).encode()).hexdigest()[:16]
+
+
+def read_whole(source: Path) -> bytes:
+    """`source`, and the files beside it that it includes."""
+    content = source.read_bytes()
+    names = re.findall(rb'^#include "(.+)"', content, re.MULTILINE)
+    included = [source.parent / name.decode() for name in names]
+    return b"".join([content, *(path.read_bytes() for path in included if path.is_file())])
 
 
 def compile_source(source: Path, arch: str, macro: Macro | None = None) -> bytes:
@@ -41,7 +55,9 @@ def compile_source(source: Path, arch: str, macro: Macro | None = None) -> bytes
     """
     core = import_core()
     try:
-        options = core.ProgramOptions(name=source.name, arch=arch, std="c++17", define_macro=macro)
+        options = core.ProgramOptions(
+            name=source.name, arch=arch, std="c++17", define_macro=macro, include_path=str(source.parent)
+        )
         return bytes(core.Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin").code)
     except Exception as error:
         given = f"kernels/{source.name} cannot be compiled for {arch} ({first_line(error)})"

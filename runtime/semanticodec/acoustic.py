@@ -20,5 +20,10 @@ def join_features(features: np.ndarray, centroids: np.ndarray, frames: Sequence[
     """
     joined = np.concatenate([features, centroids], axis=2)
     for window, count in zip(joined, frames, strict=True):
-        window[math.ceil(len(window) * count / SEGMENT_FRAMES) :] = PADDING
+        window[count_filled(len(window), count) :] = PADDING
     return joined
+
+
+def count_filled(positions: int, frames: int) -> int:
+    """The positions of a window that are not padding, from its `frames` up to the last one that is not empty."""
+    return math.ceil(positions * frames / SEGMENT_FRAMES)

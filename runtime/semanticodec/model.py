@@ -6,28 +6,24 @@ L positions of one window (512, 256, 128 at 100, 50, 25 tps), D feature width (7
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 
 from sc_runtime.audio import Audio, measure
-from sc_runtime.errors import SettingsError
-from sc_runtime.model import WindowPlan
+from sc_runtime.model import DecodePlan, WindowPlan
 from sc_runtime.networks import Arrays, Graph, Networks
 from sc_runtime.once import OnceEach
-from sc_runtime.overlap_add import overlap_add
-from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Noise, Progress
+from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions
 
 from .acoustic import join_features
 from .conditioning import Codebooks
 from .config import (
     ACOUSTIC_CODEBOOK,
-    LATENT_SHAPE,
     OVERLAP_SAMPLES,
     WINDOW_STRIDE,
     Schedule,
@@ -35,16 +31,39 @@ from .config import (
 )
 from .fbank import count_frames, fbank_segments
 from .guidance import guide
-from .noise import SeededNoise
-from .presets import resolve_sampling
+from .noise import SeededNoise, WindowNoise
+from .presets import Sampling, resolve_sampling
 from .resident import DECODER_GRAPHS, ResidentDecoder
-from .samplers import SOLVERS, Predict
+from .resident_encoder import ResidentEncoder
+from .samplers import SOLVERS
 from .schedule import choose_timesteps, compute_alphas_cumprod
 from .spec import SPEC
 from .vocode import plan_runs, vocode
 from .windows import split_windows
 
 DECODE_BATCH = 1  #: windows decoded together by default: on a CPU more only costs memory; a GPU has its own default
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What windows that are decoded together have in common."""
+
+    config: SemantiCodecConfig
+    sampling: Sampling
+
+    def choose_timesteps(self) -> np.ndarray:
+        """Raises SettingsError if the steps do not fit the schedule."""
+        return choose_timesteps(self.sampling.steps, self.config.schedule, SOLVERS[self.sampling.solver].spacing)
+
+
+@dataclass(frozen=True)
+class DecodeWindow:
+    """One window: its codes [<= L, 2], its noise, and the number of its samples that are needed."""
+
+    codes: np.ndarray
+    settings: DecodeSettings
+    noise: WindowNoise
+    samples: int
 
 
 class SemantiCodecModel:
@@ -56,6 +75,7 @@ class SemantiCodecModel:
         self.networks = networks
         self._empty: OnceEach[str, Arrays] = OnceEach()
         self._decoders: OnceEach[str, ResidentDecoder] = OnceEach()
+        self._encoders: OnceEach[str, ResidentEncoder] = OnceEach()
 
     def check_encode_options(self, options: EncodeOptions, config: SemantiCodecConfig) -> None:
         pass  # it has none
@@ -73,6 +93,8 @@ class SemantiCodecModel:
     ) -> list[np.ndarray]:
         """fbanks [1024, 128] -> codes [L, 2] of each: semantic tokens, then acoustic tokens beside them."""
         fbank = np.stack(windows)
+        if self.encoder:
+            return list(self.encoder.run(fbank, config))
         shape = (len(fbank), config.positions)
         semantic_book, acoustic_book = config.semantic_codebook, ACOUSTIC_CODEBOOK
         features = self.networks.run("audiomae", fbank=fbank)["features"]
@@ -93,67 +115,70 @@ class SemantiCodecModel:
     def count_windows(positions: int, config: SemantiCodecConfig) -> int:
         return len(split_windows(positions, config))
 
-    def decode(
-        self,
-        codes: np.ndarray,
-        config: SemantiCodecConfig,
-        samples: int,
-        options: DecodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> Iterator[np.ndarray]:
-        """codes [T, 2] -> pieces float32 [n]: halves of windows that run one by one, whole windows of a batch.
-
-        Draw 0 of a window's noise is x_T, draw 1 + i is the noise of step i.
-        """
-        sampling = resolve_sampling(options)
-        chosen = SOLVERS[sampling.solver]
-        timesteps = choose_timesteps(sampling.steps, config.schedule, chosen.spacing)
-        draw_noise = check_draws(options.noise) if options.noise else SeededNoise(options.seed or 0)
-        for graph in DECODER_GRAPHS:
-            self.networks.verify_graph(graph)  # a damaged file is reported now, not after the first window's steps
-        alphas_cumprod = compute_alphas_cumprod(config.schedule)
-        windows = split_windows(len(codes), config)
-        work = len(timesteps)  # units of one window: its T-UNet calls, and one for VAE decoder and vocoder
-        units = len(windows) * work
+    @property
+    def decode_batch(self) -> int:
         decoder = self.decoder
-        together = batch or (decoder.batch if decoder else DECODE_BATCH)
+        return decoder.batch if decoder else DECODE_BATCH
 
-        def denoise(features: np.ndarray, group: range) -> np.ndarray:
-            draw = partial(draw_windows, draw_noise, group)
-            predict = guide(
-                self.networks.open_graph("tunet_step"),
-                self.networks.run("conditioning", features=features),
-                self.unconditional,
-                sampling.guidance,
-                sampling.interval,
-            )
-            if progress:
-                calls = (group.start * work + len(group) * call for call in itertools.count(1))
-                predict = report_calls(predict, progress, calls, units)
-            return chosen.sample(predict, draw(0), draw, timesteps, alphas_cumprod, sampling.eta)
+    def plan_decoding(
+        self, codes: np.ndarray, config: SemantiCodecConfig, samples: int, options: DecodeOptions
+    ) -> DecodePlan:
+        """codes [T, 2] -> overlapping windows. Draw 0 of a window's noise is x_T, draw 1 + i is the noise of step i."""
+        settings = DecodeSettings(config, resolve_sampling(options))
+        noise = options.noise or SeededNoise(options.seed or 0)
+        with ThreadPoolExecutor() as readers:  # a damaged file is reported now, not after the first window's steps
+            list(readers.map(self.networks.verify_graph, DECODER_GRAPHS))
+        windows = [
+            DecodeWindow(codes[span], settings, WindowNoise(noise, number), samples - WINDOW_STRIDE * number)
+            for number, span in enumerate(split_windows(len(codes), config))
+        ]
+        # A unit for each T-UNet call, and one for VAE decoder and vocoder.
+        return DecodePlan(windows, settings, len(settings.choose_timesteps()), samples, OVERLAP_SAMPLES)
 
-        def synthesise() -> Iterator[Iterable[np.ndarray]]:
-            for start in range(0, len(windows), together):
-                group = range(start, min(start + together, len(windows)))
-                cut = [codes[windows[i]] for i in group]
-                needed = max(samples - WINDOW_STRIDE * window for window in group)
-                if decoder:
-                    yield from zip(decoder.run(cut, config, sampling, draw_noise, group, needed))
-                else:
-                    features = self.embed_windows(cut, config)
-                    with ThreadPoolExecutor(1) as loader:  # the last graphs are loaded while the first ones run
-                        vocoder = loader.submit(self.load_vocoder, len(group), needed)
-                        latent = denoise(features, group)
-                    pieces = vocode(*vocoder.result(), latent, needed)
-                    if len(group) == 1:
-                        yield (piece[0] for piece in pieces)  # as they are made
-                    else:
-                        yield from zip(*pieces, strict=True)
-                if progress:
-                    progress(group.stop * work, units)
+    def decode_windows(self, windows: list[DecodeWindow], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
+        """Windows -> pieces of the waveform of each: two halves of a window that runs alone, else the whole."""
+        settings, codes = windows[0].settings, [window.codes for window in windows]
+        noises, needed = [window.noise for window in windows], max(window.samples for window in windows)
+        if decoder := self.decoder:
+            sounds = decoder.run(codes, settings.config, settings.sampling, noises, needed)
+            yield from ((sound.copy(),) for sound in sounds)  # so that none keeps the others in memory
+            return
+        branches = 1 if settings.sampling.guidance == 1.0 else 2
+        with ThreadPoolExecutor(2) as loader:  # the graphs are loaded side by side, and while others run
+            tunet_step = loader.submit(self.networks.prepare_graph, "tunet_step", batch=branches * len(windows))
+            vocoder = loader.submit(self.load_vocoder, len(windows), needed)
+            features = self.embed_windows(codes, settings.config)
+            latent = self.denoise(tunet_step, features, settings, noises, report)
+        pieces = vocode(*vocoder.result(), latent, needed)
+        if len(windows) == 1:
+            yield (piece[0] for piece in pieces)  # as they are made
+        else:
+            yield from zip(*pieces, strict=True)
 
-        return overlap_add(synthesise(), samples, OVERLAP_SAMPLES)
+    def denoise(
+        self,
+        tunet_step: Future[Graph],
+        features: np.ndarray,
+        settings: DecodeSettings,
+        noises: Sequence[WindowNoise],
+        report: Callable[[], None],
+    ) -> np.ndarray:
+        """Features [B, L, 2D] -> z_0, float32 [B, 8, 256, 16]. `report` is called after each call of the T-UNet."""
+        sampling, schedule = settings.sampling, settings.config.schedule
+        conditional, empty = self.networks.run("conditioning", features=features), self.unconditional
+        guided = guide(tunet_step.result(), conditional, empty, sampling.guidance, sampling.interval)
+
+        def predict(latent: np.ndarray, step: int) -> np.ndarray:
+            v = guided(latent, step)
+            report()
+            return v
+
+        def draw(number: int) -> np.ndarray:
+            return np.stack([noise(number) for noise in noises])
+
+        alphas_cumprod = compute_alphas_cumprod(schedule)
+        solver = SOLVERS[sampling.solver]
+        return solver.sample(predict, draw(0), draw, settings.choose_timesteps(), alphas_cumprod, sampling.eta)
 
     def load_vocoder(self, batch: int, samples: int) -> tuple[Graph, Graph]:
         """The VAE decoder and HiFi-GAN, ready for `batch` windows of `samples` samples."""
@@ -191,31 +216,8 @@ class SemantiCodecModel:
         device = self.networks.device
         return None if device is None else self._decoders.get("gpu", lambda: ResidentDecoder(device, self.networks))
 
-
-def report_calls(predict: Predict, progress: Callable[[int, int], None], done: Iterator[int], units: int) -> Predict:
-    """`predict`, with a call of `progress` after each call, with the next value of `done`."""
-
-    def reporting(latent: np.ndarray, step: int) -> np.ndarray:
-        v = predict(latent, step)
-        progress(next(done), units)
-        return v
-
-    return reporting
-
-
-def draw_windows(noise: Noise, windows: range, draw: int) -> np.ndarray:
-    """Draw `draw` of every window, [B, 8, 256, 16]."""
-    return np.stack([noise(window, draw) for window in windows])
-
-
-def check_draws(noise: Noise) -> Noise:
-    """`noise`, with a check of every draw."""
-    return lambda window, draw: check_noise(noise(window, draw))
-
-
-def check_noise(noise: Any) -> np.ndarray:
-    """Raises SettingsError unless `noise` is float32 [8, 256, 16]."""
-    array = np.asarray(noise)
-    if array.shape != LATENT_SHAPE or array.dtype != np.float32:
-        raise SettingsError(f"noise {array.dtype} {list(array.shape)}", f"float32 {list(LATENT_SHAPE)}")
-    return array
+    @property
+    def encoder(self) -> ResidentEncoder | None:
+        """The same of encoding."""
+        device = self.networks.device
+        return None if device is None else self._encoders.get("gpu", lambda: ResidentEncoder(device, self.networks))

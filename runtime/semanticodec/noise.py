@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Philox  # here: imported within a decoding, numpy.random would swallow a KeyboardInterrupt
 
 from sc_runtime.errors import SettingsError, check_whole
+from sc_runtime.spec import Noise
 
 from .config import LATENT_SHAPE
 
@@ -40,3 +41,18 @@ class SeededNoise:
         angle = 2.0 * np.pi * unit[count // 2 :]
         normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return normal.astype(np.float32).reshape(LATENT_SHAPE)
+
+
+@dataclass(frozen=True)
+class WindowNoise:
+    """The noise of one window: `source` is that of its recording, and `window` its number there."""
+
+    source: Noise
+    window: int
+
+    def __call__(self, draw: int) -> np.ndarray:
+        """Standard normal float32 [8, 256, 16]. Raises SettingsError if the source gives anything else."""
+        array = np.asarray(self.source(self.window, draw))
+        if array.shape != LATENT_SHAPE or array.dtype != np.float32:
+            raise SettingsError(f"noise {array.dtype} {list(array.shape)}", f"float32 {list(LATENT_SHAPE)}")
+        return array

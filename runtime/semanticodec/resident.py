@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,11 +14,10 @@ from sc_runtime.cuda.graph import Call, DeviceGraph, keep_recent
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.networks import Networks
-from sc_runtime.spec import Noise
 
 from .coefficients import DEPTH, find_multistep
 from .config import ACOUSTIC_CODEBOOK, LATENT_SHAPE, Schedule, SemantiCodecConfig
-from .noise import PHILOX_DOMAIN, SeededNoise
+from .noise import PHILOX_DOMAIN, SeededNoise, WindowNoise
 from .presets import Sampling
 from .spec import GPU_WINDOWS
 from .vocode import choose_frames
@@ -48,19 +48,18 @@ class ResidentDecoder:
         codes: list[np.ndarray],
         config: SemantiCodecConfig,
         sampling: Sampling,
-        noise: Noise,
-        windows: range,
+        noises: Sequence[WindowNoise],
         samples: int,
     ) -> np.ndarray:
-        """codes [<= L, 2] of each of `windows` -> waveforms [B, n], of which the first `samples` are wanted.
+        """codes [<= L, 2] and noise of each window -> waveforms [B, n], of which the first `samples` are wanted.
 
-        `noise` is called for these windows. The result is that of running the stages one by one, up to rounding.
+        The windows may be of several recordings. The result is that of running the stages one by one, up to rounding.
         Several threads may call this; their windows run one group after the other.
         """
         with self.device.lock:
             group = self.prepare(len(codes))
             self.condition(group, codes, config)
-            group.denoise(sampling, config.schedule, noise, windows)
+            group.denoise(sampling, config.schedule, noises)
             group.decode_latent()
             return group.vocode(samples)
 
@@ -144,23 +143,25 @@ class Group:
         self._joiner.join(acoustic, self._codes + 4, semantic, self._codes, self._features, count, step=2)
         self._condition.enqueue()
 
-    def denoise(self, sampling: Sampling, schedule: Schedule, noise: Noise, windows: range) -> None:
+    def denoise(self, sampling: Sampling, schedule: Schedule, noises: Sequence[WindowNoise]) -> None:
         """Enqueue the whole loop, from z_T to z_0. Seeded noise is made on the GPU; any other noise is copied there."""
         table, guided = tabulate(sampling, schedule)
         for kind in dict.fromkeys(guided):
             self.prepare_step(kind)
         self._start(table)
-        sources = np.zeros((len(windows), 3), np.uint64)
-        if isinstance(noise, SeededNoise):
-            sources[:, 0], sources[:, 1] = noise.seed, windows
-        else:
+        sources = np.zeros((len(noises), 3), np.uint64)
+        copied = [i for i, noise in enumerate(noises) if not isinstance(noise.source, SeededNoise)]
+        for row, noise in zip(sources, noises, strict=True):
+            if isinstance(noise.source, SeededNoise):
+                row[:2] = noise.source.seed, noise.window
+        if copied:
             wanted = table["noise"] != 0
             nothing = np.zeros(LATENT_SHAPE, np.float32)
-            draws = [[noise(window, k) if wanted[k] else nothing for k in range(len(wanted))] for window in windows]
+            draws = [[noises[i](k) if wanted[k] else nothing for k in range(len(wanted))] for i in copied]
             drawn = np.array(draws, np.float32)
             self._drawn = self._device.allocate(drawn.nbytes)  # kept until the next call: the loop reads it
             self._device.write(self._drawn.address, drawn)
-            sources[:, 2] = self._drawn.address + np.arange(len(windows)) * len(wanted) * LATENT_BYTES
+            sources[copied, 2] = self._drawn.address + np.arange(len(copied)) * len(wanted) * LATENT_BYTES
         self._device.write(self._sources, sources)
         self._solver.advance(self._arguments, self._batch)
         for kind in guided:

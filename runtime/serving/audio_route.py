@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from sc_runtime.codec import Codec
 from sc_runtime.spec import DecodeOptions
-from sc_runtime.token_files import MAGIC
+from sc_runtime.token_files import is_container
 from sc_runtime.tokens import Tokens
 
 from .describe import ANY_FILE, PROBLEMS, describe_body
@@ -54,18 +54,19 @@ async def make_audio(request: Request, query: Annotated[AudioQuery, Query()]) ->
     """
     service, ticket = find_service(request), find_ticket(request)
     codec = service.require_codec()
-    with service.metrics.measure_stage("read"):
-        upload = await read_upload(request, service.limits)
-    try:
-        tokens, settings = read_tokens(upload, query, codec)
-    finally:
-        upload.close()
-    sound = find_format(settings.response_format, settings.bit_depth, settings.stream)
-    options = DecodeOptions(**{name: getattr(settings, name) for name in DECODE_OPTIONS})
-    service.check_decoding(tokens, options)
-    if settings.stream:
-        ticket.open_stream()
-    job = service.start_decoding(tokens, options, settings.vocab, ticket)
+    with service.groups.announce():
+        with service.metrics.measure_stage("read"):
+            upload = await read_upload(request, service.limits)
+        try:
+            tokens, settings = read_tokens(upload, query, codec)
+        finally:
+            upload.close()
+        sound = find_format(settings.response_format, settings.bit_depth, settings.stream)
+        options = DecodeOptions(**{name: getattr(settings, name) for name in DECODE_OPTIONS})
+        service.check_decoding(tokens, options)
+        if settings.stream:
+            ticket.open_stream()
+        job = service.start_decoding(tokens, options, settings.vocab, ticket)
     samples = tokens.samples or tokens.config.count_samples(len(tokens))
     encoder = SoundEncoder(sound, codec.sample_rate, samples, settings.stream)
     first = await service.take_first(job)
@@ -83,7 +84,7 @@ def read_tokens(upload: Upload, query: Any, codec: Codec) -> tuple[Tokens, Any]:
         return take_tokens(document, codec, settings.vocab), settings
     settings = merge_settings(AudioQuery, upload.fields, query)
     config = codec.bundle.choose_config(settings.vocab)
-    return Tokens.from_bytes(data, None if data[:1] == MAGIC[:1] else config), settings
+    return Tokens.from_bytes(data, None if is_container(data) else config), settings
 
 
 class SoundStream(Response):

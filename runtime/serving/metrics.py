@@ -41,6 +41,9 @@ class Metrics:
         self.batches = Histogram(
             PREFIX + "batch_windows", "Windows that were encoded together.", buckets=WINDOWS, registry=registry
         )
+        self.groups = Histogram(
+            PREFIX + "group_windows", "Windows that were decoded together.", buckets=WINDOWS, registry=registry
+        )
         self.queue = Gauge(PREFIX + "queue", "Requests that are received, waiting or running.", registry=registry)
         self.streams = Gauge(PREFIX + "streams", "Streams that are open.", registry=registry)
         self.rejected = Counter(PREFIX + "rejected", "Requests refused, by reason.", ["reason"], registry=registry)

@@ -10,18 +10,25 @@ and ends replicas by the number of requests that run.
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from sc_runtime.bundle.locate import locate_bundle
+from sc_runtime.errors import CodecError, SettingsError, one_line
+from sc_runtime.ray_cluster import connect
+
 from .app import create_app
-from .settings import ServeSettings
+from .settings import ServeSettings, parse_limit
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report its use
+#: Ray 2.60 ends a proxy that has not started within 5 s, and starts it again. On two busy cores it never got ready. The
+#: processes of a cluster that is started here get this variable.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
 
-import ray
 from ray import serve
 from ray.serve import Application
 
@@ -39,13 +46,16 @@ class RayArguments(BaseModel):
     gpus: float = Field(0, ge=0, description="GPUs of a replica, which Ray reserves.")
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
-    target_ongoing_requests: float = Field(4, gt=0, description="Of a replica; above it Ray starts another.")
+    target_ongoing_requests: float = Field(4, ge=0.1, description="Of a replica; above it Ray starts another.")
     limits: dict[str, float | int] = Field(
         default_factory=dict, description="Of each replica, by the names of `Limits`."
     )
 
     def make_settings(self) -> ServeSettings:
-        """The API key comes from $SC_RUNTIME_API_KEY, so that it stands in no command."""
+        """Raises SettingsError. The API key comes from $SC_RUNTIME_API_KEY, so that it stands in no command."""
+        if self.min_replicas > self.max_replicas:
+            given = f"{self.min_replicas} replicas at least and {self.max_replicas} at most"
+            raise SettingsError(given, "no more at least than at most", "raise max_replicas")
         same = self.model_dump(include={"bundle", "backend", "threads", "precision", "limits"})
         return ServeSettings.from_mapping({**same, "api_key": os.environ.get("SC_RUNTIME_API_KEY")})
 
@@ -88,28 +98,44 @@ def main(
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
     bundle: Annotated[str | None, typer.Option(help="The bundle to use.")] = None,
     backend: Annotated[str, typer.Option(help="What runs the networks.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Processor threads of a replica.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs of a replica.")] = 0,
-    min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
-    max_replicas: Annotated[int, typer.Option(help="Replicas that run at most.")] = 1,
-    target_ongoing_requests: Annotated[float, typer.Option(help="Requests of a replica; above it another starts.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of a replica.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica.")] = 0,
+    min_replicas: Annotated[int, typer.Option(min=1, help="Replicas that always run.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="Replicas that run at most.")] = 1,
+    target_ongoing_requests: Annotated[
+        float, typer.Option(min=0.1, help="Requests of a replica; above it another starts.")
+    ] = 4,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A bound of each replica.")] = None,
 ) -> None:
-    """Serve the codec by replicas on Ray Serve, until Ctrl-C.
+    """Serve the codec by replicas on Ray Serve, until Ctrl-C or SIGTERM.
 
     It joins the cluster that $RAY_ADDRESS names, or starts one on this machine.
     """
-    arguments = RayArguments(
-        bundle=bundle,
-        backend=backend,
-        threads=threads,
-        gpus=gpus,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        target_ongoing_requests=target_ongoing_requests,
-    )
-    ray.init(address=os.environ.get("RAY_ADDRESS") or "local")  # "auto" would join whatever runs on this machine
-    serve.start(http_options={"host": host, "port": port})
-    serve.run(build(arguments), blocking=True)
+    try:
+        arguments = RayArguments(
+            bundle=bundle,
+            backend=backend,
+            threads=threads,
+            gpus=gpus,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            target_ongoing_requests=target_ongoing_requests,
+            limits=dict(map(parse_limit, limit or [])),
+        )
+        arguments.make_settings()
+        if not os.environ.get("RAY_ADDRESS"):
+            locate_bundle(bundle)  # raises now for a bundle that no replica would find
+        connect()
+    except CodecError as error:
+        typer.echo(one_line(str(error)), err=True)
+        raise typer.Exit(1) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own handler ends with an abort
+    try:
+        with suppress(TimeoutError):  # Ray 2.60 waits 60 s for its proxy, which goes on starting
+            serve.start(http_options={"host": host, "port": port})
+        serve.run(build(arguments), blocking=True)
+    except KeyboardInterrupt:  # before the replicas were ready
+        serve.shutdown()
 
 
 if __name__ == "__main__":

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import anyio.to_thread
 import numpy as np
 
 from sc_runtime.codec import Codec
-from sc_runtime.spec import DecodeOptions, Progress
+from sc_runtime.spec import DecodeOptions
 from sc_runtime.tokens import Tokens
 
 from .admission import Admission, Ticket
 from .batcher import EncodeBatcher
 from .encoder import Encoder, explain_length
+from .groups import DecodeGroups
 from .metrics import Metrics
 from .problems import ProblemError
 from .settings import ServeSettings
@@ -35,6 +36,8 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.limits, self.metrics)
         self.worker = Worker()
+        self.groups = DecodeGroups(self.worker, settings.batch_ms / 1000, self.metrics.groups.observe)
+        self.worker.find_delay = self.groups.due_in
         self.threads = Threads()
         self.encoder: Encoder | None = None
         self.failure: Exception | None = None  #: why the codec could not be loaded
@@ -45,8 +48,10 @@ class Service:
         loop = asyncio.get_running_loop()
 
         def load() -> None:
+            chosen = self.settings
+            load_codec = partial(Codec.load, backend=chosen.backend, threads=chosen.threads, precision=chosen.precision)
             try:
-                self.encoder = self.load_codec()
+                self.use_codec(load_codec(chosen.bundle))
             except Exception as error:
                 log.error("the codec could not be loaded", exc_info=error)
                 self.failure = error
@@ -54,16 +59,15 @@ class Service:
 
         self.worker.call(load)
 
-    def load_codec(self) -> Encoder:
-        """Load the codec and encode and decode a second of silence, so that its networks are compiled."""
-        chosen = self.settings
-        codec = Codec.load(chosen.bundle, backend=chosen.backend, threads=chosen.threads, precision=chosen.precision)
+    def use_codec(self, codec: Codec) -> None:
+        """Encode and decode a second of silence, so that the networks are compiled, and take requests."""
         tokens = codec.encode(np.zeros(codec.sample_rate, np.float32))
         takes_steps = "steps" in codec.model.spec.decode_options
         codec.decode(tokens, DecodeOptions(steps=2 if takes_steps else None))
-        wait, report = chosen.batch_ms / 1000, self.metrics.batches.observe
+        wait, report = self.settings.batch_ms / 1000, self.metrics.batches.observe
         self.worker.batcher = EncodeBatcher(codec.model, codec.choose_batch(), wait, self.worker.wake, report)
-        return Encoder(codec, self.worker.batcher, self.threads, self.metrics, self.limits.seconds)
+        self.groups.model = codec.model
+        self.encoder = Encoder(codec, self.worker.batcher, self.threads, self.metrics, self.limits.seconds)
 
     @property
     def state(self) -> Literal["ok", "starting", "failed", "ending"]:
@@ -103,20 +107,16 @@ class Service:
         The decoding ends with the request, at its next step.
         """
         codec = self.require_codec()
-
-        def start(progress: Progress) -> Iterator[np.ndarray]:
-            return codec.decode_stream(tokens, options, vocab=vocab, progress=progress)
+        job = self.groups.open(codec.plan_decoding(tokens, options, vocab))
 
         def end() -> None:
-            job.cancel()
+            self.groups.close(job)
             self.metrics.count_sound("decode", job.samples / codec.sample_rate, job.seconds)
             if job.begun:
                 self.metrics.stages.labels("wait").observe(job.begun - job.created)
                 self.metrics.stages.labels("decode").observe(job.seconds)
 
-        job = DecodeJob(start, self.worker)
         ticket.at_end.append(end)
-        self.worker.submit(job)
         return job
 
     async def take_first(self, job: DecodeJob) -> np.ndarray | None:

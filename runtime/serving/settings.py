@@ -90,6 +90,15 @@ def check_names(values: Mapping[str, Any], kind: type[Limits] | type[ServeSettin
             raise SettingsError(f"setting {name}", f"one of {', '.join(names)}")
 
 
+def parse_limit(text: str) -> tuple[str, float | int]:
+    """NAME=VALUE as a pair. Raises SettingsError."""
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise SettingsError(f"--limit {text}", "NAME=NUMBER, such as seconds=120") from None
+
+
 def round_up_seconds(seconds: float) -> int:
     """Whole seconds, at least 1 and at most 60, as `Retry-After` has them."""
     return min(max(math.ceil(seconds), 1), 60)

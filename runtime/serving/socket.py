@@ -13,7 +13,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 
 from sc_runtime.spec import DecodeOptions, EncodeOptions
-from sc_runtime.token_files import MAGIC
+from sc_runtime.token_files import is_container
 from sc_runtime.tokens import Tokens
 
 from .admission import Ticket
@@ -87,15 +87,16 @@ class Session:
     async def decode(self, settings: Any, ticket: Ticket) -> None:
         """Tokens in one binary message -> PCM in binary messages, between a message `start` and a message `end`."""
         codec = self.service.require_codec()
-        data = await self.receive_bytes(self.service.limits.token_bytes)
-        config = codec.bundle.choose_config(settings.vocab)
-        tokens = Tokens.from_bytes(data, None if data[:1] == MAGIC[:1] else config)
-        options = DecodeOptions(**{name: getattr(settings, name) for name in DECODE_OPTIONS})
-        self.service.check_decoding(tokens, options)
-        samples = tokens.samples or tokens.config.count_samples(len(tokens))
-        encoder = SoundEncoder(find_format("pcm", settings.bit_depth, True), codec.sample_rate, samples, True)
-        async with self.watch_client(ticket):
+        with self.service.groups.announce():
+            data = await self.receive_bytes(self.service.limits.token_bytes)
+            config = codec.bundle.choose_config(settings.vocab)
+            tokens = Tokens.from_bytes(data, None if is_container(data) else config)
+            options = DecodeOptions(**{name: getattr(settings, name) for name in DECODE_OPTIONS})
+            self.service.check_decoding(tokens, options)
+            samples = tokens.samples or tokens.config.count_samples(len(tokens))
+            encoder = SoundEncoder(find_format("pcm", settings.bit_depth, True), codec.sample_rate, samples, True)
             job = self.service.start_decoding(tokens, options, settings.vocab, ticket)
+        async with self.watch_client(ticket):
             piece = await self.service.take_first(job)
             facts = {"sample_rate": codec.sample_rate, "channels": 1, "bit_depth": settings.bit_depth or 16}
             await self.socket.send_json({"type": "start", **facts, "samples": samples})

@@ -1,8 +1,9 @@
 """The thread that runs the networks.
 
 One thread computes for all requests, as one network uses all cores of a processor, or a GPU, already. Decodings take
-turns, a piece of sound each. Encoding passes them: a due batch runs before the next piece, and between two steps of a
-decoding. After a batch decoding gets as much time as the batch took, so that neither starves the other.
+turns, a piece of sound each. On a GPU the windows of several decodings run as one group (`groups.py`). Encoding passes
+them: a due batch runs before the next piece, and between two steps of a decoding. After a batch decoding gets as much
+time as the batch took, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ class DecodeJob:
         self.pieces: Iterator[np.ndarray] | None = None
 
     def has_work(self) -> bool:
-        return self.cancelled or self.made - self.taken < AHEAD
+        return self.cancelled or self.is_wanted()
+
+    def is_wanted(self) -> bool:
+        """Whether a client waits for more."""
+        return not self.cancelled and self.made - self.taken < AHEAD
 
     def advance(self) -> bool:
         """Make one piece. Returns whether there may be more. Called by the worker's thread."""
@@ -113,6 +118,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.batcher: EncodeBatcher | None = None
+        self.find_delay: Callable[[DecodeJob], float] = lambda job: 0.0  #: seconds until a decoding should begin
         self.jobs: deque[DecodeJob] = deque()  #: the next first, the one whose turn it was last
         self.calls: deque[Callable[[], None]] = deque()
         self.next_batch = 0.0  #: the time before which decoding has precedence
@@ -187,12 +193,14 @@ class Worker:
     def find_work(self) -> DecodeJob | None:
         """Wait for work. Returns the decoding whose turn it is; None if there is only other work."""
         while not self.stopping and not self.calls:
+            due = [] if self.batcher is None or (first := self.batcher.due_in()) is None else [first]
             for _ in range(len(self.jobs)):
                 self.jobs.rotate(-1)
                 if self.jobs[-1].has_work():
-                    return self.jobs[-1]
-            due = self.batcher.due_in() if self.batcher else None
-            if due == 0:
+                    due.append(self.find_delay(self.jobs[-1]))
+                    if due[-1] <= 0:
+                        return self.jobs[-1]
+            if due and min(due) <= 0:
                 return None
-            self.condition.wait(due)
+            self.condition.wait(min(due, default=None))
         return None

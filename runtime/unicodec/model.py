@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 
 from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import AudioError
-from sc_runtime.model import WindowPlan
+from sc_runtime.model import DecodePlan, WindowPlan
 from sc_runtime.networks import Networks
-from sc_runtime.overlap_add import overlap_add
-from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions, Progress
+from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions
 
 from .config import CODEBOOK, HOP, UniCodecConfig
 from .spec import SPEC
@@ -22,7 +21,7 @@ from .windows import OVERLAP, cut_samples, join_codes, split_positions
 class UniCodecModel:
     """The UniCodec of one bundle; it implements `sc_runtime.model.Model`.
 
-    Windows run one at a time: each is 30 s of attention already, and a recording of up to 30 s is one. `batch` is
+    Windows run one at a time: each is 30 s of attention already, and a recording of up to 30 s is one. A batch is
     accepted and changes nothing.
     """
 
@@ -75,27 +74,26 @@ class UniCodecModel:
     def count_windows(positions: int, config: UniCodecConfig) -> int:
         return len(split_positions(positions))
 
-    def decode(
-        self,
-        codes: np.ndarray,
-        config: UniCodecConfig,
-        samples: int,
-        options: DecodeOptions,
-        batch: int | None,
-        progress: Progress | None,
-    ) -> Iterator[np.ndarray]:
-        """codes [T, 1] -> pieces float32 [n], window by window."""
+    @property
+    def decode_batch(self) -> int:
+        return 1
+
+    def plan_decoding(
+        self, codes: np.ndarray, config: UniCodecConfig, samples: int, options: DecodeOptions
+    ) -> DecodePlan:
+        """codes [T, 1] -> windows [t, 1] of them."""
         self.networks.verify_graph("decoder")  # a damaged file is reported now
-        windows = split_positions(len(codes))
+        windows = [codes[window] for window in split_positions(len(codes))]
+        return DecodePlan(windows, config, 1, samples, HOP * OVERLAP)
 
-        def synthesise() -> Iterator[Iterable[np.ndarray]]:
-            for number, window in enumerate(windows, 1):
-                vectors = self.embed(codes[window], config)[np.newaxis]
-                yield self.networks.run("decoder", vectors=vectors)["waveform"]  # [1, n]: a window in one piece
-                if progress:
-                    progress(number, len(windows))
+    def decode_windows(self, windows: list[np.ndarray], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
+        """codes [t, 1] -> the waveform of each window in one piece, computed when it is taken."""
 
-        return overlap_add(synthesise(), samples, HOP * OVERLAP)
+        def decode(codes: np.ndarray) -> Iterator[np.ndarray]:
+            vectors = self.networks.load_codebook(CODEBOOK)[codes[:, 0]]
+            yield self.networks.run("decoder", vectors=vectors[np.newaxis])["waveform"][0]
+
+        return map(decode, windows)
 
     def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
         """The codebook's vectors, float32 [T, D], the input of the decoder. The published D is 512."""

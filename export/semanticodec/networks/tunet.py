@@ -106,7 +106,7 @@ class Conditioning(nn.Module):
 
     def __init__(self, tunet: TUNet, sizes: NetworkSizes) -> None:
         super().__init__()
-        self.tunet = tunet
+        self.tunet, self._attentions = tunet, tunet.cross_attentions()
         positions = embed_positions(sizes.config.positions, sizes.position_channels)
         self.positions: Tensor
         self.register_buffer("positions", positions, persistent=False)
@@ -114,7 +114,7 @@ class Conditioning(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         positions = self.positions.expand(features.shape[0], -1, -1)
         context = torch.cat([features, positions], dim=-1)
-        return tuple(tensor for attention in self.tunet.cross_attentions() for tensor in attention.project(context))
+        return tuple(tensor for attention in self._attentions for tensor in attention.project(context))
 
 
 def run_layers(layers: nn.Module, x: Tensor, embedding: Tensor, context: Context) -> Tensor:

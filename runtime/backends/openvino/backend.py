@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ class OpenVinoBackend:
             identity = None
             if bundle.count_bytes(graph) < CACHED_BYTES:
                 identity = (self.platform, bundle.list_hashes(graph), lower, self.threads, free)
-            read = partial(self.core.read_model, path)
+            read = partial(self.read_model, path, bundle.remedy)
+            rewritten = not spec.makes_tokens  # which stay as they were verified
             if lower and spec.float32_tail:
                 exact = settings | {"INFERENCE_PRECISION_HINT": "f32"}
                 head, tail = (
@@ -96,15 +98,25 @@ class OpenVinoBackend:
                         chosen,
                         identity and (*identity, half),
                         free=free,
+                        rewritten=rewritten,
                     )
                     for half, chosen in ((HEAD, settings), (TAIL, exact))
                 )
                 return JoinedGraph(head, tail)
-            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free)
+            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free, rewritten)
         except RuntimeError as error:
-            raise BackendError(
-                f"{path}: OpenVINO refuses it ({find_reason(error)})", "a graph it can load", bundle.remedy
-            ) from error
+            raise refuse(path, error, bundle.remedy) from error
+
+    def read_model(self, path: Path, remedy: str) -> Any:
+        """The model in the file `path`. Raises BackendError if OpenVINO cannot read it."""
+        try:
+            return self.core.read_model(path)
+        except RuntimeError as error:
+            raise refuse(path, error, remedy) from error
 
     def open_search(self, codebook: np.ndarray) -> NearestCentroid:
         return NearestCentroid(codebook)
+
+
+def refuse(path: Path, error: RuntimeError, remedy: str) -> BackendError:
+    return BackendError(f"{path}: OpenVINO refuses it ({find_reason(error)})", "a graph it can load", remedy)

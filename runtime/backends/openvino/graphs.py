@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +11,12 @@ import numpy as np
 
 from sc_runtime.backends.failures import describe_failure
 from sc_runtime.caches import make_key
+from sc_runtime.errors import BackendError
 from sc_runtime.networks import Arrays, Shapes
 from sc_runtime.once import OnceEach
 
-from .compiled import LOCALE, CompiledModel, compile_kept
+from .compiled import CompiledModel, compile_kept
+from .rewriting import VERSION, rewrite
 
 HEAD, TAIL = "head", "tail"
 #: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
@@ -26,9 +27,10 @@ KEPT_SHAPES = 4
 class OpenVinoGraph:
     """One graph, compiled for each set of shapes when that is first run, or once for all if `free`.
 
-    read: makes its model, anew each time.
+    read: makes its model, anew each time. A compiled graph that is kept on disk needs none.
     identity: what the compiled graph depends on besides the shapes; it is kept on disk under this. None keeps nothing.
     one_by_one: runs a batch as batches of 1.
+    rewritten: rewrites the model for speed before it is compiled for fixed shapes. Results change in the last digits.
 
     Several threads may use it.
     """
@@ -41,13 +43,12 @@ class OpenVinoGraph:
         identity: tuple[object, ...] | None = None,
         one_by_one: bool = False,
         free: bool = False,
+        rewritten: bool = False,
     ) -> None:
         self.core, self.read, self.settings, self.identity = core, read, settings, identity
         self.one_by_one, self.free = one_by_one, free
+        self.rewritten = rewritten and not free
         self.compiled: OnceEach[tuple[tuple[int, ...], ...], CompiledModel] = OnceEach(KEPT_SHAPES)
-        with LOCALE:
-            self._model = read()  # of the first compilation
-        self._lock = threading.Lock()
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         batch = len(next(iter(feeds.values())))
@@ -72,21 +73,18 @@ class OpenVinoGraph:
 
     def _compile(self, shapes: Shapes) -> CompiledModel:
         fixed = {} if self.free else {name: list(shape) for name, shape in shapes.items()}
-        key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()))
+        form = VERSION if self.rewritten else None
+        key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()), form)
 
         def make() -> Any:
-            model = self._take_model()
+            model = self.read()  # compilation changes it; only compiled weights stay
             if fixed:
                 model.reshape(fixed)
+            if self.rewritten:
+                rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
             return model
 
         return compile_kept(self.core, make, self.settings, key)
-
-    def _take_model(self) -> Any:
-        """The model for one compilation, which changes it. It is not kept, so that only compiled weights stay."""
-        with self._lock:
-            model, self._model = self._model, None
-        return self.read() if model is None else model
 
 
 class JoinedGraph:
@@ -108,6 +106,8 @@ def explained_failures(shapes: Shapes) -> Iterator[None]:
     """Raises BackendError for what OpenVINO raises on inputs of these shapes."""
     try:
         yield
+    except BackendError:
+        raise
     except (RuntimeError, MemoryError) as error:
         what = f"OpenVINO failed on shapes {next(iter(shapes.values()))}"
         raise describe_failure(what, error, find_reason(error)) from error

@@ -16,6 +16,7 @@ import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
 from sc_runtime.backends.failures import TRY_ANOTHER
+from sc_runtime.backends.lstm_choice import MEASURED, open_kernel
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
 from sc_runtime.cuda import device
@@ -23,6 +24,7 @@ from sc_runtime.cuda.device import Device, find_capability
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
+from sc_runtime.once import OnceEach
 
 from .plans import (
     FOLDER,
@@ -107,7 +109,8 @@ class TensorRtBackend:
             raise MissingExtraError(NOT_INSTALLED, "TensorRT or TensorRT-RTX", INSTALL)
         self.gpu = gpu or Device()
         self.device = self.gpu.name
-        self._loaded: dict[str, LoadedLibrary] = {}
+        self.lstm = MEASURED  #: how a BiLSTM runs, see `lstm_choice`
+        self._loaded: OnceEach[str, LoadedLibrary] = OnceEach()
 
     def __reduce__(self) -> tuple[type[TensorRtBackend], tuple[()]]:
         """The first GPU of the other process, not this one's."""
@@ -115,10 +118,10 @@ class TensorRtBackend:
 
     def open(self, bundle: Bundle, graph: str) -> DeviceGraph:
         target = choose_target(bundle)
+        if kernel := open_kernel(self.gpu, bundle, graph, self.lstm, self.name, str(target)):
+            return kernel
         plan = find_plan(bundle, graph, target)
-        if target.library not in self._loaded:
-            self._loaded[target.library] = load(target.library)
-        loaded = self._loaded[target.library]
+        loaded = self._loaded.get(target.library, partial(load, target.library))
         with self.gpu.lock:
             loaded.messages.clear()
             engine = loaded.runtime.deserialize_cuda_engine(plan.read_bytes())

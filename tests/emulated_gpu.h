@@ -1,15 +1,17 @@
-// kernels/nearest.cu on the CPU, for tests where there is no GPU: every thread of a block is a fiber.
-//
-//     g++ -O2 -std=c++17 -shared -fPIC -U_FORTIFY_SOURCE -DSTAGES=4 -DKERNELS='"…/nearest.cu"' emulated_gpu.cpp -o emulated.so
+// A GPU on the CPU, for tests where there is none: every thread of a block is a fiber. emulated_nearest.cpp and others
+// include it, then a kernel's source.
 //
 // A fiber's stack is made with makecontext. After that _setjmp and _longjmp switch, as swapcontext makes two system calls
 // each time; _FORTIFY_SOURCE would refuse the jump to another stack.
 //
 // A warp runs until a barrier stops it. Then the next warp runs, in an order that `configure` chooses; what a kernel
-// computes must not depend on that order. Asynchronous copies happen as early or as late as the programming model
+// computes must not depend on that order. Blocks run one after the other, or all at once where the launch is cooperative:
+// then a block runs until it waits for another one. Asynchronous copies happen as early or as late as the programming model
 // allows: a missing wait or barrier reads stale bytes (shared memory begins as NaN), and a slot that is filled too soon
 // loses values that are still needed. The tensor core adds as measured on real ones (Khattak and Mikaitis,
 // arXiv:2512.07004): so many products at a time and the sum so far, all cut to 24 bits at the largest, towards zero.
+#pragma once
+
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -32,8 +34,6 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static
-#define LOWEST (-std::numeric_limits<float>::infinity())
-#define FURTHEST std::numeric_limits<double>::infinity()
 
 namespace {
 
@@ -55,12 +55,15 @@ struct Exchange {  // what the lanes of a warp give each other; two, as some lan
     int arrived = 0, meetings = 0;
 };
 
+struct Block;
+
 struct Fiber {
     ucontext_t start;
     jmp_buf place;
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
     bool started = false;
     int index = 0;
+    Block* block = nullptr;
     bool done = false;
     const int* waits_for = nullptr;  // a counter that must exceed `passed`
     int passed = 0;
@@ -73,13 +76,20 @@ struct Place {
     int x;
 };
 
-alignas(1024) unsigned char shared[MOST_SHARED];
-std::vector<Fiber> fibers(BLOCK);
-Exchange exchanges[BLOCK / 32];
+/// One block that runs: its threads, what its warps exchange, its barrier and its shared memory.
+struct Block {
+    int index = 0;
+    std::vector<Fiber> fibers = std::vector<Fiber>(BLOCK);
+    Exchange exchanges[BLOCK / 32];
+    int arrived = 0, barriers = 0;
+    alignas(1024) unsigned char memory[MOST_SHARED];
+};
+
+std::vector<std::unique_ptr<Block>> places;  // of blocks that run at once
 Fiber* running = nullptr;
+unsigned char* shared = nullptr;  // of the block that runs
 jmp_buf scheduler;
-int barrier_arrived = 0, barriers = 0;
-const std::function<void()>* kernel_of_block = nullptr;
+const std::function<void()>* kernel_of_grid = nullptr;
 int order = 0, late = 1, products = 16, shared_limit = MOST_SHARED;
 std::mt19937 generator(0);
 Place threadIdx{0}, blockIdx{0}, gridDim{0};
@@ -100,17 +110,25 @@ void wait_for(const int& counter) {
     leave_fiber();
 }
 
-bool release_barrier() {
+bool release_barrier(Block& block) {
+    const auto& fibers = block.fibers;
     const auto alive = std::count_if(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return !fiber.done; });
-    if (!barrier_arrived || barrier_arrived != alive) return false;
-    barrier_arrived = 0;
-    ++barriers;
+    if (!block.arrived || block.arrived != alive) return false;
+    block.arrived = 0;
+    ++block.barriers;
     return true;
 }
 
 void __syncthreads() {
-    ++barrier_arrived;
-    wait_for(barriers);
+    ++running->block->arrived;
+    wait_for(running->block->barriers);
+}
+
+void __threadfence() {}
+
+/// Returns when another block has counted far enough.
+void await_count(const int* counter, int target) {
+    while (*counter < target) wait_for(*counter);
 }
 
 /// What every lane of a warp gave to one `exchange`.
@@ -129,7 +147,7 @@ struct Given {
 template <class T>
 Given<T> exchange(const T& mine) {
     static_assert(sizeof(T) <= 64, "too much for a lane");
-    Exchange& warp = exchanges[running->index / 32];
+    Exchange& warp = running->block->exchanges[running->index / 32];
     unsigned char(*given)[64] = warp.given[running->exchanged++ % 2];
     std::memcpy(given[running->index % 32], &mine, sizeof mine);
     if (++warp.arrived == 32) {
@@ -192,6 +210,18 @@ float widen_half(half_bits bits) {
 
 unsigned find_shared(const void* pointer) {
     return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - shared);
+}
+
+template <class T>
+T load_once(const T* from) {
+    if (reinterpret_cast<std::uintptr_t>(from) % sizeof(T)) fail("a load that is not aligned");
+    return *from;
+}
+
+template <int COUNT>
+void load_exchanged(unsigned (&to)[COUNT], const void* from) {
+    if (reinterpret_cast<std::uintptr_t>(from) % sizeof to) fail("a load that is not aligned");
+    std::memcpy(to, from, sizeof to);
 }
 
 void check_chunk(unsigned at) {
@@ -288,7 +318,7 @@ void multiply(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1
 /// A thread of one block after another.
 void enter_fiber() {
     for (;;) {
-        (*kernel_of_block)();
+        (*kernel_of_grid)();
         running->done = true;
         leave_fiber();
     }
@@ -297,6 +327,8 @@ void enter_fiber() {
 /// Let `fiber` run until it waits or is done.
 __attribute__((noinline)) void resume(Fiber& fiber) {
     running = &fiber;
+    shared = fiber.block->memory;
+    blockIdx.x = fiber.block->index;
     threadIdx.x = fiber.index;
     if (_setjmp(scheduler)) return;
     if (fiber.started) _longjmp(fiber.place, 1);
@@ -305,10 +337,10 @@ __attribute__((noinline)) void resume(Fiber& fiber) {
 }
 
 /// Let each thread of a warp that need not wait run up to its next wait. Returns whether there was one.
-bool run_warp(int warp) {
+bool run_warp(Block& block, int warp) {
     bool moved = false;
     for (int i = 32 * warp; i < 32 * warp + 32; ++i) {
-        Fiber& fiber = fibers[i];
+        Fiber& fiber = block.fibers[i];
         if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.passed)) continue;
         fiber.waits_for = nullptr;
         resume(fiber);
@@ -317,15 +349,14 @@ bool run_warp(int warp) {
     return moved;
 }
 
-void run_block(const std::function<void()>& kernel) {
-    kernel_of_block = &kernel;
-    barrier_arrived = barriers = 0;
-    std::memset(shared, 0xff, shared_limit);  // NaN, as float16 and as float32
-    for (Exchange& warp : exchanges) warp.arrived = warp.meetings = 0;
-    std::vector<int> warps(BLOCK / 32);
-    for (int i = 0; i < BLOCK / 32; ++i) warps[i] = order == 1 ? BLOCK / 32 - 1 - i : i;
+/// Give the place to block `index`, whose threads have not begun.
+void open_block(Block& block, int index) {
+    block.index = index;
+    block.arrived = block.barriers = 0;
+    std::memset(block.memory, 0xff, shared_limit);  // NaN, as float16 and as float32
+    for (Exchange& warp : block.exchanges) warp.arrived = warp.meetings = 0;
     for (int i = 0; i < BLOCK; ++i) {
-        Fiber& fiber = fibers[i];
+        Fiber& fiber = block.fibers[i];
         if (!fiber.started) {
             getcontext(&fiber.start);
             fiber.start.uc_stack.ss_sp = fiber.stack.get();
@@ -334,63 +365,70 @@ void run_block(const std::function<void()>& kernel) {
             makecontext(&fiber.start, enter_fiber, 0);
         }
         fiber.index = i;
+        fiber.block = &block;
         fiber.done = false;
         fiber.waits_for = nullptr;
         fiber.exchanged = 0;
         fiber.sets.clear();
         fiber.open.clear();
     }
+}
+
+/// Let every warp of a block run once as far as it can, then its barrier. Returns whether anything happened.
+bool advance_block(Block& block) {
+    constexpr int WARPS_OF_BLOCK = BLOCK / 32;
+    int warps[WARPS_OF_BLOCK];
+    for (int i = 0; i < WARPS_OF_BLOCK; ++i) warps[i] = order == 1 ? WARPS_OF_BLOCK - 1 - i : i;
+    if (order == 2) std::shuffle(warps, warps + WARPS_OF_BLOCK, generator);
+    bool moved = false;
+    for (const int warp : warps) {
+        while (run_warp(block, warp)) moved = true;
+    }
+    return release_barrier(block) || moved;
+}
+
+/// Run `count` blocks from `first` on, all at once. A block runs until it waits for another one, or, in a random order of
+/// warps, as long as chance lets it: so some are far ahead of others.
+void run_blocks(int first, int count, const std::function<void()>& kernel) {
+    kernel_of_grid = &kernel;
+    while (static_cast<int>(places.size()) < count) places.push_back(std::make_unique<Block>());
+    for (int i = 0; i < count; ++i) open_block(*places[i], first + i);
+    std::vector<int> turns(count);
+    for (int i = 0; i < count; ++i) turns[i] = order == 1 ? count - 1 - i : i;
+    const auto is_alive = [](const Fiber& fiber) { return !fiber.done; };
     for (bool alive = true; alive;) {
-        if (order == 2) std::shuffle(warps.begin(), warps.end(), generator);
+        if (order == 2) std::shuffle(turns.begin(), turns.end(), generator);
         bool moved = false;
-        for (const int warp : warps) {
-            while (run_warp(warp)) moved = true;
+        alive = false;
+        for (const int turn : turns) {
+            Block& block = *places[turn];
+            while (advance_block(block)) {
+                moved = true;
+                if (order == 2 && generator() % 8 == 0) break;
+            }
+            alive |= std::any_of(block.fibers.begin(), block.fibers.end(), is_alive);
         }
-        alive = std::any_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return !fiber.done; });
-        if (!release_barrier() && alive && !moved) fail("every thread waits");
+        if (alive && !moved) fail("every thread waits");
     }
 }
 
-void run_grid(int blocks, int bytes, const std::function<void()>& kernel) {
+/// A launch of `blocks` blocks with `bytes` of shared memory. With `together` they run at once, as if it is cooperative.
+void run_grid(int blocks, int bytes, const std::function<void()>& kernel, bool together = false) {
+    if (bytes > MOST_SHARED) fail("more shared memory than a block may have");
     shared_limit = bytes;
     gridDim.x = blocks;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run_block(kernel);
+    if (together) return run_blocks(0, blocks, kernel);
+    for (int block = 0; block < blocks; ++block) run_blocks(block, 1, kernel);
 }
 
 }  // namespace
 
-#include KERNELS
-
 extern "C" {
-
-int block_threads() { return THREADS; }
-
-int shared_bytes() { return SHARED_BYTES; }
 
 /// order of the warps 0 ascending, 1 descending, 2 random; late_copies 0 or 1; products added at a time: 4, 8 or 16.
 void configure(int order_of_warps, int late_copies, int products_at_a_time) {
     order = order_of_warps;
     late = late_copies;
     products = products_at_a_time;
-}
-
-void run_prepare(int blocks, int, const float* queries, const float* mean, half_bits* halves, float* ratios,
-                 float* lengths, int count, int rows, int width, int padded, int exponent) {
-    run_grid(blocks, 0, [=] { prepare(queries, mean, halves, ratios, lengths, count, rows, width, padded, exponent); });
-}
-
-void run_screen(int blocks, int, const half_bits* queries, const float* ratios, const half_bits* centroids,
-                const float* negative_halves, float* best, int query_tiles, int tiles, int slices, int groups) {
-    run_grid(blocks, SHARED_BYTES, [=] {
-        screen(queries, ratios, centroids, negative_halves, best, query_tiles, tiles, slices, groups);
-    });
-}
-
-void run_decide(int blocks, int, const float* queries, const float* codebook, const float* best, const float* lengths,
-                const int* indices, const float* reaches, const float* residuals, int* nearest, int width, int groups,
-                double slope) {
-    run_grid(blocks, 0, [=] {
-        decide(queries, codebook, best, lengths, indices, reaches, residuals, nearest, width, groups, slope);
-    });
 }
 }

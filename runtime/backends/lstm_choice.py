@@ -1,0 +1,124 @@
+"""Which BiLSTM an acoustic encoder runs with on a GPU: that of the library, or kernels/recurrence.cu.
+
+Only FP16 bundles have a choice: the kernel rounds weights to float16. A trial times all ways in a process of its own,
+because blocks that wait for each other hang where something is wrong. It also compares their results. The outcome is
+kept in the user's cache folder, for this GPU, library, graph and source of the kernels. One way is chosen for all
+batches, so that tokens do not depend on the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.bundle.weights import MappedWeights
+from sc_runtime.caches import Cache, make_key
+from sc_runtime.cuda.device import Device
+from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
+from sc_runtime.cuda.lstm import OUTPUT, PRODUCT, RECURRENCE, BiLstm, LstmCall
+from sc_runtime.cuda.lstm_layout import COLUMNS
+from sc_runtime.cuda.source import find_source, read_whole
+from sc_runtime.errors import first_line
+
+LIBRARY_LSTM, TOGETHER, IN_TURN = "library", "kernel", "kernel, directions in turn"
+WAYS = (LIBRARY_LSTM, TOGETHER, IN_TURN)
+MEASURED = "measured"  #: a trial chooses
+CHILD = "sc_runtime.backends.lstm_child"  #: the module that a trial runs
+SECONDS = 180  #: that a trial may take
+OUTCOMES = Cache("kernels", ".lstm")
+TOLERANCE = 1e-2  #: relative error of a kernel's outputs against the library's
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial measured.
+
+    seconds: way -> seconds of a run, for 1 and for 16 windows.
+    errors: way -> the largest relative error against the library.
+    failure: why there is nothing measured, or None.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+    errors: Mapping[str, float]
+    failure: str | None = None
+
+    def choose(self) -> str:
+        """The way with the least sum of times, of those whose results are right; the library's if nothing is known."""
+        right = [way for way in self.seconds if self.errors.get(way, math.inf) <= TOLERANCE or way == LIBRARY_LSTM]
+        return min(right, key=lambda way: sum(self.seconds[way]), default=LIBRARY_LSTM)
+
+
+def open_kernel(device: Device, bundle: Bundle, graph: str, way: str, backend: str, library: str) -> DeviceGraph | None:
+    """`graph`, a BiLSTM, run by the kernel; None if the library's LSTM is to run it.
+
+    way: one of WAYS, or MEASURED.
+    backend, library: the backend's name, and the library with its version, for a trial.
+
+    Raises BundleError for a damaged bundle, BackendError where the kernel cannot be loaded.
+    """
+    if not has_choice(bundle, graph):
+        return None
+    if way == MEASURED:
+        way = find_trial(bundle, graph, backend, library, device.name).choose()
+    if way == LIBRARY_LSTM:
+        return None
+    bundle.find_graph(graph)  # verified
+    entry = bundle.manifest.graphs[graph]
+    with device.lock:
+        lstm = BiLstm(device, MappedWeights(bundle.path, entry.weights).arrays, way == IN_TURN)
+    (features,), (acoustic,) = entry.inputs, entry.outputs
+
+    def prepare(shapes: Shapes, addresses: Addresses) -> LstmCall:
+        batch, length, _ = shapes[features]
+        return lstm.bind(addresses[features], addresses[acoustic], batch, length)
+
+    return DeviceGraph(device, bundle.spec.graphs[graph], entry.inputs, entry.outputs, prepare)
+
+
+def has_choice(bundle: Bundle, graph: str) -> bool:
+    """Whether the kernel computes what `graph` states: a BiLSTM in half precision, with a table of its weights."""
+    if bundle.manifest.precision != "fp16" or not bundle.spec.graphs[graph].is_lstm:
+        return False
+    table = bundle.manifest.graphs[graph].weights
+    halves = {name for name, weight in table.items() if weight.dtype == "float16"}
+    return {"w0", "r0", "b0", OUTPUT} <= halves and table["r0"].shape[2] % COLUMNS == 0
+
+
+def find_trial(bundle: Bundle, graph: str, backend: str, library: str, gpu: str) -> Trial:
+    """The kept outcome of a trial, or that of one which is run now and kept."""
+    sources = [read_whole(find_source(name)) for name in (PRODUCT, RECURRENCE)]
+    key = f"lstm-{make_key(gpu, backend, library, bundle.list_hashes(graph), sources)}"
+    if (kept := OUTCOMES.read(key)) is not None:
+        return Trial(**json.loads(kept.tobytes()))
+    log.warning("%s: comparing the ways to run it on %s, once", graph, gpu)
+    trial = run_trial([sys.executable, "-m", CHILD, backend, str(bundle.path), graph])
+    if trial.failure:
+        log.warning("%s runs with the LSTM of %s: %s", graph, library, trial.failure)
+    OUTCOMES.write(
+        key, json.dumps({"seconds": trial.seconds, "errors": trial.errors, "failure": trial.failure}).encode()
+    )
+    return trial
+
+
+def run_trial(command: Sequence[str], seconds: float = SECONDS) -> Trial:
+    """Run a child that prints a trial as JSON in its last line."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Trial({}, {}, f"a trial failed: {first_line(error)}")
+    lines = [line for line in (*done.stderr.splitlines(), *done.stdout.splitlines()) if line.strip()]
+    last = lines[-1] if lines else "it printed nothing"
+    if done.returncode == 0:
+        try:
+            return Trial(**json.loads(last))
+        except (ValueError, TypeError):
+            pass
+    return Trial({}, {}, f"a trial ended with code {done.returncode}: {last}")
