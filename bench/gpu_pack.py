@@ -24,6 +24,7 @@ import typer
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # Python puts the folder of this file there
 
+from bench.gpu_calls import Call, count_bytes, print_calls
 from bench.gpu_fill import UNKNOWN
 from bench.gpu_wheel import LIMIT, count_tracked, cut_pieces, fetch_wheels, shrink_wheel
 from bench.harness.machine import ROOT
@@ -45,7 +46,6 @@ CODECS = {"semanticodec": (50, 32768), "unicodec": (None, 16384)}  #: codec -> t
 ALIGNMENT = 64  #: bytes, of a tensor in a data file
 INLINE = 256  #: bytes; a smaller tensor stays in the ONNX file
 INPUTS = "graphs"  #: folder in .carry
-MOST_CHARACTERS = 2000  #: of a command
 
 #: Tracked files that the GPU's parts do not read. They are moved aside for the calls, to make room.
 ASIDE = ("runtime/embedded/*.data", "runtime/embedded/*.npy", "tests/golden/*.npz", "tests/held_out", "bench/results")
@@ -78,7 +78,7 @@ def main(
             archive.write_bytes(shrink_wheel(wheel, arch))
         room = LIMIT - count_tracked(ASIDE) - count_bytes(out / INPUTS)
         pieces = cut_pieces(archive.read_bytes(), out, room - count_bytes(out / "wheels"), room)
-    print_calls(out, pieces)
+    print_calls(list_calls(out, pieces), ASIDE, "the results are in gpu.json")
 
 
 def pack_graphs(codec: str, size: str, folder: Path) -> None:
@@ -165,39 +165,19 @@ def strip_bundle(bundle: Bundle, folder: Path) -> None:
     (folder / MANIFEST).write_text(dataclasses.replace(bundle.manifest, files=files).to_json())
 
 
-def count_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def print_calls(out: Path, pieces: list[Path]) -> None:
-    """The calls, in order, each with its size. Raises SystemExit for one that is too large."""
+def list_calls(out: Path, pieces: list[Path]) -> list[Call]:
+    """The calls, in order."""
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
-    tracked = count_tracked(ASIDE)
     common = [f"{carry}/{INPUTS}", f"{carry}/wheels"]
     places = [f"{carry}/{piece.name}" for piece in pieces]
     prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
-    install = "python3 bench/gpu_install.py $CARRY $SITE; cp -rn $CARRY/graphs /tmp/; "
+    install = f"{prepare}python3 bench/gpu_install.py $CARRY $SITE; cp -rn $CARRY/graphs /tmp/; "
     bench = "python3 bench/gpu.py --pack /tmp/graphs --work /tmp/gpu --out"
     fill = f"(setsid nohup {bench} /tmp/fill --only fill-semanticodec,fill-unicodec >/tmp/fill.log 2>&1 </dev/null &); "
     end = "tail -c 4000 /tmp/fill.log $OUT/gpu.log"
-    calls = [(150, [*common, *places[:1]], f"{install}{fill}{bench} $OUT --only ceilings,solver --minutes 2")]
-    calls += [(60, [*common[:1], place], f"{install}nvidia-smi") for place in places[1:]]
-    calls.append((460, common, f"{install}{bench} $OUT --minutes 7; {end}"))
-    print("Before the calls, in the root of a checkout without changes, to make room:")
-    print(f"    rm -r {' '.join(ASIDE)}")
-    for number, (limit, carried, command) in enumerate(calls, 1):
-        text = prepare + command
-        size = tracked + sum(count_path(ROOT / path) for path in carried)
-        print(f"\nCall {number}: timeout_s={limit}, carry={carried}, {size / 2**20:.1f} MiB of {LIMIT / 2**20:.0f}")
-        print(f"    {text}")
-        if len(text) > MOST_CHARACTERS or size > LIMIT:
-            raise SystemExit(f"call {number} is too large: {len(text)} characters, {size} bytes")
-    quoted = " ".join(f"'{pattern}'" for pattern in ASIDE)
-    print(f"\nAfter the calls: git checkout -- {quoted}; give the machine back; the results are in gpu.json")
-
-
-def count_path(path: Path) -> int:
-    return count_bytes(path) if path.is_dir() else path.stat().st_size
+    first = Call(150, [*common, *places[:1]], f"{install}{fill}{bench} $OUT --only ceilings,solver --minutes 2")
+    others = [Call(60, [*common[:1], place], f"{install}nvidia-smi") for place in places[1:]]
+    return [first, *others, Call(460, common, f"{install}{bench} $OUT --minutes 7; {end}")]
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from sc_runtime.export.embedded.training.diffusion import (
     draw_steps,
     number_tokens,
 )
+from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbanks
 from sc_runtime.export.embedded.training.loop import (
     Stage,
     fit,
@@ -54,8 +55,6 @@ from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder,
 from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
-    choose_lengths,
-    compute_fbanks,
     load_weights,
     prepare_latents,
 )
@@ -232,14 +231,16 @@ class Line:
         self.optimizers = {"model": torch.optim.AdamW(self.model.parameters(), 0.05, weight_decay=0)}
         self.seen: list[float] = []
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
+    def choose(self, progress: float, generator: torch.Generator) -> None:
         self.seen.append(progress)
+
+    def update(self, choice: None, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
         x = torch.randn(8, 1, generator=generator)
         loss = (self.model(x) - 3 * x).square().mean()
         self.optimizers["model"].zero_grad()
         loss.backward()
         self.optimizers["model"].step()
-        return {"loss": float(loss.detach())}
+        return {"loss": loss.detach()}
 
 
 def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage: Stage = Line()
-    monkeypatch.setattr(stage, "step", lambda progress, generator: {"loss": float("nan")})
+    monkeypatch.setattr(stage, "update", lambda choice, generator: {"loss": torch.tensor(float("nan"))})
     with pytest.raises(FloatingPointError, match="line: a loss is not finite"):
         fit(stage, tmp_path, 1.0, 1.0, clock=count_seconds(), log_seconds=2)
     assert not (tmp_path / "line.pt").exists()

@@ -19,13 +19,13 @@ from bench.quality.metrics import (
     find_delay,
     measure_use,
     mel_distance,
-    mel_filters,
     speech_pesq,
     speech_stoi,
     stft_distance,
     undo_delay,
 )
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.training.mel_filters import mel_filters
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 DISTANCES = [mel_distance, stft_distance]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 from rich.progress import Progress
 
-Row = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Row = npt.NDArray[np.int16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

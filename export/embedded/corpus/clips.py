@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -22,17 +22,20 @@ PEAK = 0.98
 MIXED, REVERBERANT, PADDED, NOISY, COLOURED = 0.25, 0.33, 0.15, 0.3, 0.3  #: shares of the clips
 SAMPLE_SECONDS, CROSS_FADE = 6.25, 0.5  #: of each half of a shipped sample
 
-GENERATORS: dict[str, Callable[[np.random.Generator, Split, int], Signal]] = {
+Generators = Mapping[str, Callable[[np.random.Generator, Split, int], Signal]]
+
+GENERATORS: Generators = {
     "speech": make_speech,
     "music": make_music,
     "sound": make_sound,
 }
 
 
-def make_clip(domain: Domain, split: Split, index: int) -> Signal:
+def make_clip(domain: Domain, split: Split, index: int, generators: Generators = GENERATORS) -> Signal:
     """Clip `index` of a domain and split: float32 [163840] at 16 kHz, RMS at most -14 dBFS, peaks below 1.
 
-    A pure function of its arguments, for one version of the sources (sources.py) and of NumPy. A quarter of the
+    A pure function of its arguments, for one version of the sources (sources.py) and of NumPy. `generators` make the
+    sounds of each domain, at any level. A quarter of the
     training clips mix two domains. Held-out clips do not, so that a domain's figures measure that domain alone.
     Raises SettingsError for a domain or split that does not exist, MissingExtraError if a source is not installed.
     """
@@ -40,10 +43,10 @@ def make_clip(domain: Domain, split: Split, index: int) -> Signal:
         raise SettingsError(f"domain {domain!r}", " or ".join(DOMAINS))
     rng = seed_generator(domain, check_split(split), index)
     lead, tail = draw_silence(rng)
-    sound = unit(GENERATORS[domain](rng, split, SEGMENT_SAMPLES - lead - tail))
+    sound = unit(generators[domain](rng, split, SEGMENT_SAMPLES - lead - tail))
     if split == "train" and rng.random() < MIXED:
         other = pick(rng, [name for name in DOMAINS if name != domain])
-        behind = unit(GENERATORS[other](rng, split, len(sound)))
+        behind = unit(generators[other](rng, split, len(sound)))
         sound = sound + behind * np.float32(10 ** (-rng.uniform(3, 20) / 20))
     return record(rng, np.pad(sound, (lead, tail)))
 

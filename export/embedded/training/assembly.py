@@ -18,6 +18,7 @@ from sc_runtime.files import replacing
 from .loop import load_average
 from .preparation import CENTROIDS, SCALE_FACTOR
 
+AUTOENCODER = "autoencoder"  #: network of stage `audiomae`
 CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it
 
 
@@ -56,6 +57,10 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
 
 def load_audiomae(folder: Path) -> dict[str, Tensor]:
     """The averaged weights of the trained autoencoder's encoder, under AudioMAE's names."""
+    return take_encoder(load_average(folder, "audiomae", AUTOENCODER))
+
+
+def take_encoder(autoencoder: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the encoder in those of a masked autoencoder, under AudioMAE's names."""
     prefix = "encoder."
-    state = load_average(folder, "audiomae", "autoencoder")
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in autoencoder.items() if name.startswith(prefix)}

@@ -27,11 +27,12 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
+from .filterbanks import compute_fbanks
 from .loop import Stage, choose_device, fit, load_average, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
-from .preparation import cached, compute_fbanks, load_clips, load_weights, prepare_latents
+from .preparation import cached, load_clips, load_weights, prepare_latents
 from .restoring import restore_bundle
 from .sizes import TRAINED
 from .vocoder import VocoderStage

@@ -33,6 +33,7 @@ PEAK = 12.0  #: logit of a position's attention to its own token before training
 FIXED_FROM = 0.5  #: share of the stage after which the tokens are fixed and only the T-UNet is trained
 RARE = 0.1  #: uses per batch, on average; an entry with fewer is replaced
 REVIVE_EVERY = 25  #: steps
+LATE_SHARE = 0.75  #: of the steps that `draw_steps` draws, those in the noisier half
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,27 @@ class VectorQuantizer(nn.Module):
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x [n, D] -> the nearest entries, with a straight-through gradient, and the commitment loss (eq. 4)."""
+    def forward(
+        self, x: Tensor, generator: torch.Generator | None, held: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [n, D] -> the nearest entries, with a straight-through gradient, and the commitment loss (eq. 4).
+
+        held: a mask of the vectors that count, bool [n]; without it all do. Nothing is read back from the device, so
+            that a CUDA graph can capture it.
+        """
+        weights = torch.ones(len(x), device=x.device) if held is None else held.float()
         with torch.no_grad():
-            if self.steps == 0:
-                self.revive(torch.ones_like(self.cluster_size, dtype=torch.bool), x, generator)
+            if self.training:
+                self.revive((self.steps == 0).expand(len(self.embed)), x, weights, generator)
             codes = torch.cdist(x, self.embed).argmin(dim=1)
             if self.training:
-                self.follow(x, codes)
+                self.follow(x, codes, weights)
                 self.steps += 1
-                if self.steps % REVIVE_EVERY == 0:
-                    self.revive(self.cluster_size < RARE, x, generator)
+                rare = (self.cluster_size < RARE) & (self.steps % REVIVE_EVERY == 0)
+                self.revive(rare, x, weights, generator)
         chosen = self.embed[codes]
-        return x + (chosen - x).detach(), (x - chosen).square().mean()
+        error = (x - chosen).square().mean(dim=1)
+        return x + (chosen - x).detach(), (error * weights).sum() / weights.sum()
 
     @torch.no_grad()
     def begin_with(self, entries: Tensor) -> None:
@@ -87,20 +96,23 @@ class VectorQuantizer(nn.Module):
         self.cluster_size.fill_(1.0)
         self.steps.fill_(1)
 
-    def follow(self, x: Tensor, codes: Tensor) -> None:
-        counts = torch.bincount(codes, minlength=len(self.embed)).float()
-        sums = torch.zeros_like(self.embed_avg).index_add_(0, codes, x)
+    def follow(self, x: Tensor, codes: Tensor, weights: Tensor) -> None:
+        counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, weights)
+        sums = torch.zeros_like(self.embed_avg).index_add_(0, codes, x * weights[:, None])
         self.cluster_size.lerp_(counts, 1 - CODEBOOK_DECAY)
         self.embed_avg.lerp_(sums, 1 - CODEBOOK_DECAY)
-        used = self.cluster_size > 1e-3
-        self.embed[used] = self.embed_avg[used] / self.cluster_size[used, None]
+        used = (self.cluster_size > 1e-3)[:, None]
+        means = self.embed_avg / self.cluster_size.clamp(min=1e-3)[:, None]
+        self.embed.copy_(torch.where(used, means, self.embed))
 
-    def revive(self, entries: Tensor, x: Tensor, generator: torch.Generator) -> None:
-        """Replace `entries` (a mask) by rows of `x`, drawn at random."""
-        rows = pick(len(x), int(entries.sum()), generator).to(x.device)
-        self.embed[entries] = x[rows]
-        self.embed_avg[entries] = x[rows]
-        self.cluster_size[entries] = 1.0
+    def revive(self, entries: Tensor, x: Tensor, weights: Tensor, generator: torch.Generator | None) -> None:
+        """Replace `entries` (a mask) by rows of `x`, drawn at random in proportion to `weights`."""
+        ends = weights.cumsum(dim=0)
+        draws = torch.rand(len(self.embed), generator=generator, device=x.device) * ends[-1]
+        drawn = x[torch.searchsorted(ends, draws, right=True).clamp(max=len(x) - 1)]
+        for state in (self.embed, self.embed_avg):
+            state.copy_(torch.where(entries[:, None], drawn, state))
+        self.cluster_size.masked_fill_(entries, 1.0)
 
 
 def number_tokens(config: SemantiCodecConfig, height: int, width: int) -> Tensor:
@@ -139,9 +151,9 @@ def align_positions(tunet: TUNet, sizes: NetworkSizes) -> None:
         attention.to_k.weight[:, -sizes.position_channels :][:, :head] = keys
 
 
-def draw_steps(steps: int, count: int, generator: torch.Generator) -> Tensor:
+def draw_steps(steps: int, count: int, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
     """`count` diffusion steps below `steps`. Noisier steps are likelier: they depend more on the conditioning."""
-    return (steps * torch.rand(count, generator=generator).sqrt()).long()
+    return (steps * torch.rand(count, generator=generator, device=device).sqrt()).long().clamp(max=steps - 1)
 
 
 class DiffusionStage:
@@ -150,9 +162,12 @@ class DiffusionStage:
     name = "diffusion"
     averaged = ("tunet", "acoustic_encoder", "quantizer")
 
-    def __init__(self, sizes: NetworkSizes, data: Latents, device: torch.device) -> None:
-        self.data, self.device, self.sizes = data, device, sizes
+    def __init__(self, sizes: NetworkSizes, data: Latents, device: torch.device, batch: int = BATCH) -> None:
+        self.device, self.sizes, self.batch = device, sizes, batch
         self.centroids = torch.tensor(data.centroids, device=device)
+        self.latents, self.joined = (torch.from_numpy(array).to(device) for array in (data.latents, data.joined))
+        self.semantic = torch.tensor(data.semantic, device=device)
+        self.positions = torch.tensor(data.positions, device=device)
         self.tunet = TUNet(sizes).to(device)
         with torch.no_grad():
             if sizes.tunet_position_maps:
@@ -174,15 +189,18 @@ class DiffusionStage:
         }
         self.alphas = torch.from_numpy(compute_alphas_cumprod(Schedule())).float().to(device)
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        rows = pick(len(self.data.latents), BATCH, generator).numpy()
-        clean = torch.from_numpy(self.data.latents[rows]).float().to(self.device)
-        learning = progress < FIXED_FROM
+    def choose(self, progress: float, generator: torch.Generator) -> bool:
+        """Whether the acoustic encoder and its codebook are trained."""
+        return progress < FIXED_FROM
+
+    def update(self, learning: bool, generator: torch.Generator | None) -> dict[str, Tensor]:
+        rows = pick(len(self.latents), self.batch, generator, self.device)
+        clean = self.latents[rows].float()
         self.quantizer.train(learning)
         with torch.set_grad_enabled(learning):
             context, commitment = self.encode(rows, generator)
-        n = draw_steps(len(self.alphas), BATCH, generator).to(self.device)
-        noise = torch.randn(clean.shape, generator=generator).to(self.device)
+        n = draw_steps(len(self.alphas), self.batch, generator, self.device)
+        noise = torch.randn(clean.shape, generator=generator, device=self.device)
         signal = self.alphas[n].sqrt()[:, None, None, None]
         rest = (1 - self.alphas[n]).sqrt()[:, None, None, None]
         with half_precision(self.device):
@@ -194,24 +212,22 @@ class DiffusionStage:
         loss.backward()
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
-        used = (self.quantizer.cluster_size > RARE).float().mean()
-        late = n > len(self.alphas) // 2
-        losses = {"v": float(errors.detach().mean()), "commitment": float(commitment.detach()), "used": float(used)}
-        if late.any():
-            losses["v_noisy"] = float(errors.detach()[late].mean())
-        return losses
+        errors = errors.detach()
+        return {
+            "v": errors.mean(),
+            "commitment": commitment.detach(),
+            "used": (self.quantizer.cluster_size > RARE).float().mean(),
+            "v_noisy": (errors * (n >= len(self.alphas) // 2)).mean() / LATE_SHARE,
+        }
 
-    def encode(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """The conditioning [B, L, 2D] of clips `rows`, as in decoding, and the commitment loss."""
-        joined = torch.from_numpy(self.data.joined[rows]).float().to(self.device)
+        joined = self.joined[rows].float()
         with half_precision(self.device):
             acoustic = self.acoustic_encoder(joined).float()
-        semantic = self.centroids[torch.from_numpy(self.data.semantic[rows]).to(self.device)]
-        held = torch.arange(joined.shape[1]) < torch.from_numpy(self.data.positions[rows])[:, None]
-        held = held.to(self.device)
-        quantized = torch.full_like(acoustic, FILL)
-        chosen, commitment = self.quantizer(acoustic[held], generator)
-        quantized[held] = chosen
-        context = torch.cat([quantized, semantic.masked_fill(~held[:, :, None], FILL)], dim=2)
-        kept = torch.rand(len(rows), generator=generator).to(self.device) >= DROPPED
+        semantic = self.centroids[self.semantic[rows]]
+        held = torch.arange(joined.shape[1], device=self.device) < self.positions[rows][:, None]
+        chosen, commitment = self.quantizer(acoustic.flatten(0, 1), generator, held.flatten())
+        context = torch.cat([chosen.view_as(acoustic), semantic], dim=2).masked_fill(~held[:, :, None], FILL)
+        kept = torch.rand(len(rows), generator=generator, device=self.device) >= DROPPED
         return context * kept[:, None, None], commitment

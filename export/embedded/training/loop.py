@@ -1,14 +1,15 @@
 """The loop that every stage of training runs in: resumable pieces, a budget of minutes, averaged weights, a log.
 
 Time is CPU time, divided by the number of threads. A piece that shares its cores, or that is paused (`kill -STOP`),
-loses nothing of its budget, and the learning rate falls with the work that was done.
+loses nothing of its budget, and the learning rate falls with the work that was done. On a GPU that is lent for minutes
+(`export.embedded.gpu`) time is the clock's.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import process_time
@@ -24,9 +25,16 @@ SAVE_SECONDS = 60.0  #: between two checkpoints of a piece
 AVERAGE_DECAY = 0.999  #: of the moving average of the weights, reached after some thousand steps
 WARM_UP = 0.02  #: share of a stage over which the learning rate rises
 
+Losses = dict[str, Tensor]
+Advance = Callable[[Any], Losses]  #: one update of a choice, with the moving averages: what a CUDA graph can capture
+
 
 class Stage(Protocol):
-    """One stage of training: `networks` are trained and saved, and a moving average of each of `averaged` is kept."""
+    """One stage of training: `networks` are trained and saved, and a moving average of each of `averaged` is kept.
+
+    An update is in two parts. What the host decides comes first, so that the rest is the same work on the device for
+    equal choices.
+    """
 
     @property
     def name(self) -> str: ...
@@ -40,8 +48,15 @@ class Stage(Protocol):
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        """One update at `progress` (0 to 1) of the stage; returns the losses by name."""
+    def choose(self, progress: float, generator: torch.Generator) -> Hashable:
+        """What the host decides about the update at `progress` (0 to 1) of the stage; `generator` is the CPU's."""
+        ...
+
+    def update(self, choice: Any, generator: torch.Generator | None) -> Losses:
+        """One update; returns the losses by name. It reads nothing back from the device.
+
+        generator: the device's; None is PyTorch's own.
+        """
         ...
 
 
@@ -60,13 +75,20 @@ def fit(
     stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = read_clock,
     log_seconds: float = LOG_SECONDS,
+    save_seconds: float = SAVE_SECONDS,
+    wrap: Callable[[Advance], Advance] = lambda advance: advance,
+    review: Callable[[Mapping[str, Average], int, float], bool] = lambda averages, steps, seconds: False,
 ) -> bool:
     """Train `stage` for `minutes`, of `budget` in all; returns whether the budget is used up.
 
-    `folder`/NAME.pt holds the stage's state. It is written whole every minute and at the end of a piece, and the
-    next piece starts from it. `folder`/NAME.jsonl holds the curves, a line every `log_seconds` of training. The
+    `folder`/NAME.pt holds the stage's state. It is written whole every `save_seconds` and at the end of a piece, and
+    the next piece starts from it. `folder`/NAME.jsonl holds the curves, a line every `log_seconds` of training. The
     learning rate follows the share of the budget that is used: it rises, then falls as a cosine. The piece ends
     after the update during which `stopped` becomes true. Raises FloatingPointError for a loss that is not finite.
+
+    wrap: given the function that does an update, returns the one to call.
+    review: called after each writing of the state with the averages, the number of updates and the seconds; the piece
+        ends if it returns true.
     """
     path = folder / f"{stage.name}.pt"
     averages = {name: Average(stage.networks[name]) for name in stage.averaged}
@@ -74,36 +96,52 @@ def fit(
     if path.exists():
         steps, spent = restore(path, stage, averages)
     generator = torch.Generator().manual_seed(steps)
+    own = generator if find_device(stage).type == "cpu" else None
+
+    def advance(choice: Any) -> Losses:
+        losses = stage.update(choice, own)
+        for average in averages.values():
+            average.follow()
+        return losses
+
+    run = wrap(advance)
+    ended = False
     started = clock()
     begun, logged, saved = spent, spent, spent
-    rates = {name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in stage.optimizers.items()}
-    sums: dict[str, list[float]] = {}
+    rates = {
+        name: [float(group["lr"]) for group in optimizer.param_groups] for name, optimizer in stage.optimizers.items()
+    }
+    sums: Losses = {}
+    counts: dict[str, int] = {}
     for network in stage.networks.values():
         network.train()
-    while spent < budget * 60 and spent - begun < minutes * 60 and not stopped():
+    while spent < budget * 60 and spent - begun < minutes * 60 and not ended and not stopped():
         progress = spent / (budget * 60)
         for name, optimizer in stage.optimizers.items():
             for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
-                group["lr"] = rate * schedule_rate(progress)
-        for name, loss in stage.step(progress, generator).items():
-            sums.setdefault(name, []).append(loss)
+                set_rate(group, rate * schedule_rate(progress))
         steps += 1
         for average in averages.values():
-            average.update(steps)
+            average.prepare(steps)
+        for name, loss in run(stage.choose(progress, generator)).items():
+            sums[name] = sums.get(name, 0.0) + loss
+            counts[name] = counts.get(name, 0) + 1
         spent = begun + clock() - started
         if spent - logged > log_seconds:
-            means = {name: float(f"{sum(losses) / len(losses):.5g}") for name, losses in sums.items()}
+            means = {name: float(f"{float(total) / counts[name]:.5g}") for name, total in sums.items()}
             line = {"step": steps, "seconds": round(spent, 1), **means}
             with (folder / f"{stage.name}.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             report(f"{stage.name}: " + ", ".join(f"{key} {value:g}" for key, value in line.items()))
             if not all(map(math.isfinite, line.values())):
                 raise FloatingPointError(f"{stage.name}: a loss is not finite at step {steps}")
-            sums, logged = {}, spent
-        if spent - saved > SAVE_SECONDS:
+            sums, counts, logged = {}, {}, spent
+        if spent - saved > save_seconds:
             save(path, stage, averages, rates, steps, spent)
+            ended = review(averages, steps, spent)
             saved = spent
     save(path, stage, averages, rates, steps, spent)
+    review(averages, steps, spent)
     return spent >= budget * 60
 
 
@@ -118,17 +156,25 @@ class Average:
     """A moving average of a network's weights. Its window is short at first and grows with the number of steps."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+        self.state = {name: tensor.clone() for name, tensor in tensors.items()}
+        pairs = [(self.state[name], tensor) for name, tensor in tensors.items()]
+        self.followed = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.share = torch.zeros((), device=pairs[0][0].device)  # of the new weights in the next average
+
+    def prepare(self, steps: int) -> None:
+        """Set the window for update number `steps`."""
+        self.share.fill_(1 - min(AVERAGE_DECAY, (1 + steps) / (10 + steps)))
 
     @torch.no_grad()
-    def update(self, steps: int) -> None:
-        decay = min(AVERAGE_DECAY, (1 + steps) / (10 + steps))
-        followed = {name: tensor for name, tensor in self.network.state_dict().items() if tensor.is_floating_point()}
-        torch._foreach_lerp_([self.state[name] for name in followed], list(followed.values()), 1 - decay)
-        for name, tensor in self.network.state_dict().items():
-            if name not in followed:
-                self.state[name].copy_(tensor)
+    def follow(self) -> None:
+        averages, weights = ([pair[i] for pair in self.followed] for i in range(2))
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, self.share)
+        torch._foreach_add_(averages, changes)
+        for average, tensor in self.copied:
+            average.copy_(tensor)
 
 
 def save(
@@ -141,7 +187,7 @@ def save(
 ) -> None:
     for name, optimizer in stage.optimizers.items():
         for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
-            group["lr"] = rate
+            set_rate(group, rate)
     state = {
         "steps": steps,
         "seconds": spent,
@@ -196,6 +242,19 @@ def half_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def pick(rows: int, count: int, generator: torch.Generator) -> Tensor:
+def pick(rows: int, count: int, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
     """`count` row numbers below `rows`, with repetition."""
-    return torch.randint(rows, (count,), generator=generator)
+    return torch.randint(rows, (count,), generator=generator, device=device)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a parameter group. A CUDA graph reads it from a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def find_device(stage: Stage) -> torch.device:
+    """Where the weights of `stage` are."""
+    return next(iter(next(iter(stage.networks.values())).parameters())).device

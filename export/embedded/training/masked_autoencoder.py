@@ -22,6 +22,7 @@ from .loop import half_precision, pick
 BATCH = 8
 LEARNING_RATE = 1e-3
 MASKED = (0.1, 0.8)  #: shares of the patches, drawn anew for each batch
+GRAIN = 32  #: the number of visible patches is a multiple of this one: few numbers, so that CUDA graphs can be kept
 VISIBLE_WEIGHT = 0.5  #: of the visible patches' loss; that of the masked ones has weight 1
 DECODER_DEPTH = 2
 
@@ -78,8 +79,8 @@ class MaskedAutoencoderStage:
     name = "audiomae"
     averaged = ("autoencoder",)
 
-    def __init__(self, sizes: NetworkSizes, fbanks: np.ndarray, device: torch.device) -> None:
-        self.fbanks, self.device = fbanks, device
+    def __init__(self, sizes: NetworkSizes, fbanks: np.ndarray, device: torch.device, batch: int = BATCH) -> None:
+        self.fbanks, self.device, self.batch = torch.from_numpy(fbanks).to(device), device, batch
         self.autoencoder = MaskedAutoencoder(sizes).to(device)
         self.networks = {"autoencoder": self.autoencoder}
         self.optimizers: dict[str, Any] = {
@@ -88,14 +89,16 @@ class MaskedAutoencoderStage:
             )
         }
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        rows = pick(len(self.fbanks), BATCH, generator)
-        fbank = torch.from_numpy(self.fbanks[rows.numpy()]).float().to(self.device)
+    def choose(self, progress: float, generator: torch.Generator) -> int:
+        """The number of visible patches."""
         low, high = MASKED
         share = low + (high - low) * float(torch.rand((), generator=generator))
-        count = PATCH_ROWS * PATCH_COLUMNS
-        order = torch.rand(BATCH, count, generator=generator).argsort(dim=1).to(self.device)
-        visible = round(count * (1 - share))
+        return round(PATCH_ROWS * PATCH_COLUMNS * (1 - share) / GRAIN) * GRAIN
+
+    def update(self, visible: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        fbank = self.fbanks[pick(len(self.fbanks), self.batch, generator, self.device)].float()
+        draws = torch.rand(self.batch, PATCH_ROWS * PATCH_COLUMNS, generator=generator, device=self.device)
+        order = draws.argsort(dim=1)
         with half_precision(self.device):
             drawn = self.autoencoder(fbank, order, visible)
         error = (drawn.float() - cut_patches(fbank)).square().mean(dim=2).gather(1, order)
@@ -106,4 +109,4 @@ class MaskedAutoencoderStage:
         loss.backward()
         nn.utils.clip_grad_norm_(self.autoencoder.parameters(), 1.0)
         optimizer.step()
-        return {"visible": float(seen.detach()), "masked": float(masked.detach())}
+        return {"visible": seen.detach(), "masked": masked.detach()}

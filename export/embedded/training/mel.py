@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sc_runtime.export.semanticodec.networks.hifigan import MEL_BINS
-from sc_runtime.semanticodec.config import FRAME_SHIFT, SAMPLE_RATE
+from sc_runtime.semanticodec.config import FRAME_SHIFT
+
+from .mel_filters import mel_filters
 
 FFT_SIZE = 1024
 FLOOR = 1e-5  #: of a mel magnitude, before its logarithm
@@ -22,14 +24,11 @@ class LogMel(nn.Module):
 
     def __init__(self, fft_size: int = FFT_SIZE, hop: int = FRAME_SHIFT, bins: int = MEL_BINS) -> None:
         super().__init__()
-        import librosa
-
         self.fft_size, self.hop = fft_size, hop
-        filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft_size, n_mels=bins, fmin=0, fmax=SAMPLE_RATE / 2)
         self.window: Tensor
         self.filters: Tensor
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(mel_filters(fft_size, bins)).float(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return torch.log((self.filters @ self.magnitudes(waveform)).clamp(min=FLOOR))

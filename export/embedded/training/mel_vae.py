@@ -68,8 +68,8 @@ class MelVaeStage:
     name = "mel_vae"
     averaged = ("encoder", "decoder")
 
-    def __init__(self, sizes: NetworkSizes, clips: np.ndarray, device: torch.device) -> None:
-        self.clips, self.device = clips, device
+    def __init__(self, sizes: NetworkSizes, clips: np.ndarray, device: torch.device, batch: int = BATCH) -> None:
+        self.clips, self.device, self.batch = torch.from_numpy(clips).to(device), device, batch
         self.log_mel = LogMel().to(device)
         self.encoder = VaeEncoder(sizes).to(device)
         self.decoder = VaeDecoder(sizes).to(device)
@@ -85,13 +85,18 @@ class MelVaeStage:
             "discriminator": torch.optim.AdamW(self.discriminator.parameters(), 2e-4, betas=(0.5, 0.9)),
         }
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
+    def choose(self, progress: float, generator: torch.Generator) -> tuple[bool, bool]:
+        """Whether the discriminator judges the reconstruction, and whether it is trained."""
+        return progress > ADVERSARIAL_FROM, progress > ADVERSARIAL_FROM - 0.05
+
+    def update(self, choice: tuple[bool, bool], generator: torch.Generator | None) -> dict[str, Tensor]:
+        judged, judging = choice
+        mel = self.log_mel(crop_clips(self.clips, self.batch, FRAMES * FRAME_SHIFT, generator))
         drawn, kl = reconstruct(self.encoder, self.decoder, mel, generator)
         loss, l1 = compare(drawn, mel)
         loss = loss + KL_WEIGHT * kl
-        losses = {"l1": l1, "kl": float(kl.detach())}
-        if progress > ADVERSARIAL_FROM:
+        losses = {"l1": l1, "kl": kl.detach()}
+        if judged:
             with half_precision(self.device):
                 loss = loss - ADVERSARIAL_WEIGHT * self.discriminator(drawn).mean()
         optimizer = self.optimizers["autoencoder"]
@@ -99,11 +104,11 @@ class MelVaeStage:
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
-        if progress > ADVERSARIAL_FROM - 0.05:
+        if judging:
             losses["discriminator"] = self.train_discriminator(mel, drawn.detach())
         return losses
 
-    def train_discriminator(self, mel: Tensor, drawn: Tensor) -> float:
+    def train_discriminator(self, mel: Tensor, drawn: Tensor) -> Tensor:
         """One update by the hinge loss; returns the loss."""
         with half_precision(self.device):
             real, fake = self.discriminator(mel), self.discriminator(drawn)
@@ -112,7 +117,7 @@ class MelVaeStage:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
 
 class VaeEncoderStage:
@@ -124,7 +129,7 @@ class VaeEncoderStage:
     def __init__(
         self, sizes: NetworkSizes, clips: np.ndarray, decoder: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.clips, self.device = clips, device
+        self.clips, self.device = torch.from_numpy(clips).to(device), device
         self.log_mel = LogMel().to(device)
         self.encoder = VaeEncoder(sizes).to(device)
         self.decoder = VaeDecoder(sizes).to(device)
@@ -135,8 +140,11 @@ class VaeEncoderStage:
             "encoder": torch.optim.AdamW(self.encoder.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
         }
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device))
+    def choose(self, progress: float, generator: torch.Generator) -> None:
+        """Every update is the same."""
+
+    def update(self, choice: None, generator: torch.Generator | None) -> dict[str, Tensor]:
+        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator))
         drawn, kl = reconstruct(self.encoder, self.decoder, mel, generator)
         loss, l1 = compare(drawn, mel)
         optimizer = self.optimizers["encoder"]
@@ -144,11 +152,11 @@ class VaeEncoderStage:
         (loss + KL_WEIGHT * kl).backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         optimizer.step()
-        return {"l1": l1, "kl": float(kl.detach())}
+        return {"l1": l1, "kl": kl.detach()}
 
 
 def reconstruct(
-    encoder: nn.Module, decoder: nn.Module, mel: Tensor, generator: torch.Generator
+    encoder: nn.Module, decoder: nn.Module, mel: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Reconstruct `mel` from a latent that is sampled from the encoder's distribution.
 
@@ -156,21 +164,21 @@ def reconstruct(
     """
     with half_precision(mel.device):
         mean, log_variance = encoder(mel)
-        noise = torch.randn(mean.shape, generator=generator).to(mel.device)
+        noise = torch.randn(mean.shape, generator=generator, device=mel.device)
         drawn = decoder(mean + noise * (0.5 * log_variance).exp()).float()
     return drawn, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-def compare(drawn: Tensor, mel: Tensor) -> tuple[Tensor, float]:
+def compare(drawn: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
     """The reconstruction loss, and its L1 part for the curves."""
     difference = drawn - mel
     l1 = difference.abs().mean()
-    return l1 + 0.25 * difference.square().mean(), float(l1.detach())
+    return l1 + 0.25 * difference.square().mean(), l1.detach()
 
 
-def crop_clips(clips: np.ndarray, count: int, samples: int, generator: torch.Generator) -> Tensor:
-    """`count` random crops of int16 clips [N, n], float32 [count, samples] in [-1, 1)."""
-    rows = pick(len(clips), count, generator).tolist()
-    starts = pick(clips.shape[1] - samples + 1, count, generator).tolist()
-    crops = np.stack([clips[row, start : start + samples] for row, start in zip(rows, starts, strict=True)])
-    return torch.from_numpy(crops.astype(np.float32) / 32768)
+def crop_clips(clips: Tensor, count: int, samples: int, generator: torch.Generator | None) -> Tensor:
+    """`count` random crops of int16 clips [N, n], float32 [count, samples] in [-1, 1), on the device of `clips`."""
+    rows = pick(len(clips), count, generator, clips.device)
+    starts = pick(clips.shape[1] - samples + 1, count, generator, clips.device)
+    places = starts[:, None] + torch.arange(samples, device=clips.device)
+    return clips[rows[:, None], places].float() / 32768

@@ -11,18 +11,17 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from sc_runtime.centroids import NearestCentroid
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.files import replacing, write_atomically
 from sc_runtime.semanticodec.acoustic import join_features
-from sc_runtime.semanticodec.config import LATENT_SHAPE, MEL_BINS, SEGMENT_FRAMES, SEGMENT_SAMPLES, SemantiCodecConfig
-from sc_runtime.semanticodec.fbank import count_frames, fbank_segments
+from sc_runtime.semanticodec.config import LATENT_SHAPE, SemantiCodecConfig
+from sc_runtime.semanticodec.fbank import count_frames
 
 from .clusters import cluster_domains
 from .diffusion import Latents
+from .filterbanks import choose_lengths, compute_fbanks
 from .mel import LogMel
 
-SHORT_EVERY = 6  #: one clip in this many is cut short, so that training sees padding
 BATCH = 16
 SCALE_FACTOR, CENTROIDS = "scale_factor.json", "centroids.npy"
 
@@ -32,29 +31,12 @@ def load_clips(corpus: Path) -> np.ndarray:
     return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in DOMAINS])
 
 
-def choose_lengths(clips: int) -> np.ndarray:
-    """Samples that are kept of each clip, int64 [N]: every sixth clip ends after 1 to 10 s, the others are whole."""
-    lengths = np.full(clips, SEGMENT_SAMPLES)
-    short = np.arange(0, clips, SHORT_EVERY)
-    lengths[short] = np.random.default_rng(0).integers(16_000, SEGMENT_SAMPLES - 1600, len(short))
-    return lengths
-
-
 def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
     """The array in `path`. If there is none, `compute` writes it to a temporary file, which is then renamed."""
     if not path.exists():
         with replacing(path) as temporary:
             compute(temporary)
-    return np.load(path, mmap_mode="r")
-
-
-def compute_fbanks(clips: np.ndarray, path: Path) -> None:
-    """Clips -> the codec's own filterbanks, float16 [N, 1024, 128]."""
-    fbanks = open_memmap(path, mode="w+", dtype=np.float16, shape=(len(clips), SEGMENT_FRAMES, MEL_BINS))
-    for row, samples in enumerate(choose_lengths(len(clips))):
-        clip = (clips[row, :samples] / 32768).astype(np.float32)
-        fbanks[row] = next(fbank_segments([clip], len(clip), float(clip.sum(dtype=np.float64))))
-    fbanks.flush()
+    return np.load(path, mmap_mode="c")  # never written to; torch wants arrays that could be
 
 
 @torch.inference_mode()
@@ -100,16 +82,30 @@ def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: Seman
     np.save(path, cluster_domains(rows, config.vocab))
 
 
-def compute_semantic(features: np.ndarray, centroids: np.ndarray, path: Path) -> None:
-    """Features -> semantic tokens, int64 [N, L]."""
-    search = NearestCentroid(np.asarray(centroids))
-    rows = (np.asarray(features[rows], np.float32) for rows in batches(len(features)))
-    np.save(path, np.concatenate([search.search(x.reshape(-1, x.shape[2])).reshape(x.shape[:2]) for x in rows]))
+@torch.inference_mode()
+def compute_semantic(features: np.ndarray, centroids: np.ndarray, device: torch.device, path: Path) -> None:
+    """Features -> semantic tokens, int64 [N, L]: the nearest centroids, in float32 on `device`."""
+    book = torch.tensor(centroids, dtype=torch.float32, device=device)
+    halves = book.square().sum(dim=1) / 2
+    rows = (torch.tensor(np.asarray(features[rows]), device=device).float() for rows in batches(len(features)))
+    np.save(path, np.concatenate([(x @ book.T - halves).argmax(dim=2).cpu().numpy() for x in rows]))
 
 
 def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
     """Positions that hold tokens in each clip, int64 [N]."""
     return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
+
+
+def prepare_semantic(
+    folder: Path, fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig
+) -> tuple[np.ndarray, ...]:
+    """Features [N, L, D], centroids, semantic tokens [N, L], and the number of positions that hold tokens [N]."""
+    device = next(audiomae.parameters()).device
+    features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
+    positions = count_all_positions(len(fbanks), config)
+    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, path))
+    semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, device, path))
+    return features, centroids, semantic, positions
 
 
 def prepare_latents(
@@ -120,10 +116,7 @@ def prepare_latents(
     The VAE's scale factor, one over the standard deviation of the latents, is cached too.
     """
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
-    features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
-    positions = count_all_positions(len(clips), config)
-    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, path))
-    semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, path))
+    features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config)
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
     for rows in batches(len(features)):
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]

@@ -58,7 +58,10 @@ class PeriodDiscriminator(nn.Module):
 
 
 class VocoderStage:
-    """Trains HiFi-GAN on `clips`, int16 [N, 163840]; `encoder` and `decoder` are the weights of the trained VAE."""
+    """Trains HiFi-GAN on `clips`, int16 [N, 163840].
+
+    `encoder` and `decoder` are the weights of the trained VAE; without them all log-mels are true ones.
+    """
 
     name = "vocoder"
     averaged = ("hifigan",)
@@ -67,16 +70,18 @@ class VocoderStage:
         self,
         sizes: NetworkSizes,
         clips: np.ndarray,
-        encoder: dict[str, Tensor],
-        decoder: dict[str, Tensor],
+        encoder: dict[str, Tensor] | None,
+        decoder: dict[str, Tensor] | None,
         device: torch.device,
+        batch: int = BATCH,
     ) -> None:
-        self.clips, self.device = clips, device
+        self.clips, self.device, self.batch = torch.from_numpy(clips).to(device), device, batch
+        self.through_vae = False
         self.log_mel = LogMel().to(device)
         self.resolutions = nn.ModuleList(LogMel(*resolution) for resolution in RESOLUTIONS).to(device)
         self.encoder, self.decoder = VaeEncoder(sizes).to(device), VaeDecoder(sizes).to(device)
-        self.encoder.load_state_dict(encoder)
-        self.decoder.load_state_dict(decoder)
+        if encoder and decoder:
+            self.load_vae(encoder, decoder)
         self.hifigan = HifiGan(sizes).to(device)
         use_rows(self.hifigan)
         self.discriminators = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS).to(device)
@@ -86,24 +91,35 @@ class VocoderStage:
             "discriminators": torch.optim.AdamW(self.discriminators.parameters(), 3e-4, betas=(0.8, 0.95)),
         }
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        adversarial = progress > ADVERSARIAL_FROM
-        real = crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator).to(self.device)
+    def load_vae(self, encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> None:
+        """From now on half of each batch goes through the VAE of these weights."""
+        self.encoder.load_state_dict(encoder)
+        self.decoder.load_state_dict(decoder)
+        self.through_vae = True
+
+    def choose(self, progress: float, generator: torch.Generator) -> tuple[bool, bool]:
+        """Whether the discriminators judge, and whether half of the batch goes through the VAE."""
+        return progress > ADVERSARIAL_FROM, self.through_vae
+
+    def update(self, choice: tuple[bool, bool], generator: torch.Generator | None) -> dict[str, Tensor]:
+        adversarial, through_vae = choice
+        real = crop_clips(self.clips, self.batch, FRAMES * FRAME_SHIFT, generator)
         mel = self.log_mel(real)
-        with torch.no_grad(), half_precision(self.device):
-            mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
+        if through_vae:
+            with torch.no_grad(), half_precision(self.device):
+                mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
         with half_precision(self.device):
             made = self.hifigan(mel)[:, : real.shape[1]].float()
-        losses: dict[str, float] = {}
+        losses: dict[str, Tensor] = {}
         if adversarial:
             losses["discriminator"] = self.train_discriminators(real, made.detach())
         spectral = self.compare_spectra(real, made)
-        losses["spectral"] = float(spectral.detach())
+        losses["spectral"] = spectral.detach()
         loss = spectral
         if adversarial:
             adversary, features = self.judge(real, made)
             loss = loss + ADVERSARIAL_WEIGHT * adversary + FEATURE_WEIGHT * features
-            losses["adversary"] = float(adversary.detach())
+            losses["adversary"] = adversary.detach()
         optimizer = self.optimizers["hifigan"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -128,7 +144,7 @@ class VocoderStage:
             convergences.append(torch.linalg.vector_norm(a - b) / (torch.linalg.vector_norm(b) + SILENCE))
         return torch.stack(losses).mean() + torch.stack(convergences).mean()
 
-    def train_discriminators(self, real: Tensor, made: Tensor) -> float:
+    def train_discriminators(self, real: Tensor, made: Tensor) -> Tensor:
         """One update by the least-squares loss; returns the loss."""
         loss = torch.zeros((), device=self.device)
         with half_precision(self.device):
@@ -139,7 +155,7 @@ class VocoderStage:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def judge(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """The least-squares adversarial loss of `made`, and the feature-matching loss: the L1 distance of the maps."""

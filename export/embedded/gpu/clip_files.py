@@ -1,0 +1,132 @@
+"""The clips of a pack: Opus and FLAC in archives, and the corpus that they become. No torch: many processes run this.
+
+Speech and music travel. Environmental sound is made on the machine, by the programs of `corpus/environment.py`. What
+is mixed into a quarter of its clips comes from the first piece of the pack.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus.arrays import ArrayPlan
+from sc_runtime.export.embedded.corpus.clips import GENERATORS, Generators, make_clip
+from sc_runtime.export.embedded.corpus.command import make_pcm
+from sc_runtime.export.embedded.corpus.signals import Signal
+from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain, Split, pick
+from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbank
+from sc_runtime.semanticodec.config import MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES
+
+CARRIED: tuple[Domain, ...] = ("speech", "music")  #: domains whose clips travel
+INDEX = "pack.json"  #: in the first piece: how many clips there are of each carried domain, and where they come from
+HELD_OUT = "held-out.zip"
+SLOWEST, FASTEST = 6, 256  #: kbit/s at libsndfile's compression levels 1 and 0
+
+
+def encode_opus(rate: float, clip: np.ndarray) -> bytes:
+    """`clip` int16 [n] at 16 kHz as Opus of about `rate` kbit/s."""
+    import soundfile
+
+    file = io.BytesIO()
+    level = 1 - (rate - SLOWEST) / (FASTEST - SLOWEST)
+    soundfile.write(file, clip, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=level)
+    return file.getvalue()
+
+
+def decode(content: bytes) -> np.ndarray:
+    """The clip int16 [n] in an Opus or FLAC file."""
+    import soundfile
+
+    return soundfile.read(io.BytesIO(content), dtype="int16")[0]
+
+
+def name_clip(domain: str, row: int) -> str:
+    return f"{domain}-{row:05}.opus"
+
+
+def name_archive(piece: int) -> str:
+    """The archive of a piece's clips. Pieces are numbered from 0."""
+    return f"clips-{piece:02}.zip"
+
+
+def read_held_out(pack: Path) -> np.ndarray:
+    """The held-out clips of a pack, int16 [3 M, 163840], the domains one after another."""
+    with zipfile.ZipFile(pack / HELD_OUT) as archive:
+        return np.stack([decode(archive.read(name)) for name in archive.namelist()])
+
+
+def read_count(pack: Path) -> int:
+    """The number of training clips of each domain. Raises SettingsError if `pack` is none, or lacks a piece."""
+    try:
+        count = int(json.loads((pack / INDEX).read_text())["clips"])
+    except (OSError, ValueError, KeyError):
+        raise SettingsError(f"--pack {pack}", f"a folder with {INDEX}: the pieces that `pack` wrote") from None
+    return count
+
+
+def check_pieces(pack: Path) -> None:
+    """Raises SettingsError if clips are missing: a piece has not come."""
+    names = open_archives(pack)
+    wanted = [name_clip(domain, row) for domain in CARRIED for row in range(read_count(pack))]
+    if missing := [name for name in wanted if name not in names]:
+        raise SettingsError(
+            f"{len(missing)} clips are not in {pack}, {missing[0]} for one",
+            f"{len(wanted)} clips",
+            "copy the other pieces there",
+        )
+
+
+@cache
+def open_archives(pack: Path) -> dict[str, zipfile.ZipFile]:
+    """The archive that holds each clip, by the clip's name, of the pieces that are there at the first call."""
+    archives = [zipfile.ZipFile(path) for path in sorted(pack.glob("clips-*.zip"))]
+    return {name: archive for archive in archives for name in archive.namelist()}
+
+
+def read_clip(pack: Path, domain: str, row: int) -> npt.NDArray[np.int16]:
+    name = name_clip(domain, row)
+    return decode(open_archives(pack)[name].read(name))
+
+
+def make_sound_clip(pack: Path, index: int) -> npt.NDArray[np.int16]:
+    """Clip `index` of environmental sound, as `make_clip` makes it, but with carried clips for the other domains."""
+    carried: Generators = {domain: partial(draw_carried, pack, domain) for domain in CARRIED}
+    return make_pcm(partial(make_clip, "sound", "train", generators={**GENERATORS, **carried}), index)
+
+
+def draw_carried(pack: Path, domain: str, rng: np.random.Generator, split: Split, length: int) -> Signal:
+    """A random clip of the pack's first piece, its first `length` samples."""
+    with zipfile.ZipFile(pack / name_archive(0)) as archive:
+        name = pick(rng, [name for name in archive.namelist() if name.startswith(f"{domain}-")])
+        return decode(archive.read(name))[:length].astype(np.float32) / np.float32(32768)
+
+
+def plan_sound(pack: Path, corpus: Path) -> ArrayPlan:
+    """The array of environmental sound, which needs the first piece alone."""
+    make = partial(make_sound_clip, pack)
+    return ArrayPlan(corpus / "train-sound.npy", read_count(pack), (SEGMENT_SAMPLES,), np.int16, make)
+
+
+def plan_carried(pack: Path, corpus: Path) -> list[ArrayPlan]:
+    """The arrays of the carried domains, then the filterbanks of all clips, which `training` looks for there."""
+    count = read_count(pack)
+    plans = [
+        ArrayPlan(corpus / f"train-{domain}.npy", count, (SEGMENT_SAMPLES,), np.int16, partial(read_clip, pack, domain))
+        for domain in CARRIED
+    ]
+    fbank = partial(make_fbank, corpus, count)
+    shape = (SEGMENT_FRAMES, MEL_BINS)
+    return [*plans, ArrayPlan(corpus / "fbanks.npy", len(DOMAINS) * count, shape, np.float16, fbank)]
+
+
+def make_fbank(corpus: Path, count: int, row: int) -> npt.NDArray[np.float16]:
+    """The filterbank of clip `row` of all clips, the domains one after another."""
+    clips = np.load(corpus / f"train-{DOMAINS[row // count]}.npy", mmap_mode="r")
+    return compute_fbank(clips[row % count], int(choose_lengths(len(DOMAINS) * count)[row]))

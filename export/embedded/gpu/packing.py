@@ -1,0 +1,191 @@
+"""What travels to the machine with the GPU: clips as Opus, held-out clips as FLAC, the weights to continue from.
+
+Clips and weights travel in pieces of at most what a call takes. Each piece is a folder of files. On the machine all
+pieces are copied into one folder, the pack.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
+from sc_runtime.export.embedded.training.restoring import restore_bundle
+from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.files import replacing
+from sc_runtime.semanticodec.config import SAMPLE_RATE
+
+from .clip_files import encode_opus, name_archive, name_clip
+
+STAGES = ("audiomae", "mel_vae", "vocoder", "diffusion")
+Networks = Mapping[str, Mapping[str, Tensor]]
+
+SECOND = "diffusion-tokens.pt"  #: of what comes back: the BiLSTM and the acoustic codebook
+ENTRY_BYTES = 200  #: of a file in an archive, at most, besides its name and content
+
+
+def encode_clips(corpus: Path, domain: Domain, count: int, rate: float, folder: Path, progress: Progress) -> None:
+    """Write `folder`/DOMAIN-ROW.opus for the first `count` training clips. Files of an earlier call are kept."""
+    clips = np.load(find_array(corpus, f"train-{domain}"), mmap_mode="r")
+    if count > len(clips):
+        raise SettingsError(f"--clips {count}", f"at most {len(clips)}, the clips of {domain} in {corpus}")
+    folder.mkdir(parents=True, exist_ok=True)
+    task = progress.add_task(domain, total=count)
+    missing = [row for row in range(count) if not (folder / name_clip(domain, row)).exists()]
+    progress.update(task, completed=count - len(missing))
+    for row in missing:
+        with replacing(folder / name_clip(domain, row)) as temporary:
+            temporary.write_bytes(encode_opus(rate, clips[row]))
+        progress.advance(task)
+
+
+def find_array(corpus: Path, name: str) -> Path:
+    """The path of an array of the corpus. Raises SettingsError if it is not there."""
+    path = corpus / f"{name}.npy"
+    if not path.is_file():
+        raise SettingsError(f"--corpus {corpus}", f"a folder with {path.name}", "run python -m export.embedded.corpus")
+    return path
+
+
+def encode_held_out(corpus: Path, count: int, path: Path) -> None:
+    """Write the first `count` held-out clips of each domain as FLAC into the archive `path`."""
+    import soundfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for domain in DOMAINS:
+            for row, clip in enumerate(np.load(find_array(corpus, f"held-out-{domain}"))[:count]):
+                file = io.BytesIO()
+                soundfile.write(file, clip, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+                archive.writestr(f"{domain}-{row:05}.flac", file.getvalue())
+
+
+def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
+    """Write `folder`/STAGE.pt: the averaged weights in `state`, or without it those of the shipped model, as float16.
+
+    Returns the updates that each stage has had. A stage that has no weights is left out: it starts with random ones.
+    """
+    steps = {}
+    with TemporaryDirectory() as temporary:
+        if state is None:
+            state = Path(temporary)
+            restore_bundle(Bundle.load(EMBEDDED_BUNDLE), EMBEDDED, TRAINED, state)
+        elif not any((state / f"{stage}.pt").is_file() for stage in STAGES):
+            raise SettingsError(f"--state {state}", "a folder with a state of the training, such as vocoder.pt")
+        for stage in STAGES:
+            if (state / f"{stage}.pt").is_file():
+                found = torch.load(state / f"{stage}.pt", map_location="cpu", weights_only=True)
+                write_halves(folder / f"{stage}.pt", found["averages"], found["networks"], 0, 0.0)
+                steps[stage] = found["steps"]
+    return steps
+
+
+def write_halves(path: Path, averages: Networks, networks: Networks, steps: int, seconds: float, **more: Any) -> None:
+    """Write a stage's state of float16 weights, without an optimiser; `training.loop.restore` reads it.
+
+    Networks that have averages are written as these. The others, the discriminators, are written as they are.
+    """
+    states = {**networks, **averages}
+    halves = {name: {key: halve(tensor) for key, tensor in state.items()} for name, state in states.items()}
+    kept = {"networks": halves, "averages": {name: halves[name] for name in averages}, "optimizers": {}}
+    state = {"steps": steps, "seconds": seconds, **kept, **more}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def send_stage(path: Path, out: Path) -> None:
+    """Copy a stage's file of weights to the folder `out` of what comes back, each file whole or not at all.
+
+    The file of the diffusion is larger than a file that comes back can be, so its smaller networks go into a second.
+    """
+    if path.stem != "diffusion":
+        copy_whole(path, out / path.name)
+        return
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    smaller = {name: state["networks"].pop(name) for name in list(state["networks"]) if name != "tunet"}
+    second = {"networks": smaller, "averages": smaller}
+    state["averages"] = state["networks"]
+    for name, content in ((SECOND, second), (path.name, state)):
+        temporary = out / f"{name}.part"
+        torch.save(content, temporary)
+        temporary.replace(out / name)
+
+
+def read_sent(folder: Path, stage: str) -> dict[str, Any]:
+    """The state of a stage that `send_stage` copied to `folder`: the inverse."""
+    state = torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True)
+    if stage == "diffusion":
+        second = torch.load(folder / SECOND, map_location="cpu", weights_only=True)
+        networks = state["networks"] | second["networks"]
+        state |= {"networks": networks, "averages": networks}
+    return state
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is never half of one."""
+    temporary = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def halve(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return tensor.half() if tensor.is_floating_point() else tensor.clone()
+
+
+def cut_pieces(first: Iterable[Path], clips: Iterable[Path], folder: Path, room: int) -> list[Path]:
+    """Write the pieces `folder`/piece0, piece1, ... of at most `room` bytes each; returns their folders.
+
+    The first piece has the files `first` besides clips. Raises SettingsError if a file does not fit.
+    """
+    for old in folder.glob("piece*"):
+        shutil.rmtree(old)
+    pieces: list[Path] = []
+    left = 0
+    archive: zipfile.ZipFile | None = None
+
+    def begin() -> zipfile.ZipFile:
+        place = folder / f"piece{len(pieces)}"
+        place.mkdir(parents=True)
+        pieces.append(place)
+        return zipfile.ZipFile(place / name_archive(len(pieces) - 1), "w")
+
+    archive = begin()
+    left = room
+    for path in first:
+        shutil.copyfile(path, pieces[0] / path.name)
+        left -= path.stat().st_size
+    if left < 0:
+        raise SettingsError(f"weights and held-out clips of {room - left} bytes", f"at most {room}", "use --held-out 4")
+    for path in clips:
+        size = path.stat().st_size + 2 * len(path.name) + ENTRY_BYTES
+        if size > left:
+            archive.close()
+            archive, left = begin(), room
+        archive.write(path, path.name)
+        left -= size
+    archive.close()
+    return pieces
+
+
+def list_clips(folder: Path, domains: Sequence[str], count: int) -> list[Path]:
+    """The Opus files in `folder`, the domains in turn, so that the first piece has some of each."""
+    return [folder / name_clip(domain, row) for row in range(count) for domain in domains]
+
+
+def write_index(path: Path, clips: int, steps: Mapping[str, int]) -> None:
+    path.write_text(json.dumps({"clips": clips, "steps": dict(steps)}))

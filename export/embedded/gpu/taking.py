@@ -1,0 +1,73 @@
+"""What came back from the GPU becomes a state that the training continues from and that `assemble` reads."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
+from sc_runtime.files import replacing, write_atomically
+
+from .packing import STAGES, read_sent
+from .stages import LOSSES
+
+CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, SCALE_FACTOR)  #: of other weights
+
+
+def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
+    """Copy the stages in `folder` to `state`; returns the names of those that were there and of those that were not.
+
+    The T-UNet brings the centroids and the scale factor that it was trained with. Without it those in `state` go, as
+    do all that was computed from other weights. Raises SettingsError if nothing came back, if `state` holds a stage
+    that came back, or if the T-UNet was trained with other weights than those that are beside it.
+    """
+    found = {stage: read_stage(folder, stage) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
+    if not found:
+        raise SettingsError(f"{folder}", f"a folder with one of {', '.join(f'{stage}.pt' for stage in STAGES)}")
+    if there := [stage for stage in found if (state / f"{stage}.pt").exists()]:
+        raise SettingsError(f"{state} with {there[0]}.pt", "a folder without a training", "give a new one")
+    made_with = found.get("diffusion", {}).get("made_with", {})
+    for stage, steps in made_with.items():
+        if stage not in found or found[stage]["steps"] != steps:
+            have = found[stage]["steps"] if stage in found else "none"
+            raise SettingsError(
+                f"{stage}.pt of {have} updates",
+                f"of {steps}, with which diffusion.pt was trained",
+                "take the files of one call, or remove diffusion.pt",
+            )
+    state.mkdir(parents=True, exist_ok=True)
+    for name in CACHES:
+        (state / name).unlink(missing_ok=True)
+    for stage in found:
+        with replacing(state / f"{stage}.pt") as temporary:
+            torch.save(found[stage], temporary)
+    if "diffusion" in found:
+        with replacing(state / CENTROIDS) as temporary, temporary.open("wb") as file:
+            np.save(file, found["diffusion"]["centroids"].float().numpy())
+        write_atomically(state / SCALE_FACTOR, json.dumps(found["diffusion"]["scale_factor"]).encode())
+    split_losses(folder / LOSSES, state)
+    return list(found), [stage for stage in STAGES if stage not in found]
+
+
+def read_stage(folder: Path, stage: str) -> dict[str, Any]:
+    """The state of a stage in `folder`. Raises SettingsError if it is none."""
+    try:
+        return read_sent(folder, stage)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        raise SettingsError(f"{folder / stage}.pt", "a whole state of a stage", "remove it, or take another") from None
+
+
+def split_losses(path: Path, state: Path) -> None:
+    """Write the curve of each stage, `state`/STAGE.jsonl, from the lines of all stages."""
+    curves: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        entry = json.loads(line)
+        curves.setdefault(entry.pop("stage"), []).append(json.dumps(entry))
+    for stage, lines in curves.items():
+        (state / f"{stage}.jsonl").write_text("".join(f"{line}\n" for line in lines))

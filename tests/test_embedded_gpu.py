@@ -1,0 +1,334 @@
+"""Training the embedded model on a GPU that is lent for minutes: what travels, the rehearsal, what comes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.gpu_calls import print_calls
+from bench.gpu_wheel import LIMIT
+from bench.harness.machine import ROOT
+from sc_runtime.cli.program import run_command
+from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus.splits import DOMAINS
+from sc_runtime.export.embedded.gpu import captured, command, plan, taking
+from sc_runtime.export.embedded.gpu.clip_files import (
+    CARRIED,
+    HELD_OUT,
+    check_pieces,
+    decode,
+    encode_opus,
+    make_sound_clip,
+    name_archive,
+    name_clip,
+    plan_carried,
+    read_held_out,
+)
+from sc_runtime.export.embedded.gpu.packing import (
+    SECOND,
+    STAGES,
+    copy_starts,
+    cut_pieces,
+    list_clips,
+    send_stage,
+    write_halves,
+)
+from sc_runtime.export.embedded.training import command as training
+from sc_runtime.export.embedded.training.assembly import assemble
+from sc_runtime.export.embedded.training.filterbanks import compute_fbanks
+from sc_runtime.export.embedded.training.loop import load_average, read_curves
+from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
+from sc_runtime.export.semanticodec.networks.tunet import TUNet
+from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
+
+CLIPS = 12  #: of each domain: 2048 centroids of sound need as many positions
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tones in noise: CLIPS of speech and music, and two held-out clips of each domain."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    time = np.arange(SEGMENT_SAMPLES) / 16000
+
+    def draw(count: int) -> np.ndarray:
+        tones = [np.sin(2 * np.pi * generator.uniform(100, 900) * time) for _ in range(count)]
+        noise = generator.standard_normal((count, SEGMENT_SAMPLES)) * 0.1
+        return ((np.stack(tones) + noise) * 6000).astype(np.int16)
+
+    for domain in CARRIED:
+        np.save(folder / f"train-{domain}.npy", draw(CLIPS))
+    for domain in DOMAINS:
+        np.save(folder / f"held-out-{domain}.npy", draw(2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pieces(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `pack` wrote, from the weights of the shipped model."""
+    out = tmp_path_factory.mktemp("carry")
+    arguments = ["--clips", str(CLIPS), "--held-out", "1", "--rate", "32", "--out", str(out), "--wheels", "no"]
+    assert run_command(command.app, ["pack", "--corpus", str(corpus), *arguments]) == 0
+    return out / command.PACK
+
+
+@pytest.fixture(scope="module")
+def pack(pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pieces in one folder, as on the machine."""
+    folder = tmp_path_factory.mktemp("pack")
+    for path in pieces.glob("piece*/*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.slow
+def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack: Path, tmp_path: Path) -> None:
+    """Four processes on the CPU. The vocoder tries to capture a graph, which fails here, and starts again without."""
+    out, work, state = tmp_path / "out", tmp_path / "work", tmp_path / "state"
+    arguments = ["train", "--pack", pack, "--out", out, "--work", work, "--rehearse", "--workers", "1"]
+    program = [
+        sys.executable,
+        "-m",
+        "export.embedded.gpu",
+        *map(str, arguments),
+        "--eager",
+        "mel_vae,audiomae,diffusion",
+    ]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads((out / "gpu.json").read_text())
+    assert set(document["states"].values()) == {"ran"}, done.stdout
+    assert document["rehearsal"] and document["gpu"] is None
+    assert "vocoder: no CUDA graph, (False, False): " in (out / "gpu.log").read_text()
+    assert document["results"]["vocoder"]["eager"][0] == "(False, False)"
+    assert 0 < document["results"]["mel_vae"]["held_out_l1"] < 20
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted([*(f"{stage}.pt" for stage in STAGES), SECOND, "gpu.json", "gpu.log", "losses.jsonl"])
+    assert len(files) <= 8 and max(path.stat().st_size for path in out.iterdir()) < 16 * 2**20
+
+    assert run_command(command.app, ["take", str(out), str(state)]) == 0
+    for stage in STAGES:
+        assert read_curves(state, stage)[-1]["step"] > 0
+    weights = Folder(assemble(state, TRAINED), 50)
+    assert weights.half
+    for stage in ("mel_vae", "vocoder"):  # those with discriminators
+        goes_on = [stage, str(state), "--corpus", str(work / "corpus"), "--minutes", "0.01", "--budget", "1"]
+        assert run_command(training.app, goes_on) == 0
+    started, trained = (load_average(folder, "diffusion", "tunet") for folder in (pack, state))
+    assert any(not torch.equal(started[key], trained[key]) for key in started)
+    TUNet(TRAINED).load_state_dict(trained)
+
+
+def test_calls_bring_every_piece_and_the_last_one_trains(
+    pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With room for some of the clips beside the weights, so that there are several pieces."""
+    first = sorted((pieces / "first").iterdir())
+    room = sum(path.stat().st_size for path in first) + 400_000
+    place = tmp_path / command.PACK
+    folders = cut_pieces(first, list_clips(pieces / "opus-32", CARRIED, CLIPS), place, room)
+    clips = [zipfile.ZipFile(folder / name_archive(i)).namelist() for i, folder in enumerate(folders)]
+    assert sorted(itertools.chain(*clips)) == sorted(
+        name_clip(domain, row) for domain in CARRIED for row in range(CLIPS)
+    )
+    assert {name.split("-")[0] for name in clips[0]} == set(CARRIED)
+    assert all(sum(path.stat().st_size for path in folder.iterdir()) <= room for folder in folders)
+
+    print_calls(command.list_calls(tmp_path, [folder.name for folder in folders], 8), command.ASIDE, "")
+    calls = capsys.readouterr().out.split("\nCall ")[1:]
+    assert len(calls) == len(folders) > 1
+    assert [" unpack /tmp/pack" in call for call in calls] == [True] + [False] * (len(calls) - 1)
+    assert [" train --pack /tmp/pack" in call for call in calls] == [False] * (len(calls) - 1) + [True]
+    assert "timeout_s=540" in calls[-1] and f"MiB of {LIMIT // 2**20}" in calls[-1]
+
+
+def test_a_file_that_fits_no_piece_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    with pytest.raises(SettingsError, match="weights and held-out clips of 1000 bytes; expected at most 999"):
+        cut_pieces([tmp_path / "weights"], [], tmp_path / "out", 999)
+
+
+def test_a_missing_piece_is_named(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "pack.json").write_bytes((pack / "pack.json").read_bytes())
+    with pytest.raises(SettingsError, match=r"24 clips are not in .*, speech-00000.opus for one; expected 24 clips"):
+        check_pieces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pack", "nowhere"], "error: --pack .*nowhere; expected a folder with pack.json"),
+        (["--pack", "nowhere", "--only", "vae"], "error: stage 'vae'; expected of audiomae, mel_vae"),
+        (["--pack", "nowhere", "--seconds", "mel_vae=0"], "error: --seconds mel_vae=0; expected STAGE=NUMBER"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--rehearse"]
+    assert run_command(command.app, ["train", *arguments, *where]) == 1
+    shown = capsys.readouterr().err
+    assert len(shown.strip().splitlines()) == 1
+    assert re.match(message, shown), shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_training_is_refused(pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(command.app, ["train", "--pack", str(pack), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: no GPU; expected one that torch can use, or --rehearse\n"
+
+
+def test_opus_keeps_length_and_sound() -> None:
+    time = np.arange(SEGMENT_SAMPLES) / 16000
+    clip = (8000 * np.sin(2 * np.pi * 440 * time)).astype(np.int16)
+    sizes = [len(encode_opus(rate, clip)) for rate in (32, 64)]
+    assert sizes[0] < sizes[1] < 2 * 64_000 / 8 * 10.24
+    heard = decode(encode_opus(64, clip))
+    assert heard.shape == clip.shape and heard.dtype == np.int16
+    error = (heard - clip.astype(np.float64))[1600:-1600]
+    assert np.sqrt(np.mean(error**2)) < 0.05 * 8000
+
+
+def test_held_out_clips_come_back_bit_by_bit(corpus: Path, pack: Path) -> None:
+    expected = np.concatenate([np.load(corpus / f"held-out-{domain}.npy")[:1] for domain in DOMAINS])
+    assert np.array_equal(read_held_out(pack), expected)
+    assert (pack / HELD_OUT).stat().st_size < expected.nbytes
+
+
+def test_a_sound_is_the_same_each_time_and_some_hold_carried_clips(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the clips mix in another domain: a clip of the pack."""
+    used = []
+    original = zipfile.ZipFile.read
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, name: used.append(name) or original(self, name))
+    clips = [make_sound_clip(pack, index) for index in range(6)]
+    assert all(clip.shape == (SEGMENT_SAMPLES,) and clip.dtype == np.int16 for clip in clips)
+    assert used and all(name.split("-")[0] in CARRIED for name in used)
+    assert np.array_equal(clips[0], make_sound_clip(pack, 0)) and not np.array_equal(clips[0], clips[1])
+
+
+def test_filterbanks_in_rows_are_those_of_the_training(pack: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    clips = generator.integers(-3000, 3000, (3 * CLIPS, SEGMENT_SAMPLES)).astype(np.int16)
+    for domain, rows in zip(DOMAINS, np.array_split(clips, 3), strict=True):
+        np.save(tmp_path / f"train-{domain}.npy", rows)
+    compute_fbanks(clips, tmp_path / "expected.npy")
+    make = plan_carried(pack, tmp_path)[-1].make
+    for row in (0, 1, CLIPS, 3 * CLIPS - 6):
+        assert np.array_equal(make(row), np.load(tmp_path / "expected.npy", mmap_mode="r")[row])
+
+
+def test_the_shipped_weights_are_the_start(tmp_path: Path) -> None:
+    assert set(copy_starts(None, tmp_path)) == {"audiomae", "vocoder", "diffusion"}  # the VAE has grown
+    weights = load_average(tmp_path, "vocoder", "hifigan")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    HifiGan(TRAINED).load_state_dict(weights)
+    with pytest.raises(SettingsError, match="expected a folder with a state of the training"):
+        copy_starts(tmp_path / "none", tmp_path)
+
+
+def test_discriminators_are_written_but_have_no_averages(tmp_path: Path) -> None:
+    """As the loop expects that reads them."""
+    networks = {name: {"weight": torch.full((2,), value)} for name, value in (("encoder", 1.0), ("discriminator", 2.0))}
+    write_halves(tmp_path / "mel_vae.pt", {"encoder": {"weight": torch.zeros(2)}}, networks, 3, 4.0)
+    state = torch.load(tmp_path / "mel_vae.pt", weights_only=True)
+    assert set(state["averages"]) == {"encoder"} and state["averages"]["encoder"]["weight"].tolist() == [0, 0]
+    assert {name: float(tensors["weight"][0]) for name, tensors in state["networks"].items()} == {
+        "encoder": 0.0,
+        "discriminator": 2.0,
+    }
+
+
+def write_stage(folder: Path, stage: str, steps: int, **more: object) -> None:
+    whole = folder.with_name("whole")
+    for each in (folder, whole):
+        each.mkdir(exist_ok=True)
+    networks = {name: {"weight": torch.ones(2)} for name in ("tunet", "quantizer")}
+    write_halves(whole / f"{stage}.pt", networks, networks, steps, 1.0, **more)
+    send_stage(whole / f"{stage}.pt", folder)
+
+
+def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> None:
+    came, state = tmp_path / "came", tmp_path / "state"
+    write_stage(came, "mel_vae", 7)
+    made = {"centroids": torch.ones(4, 2), "scale_factor": 0.5, "made_with": {"mel_vae": 8}}
+    write_stage(came, "diffusion", 3, **made)
+    with pytest.raises(SettingsError, match=r"mel_vae.pt of 7 updates; expected of 8, with which diffusion.pt"):
+        taking.take_back(came, state)
+    assert not state.exists()
+    write_stage(came, "mel_vae", 8)
+    (came / "losses.jsonl").write_text('{"stage": "mel_vae", "step": 8, "l1": 0.5}\n')
+    assert taking.take_back(came, state) == (["mel_vae", "diffusion"], ["audiomae", "vocoder"])
+    assert set(torch.load(state / "diffusion.pt", weights_only=True)["networks"]) == {"tunet", "quantizer"}
+    assert json.loads((state / "scale_factor.json").read_text()) == 0.5
+    assert np.load(state / "centroids.npy").shape == (4, 2)
+    assert read_curves(state, "mel_vae") == [{"step": 8, "l1": 0.5}]
+    with pytest.raises(SettingsError, match="expected a folder without a training"):
+        taking.take_back(came, state)
+
+
+def test_a_half_written_file_is_not_taken(tmp_path: Path) -> None:
+    came = tmp_path / "came"
+    write_stage(came, "vocoder", 1)
+    (came / "vocoder.pt").write_bytes((came / "vocoder.pt").read_bytes()[:500])
+    with pytest.raises(SettingsError, match=r"vocoder.pt; expected a whole state of a stage"):
+        taking.take_back(came, tmp_path / "state")
+    with pytest.raises(SettingsError, match=r"expected a folder with one of audiomae.pt"):
+        taking.take_back(tmp_path / "nothing", tmp_path / "state")
+
+
+class FakeGraph:
+    """What stands for a CUDA graph where there is none: it counts its replays."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 1)
+
+
+def test_a_choice_is_captured_after_its_warm_up_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logic alone: the capture itself needs a GPU."""
+    done: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def advance(choice: object) -> dict[str, torch.Tensor]:
+        done.append(choice)
+        return {}
+
+    run = captured.Captured(advance, ["late"], lambda line: None)
+    graphs: list[FakeGraph] = []
+
+    def capture(choice: object) -> tuple[FakeGraph, dict[str, torch.Tensor]]:
+        graphs.append(FakeGraph())
+        return graphs[-1], advance(choice)
+
+    monkeypatch.setattr(run, "capture", capture)
+    for _ in range(captured.WARM_UPS + 3):
+        run("early")
+    for _ in range(captured.WARM_UPS + 3):
+        run("late")
+    assert done == ["early"] * (captured.WARM_UPS + 1) + ["late"] * (captured.WARM_UPS + 3)
+    assert [graph.replays for graph in graphs] == [3]
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    seconds = plan.parse_numbers("seconds", "mel_vae=60,diffusion=1.5", plan.SECONDS)
+    assert seconds == {**plan.SECONDS, "mel_vae": 60.0, "diffusion": 1.5}
+    written = plan.Plan(tmp_path, tmp_path / "corpus", tmp_path / "out", seconds, plan.BATCHES, eager=("vocoder",))
+    written.write(tmp_path)
+    assert plan.Plan.read(tmp_path) == written
