@@ -106,7 +106,7 @@ def list_calls(out: Path, pieces: list[str], minutes: float) -> list[Call]:
     """The calls, in order: each brings a piece; the first begins to make sound; the last one trains."""
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
-    prepare += "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
+    install = "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
     gpu = "python3 -m export.embedded.gpu"
     makes = f"(setsid nohup {gpu} unpack /tmp/pack /tmp/training >/tmp/unpack.log 2>&1 </dev/null &); "
     train = f"{gpu} train --pack /tmp/pack --work /tmp/training --out $OUT --minutes {minutes:g}; "
@@ -114,7 +114,8 @@ def list_calls(out: Path, pieces: list[str], minutes: float) -> list[Call]:
     for number, piece in enumerate(pieces):
         is_first, is_last = number == 0, piece == pieces[-1]
         copy = f"cp $CARRY/{PACK}/{piece}/* /tmp/pack/; "
-        command = prepare + copy + (makes if is_first else "") + (train if is_last else "ls -l /tmp/pack; ")
+        begin = prepare + (install + copy + makes if is_first else copy)
+        command = begin + (train if is_last else "ls -l /tmp/pack; ")
         carried = [f"{carry}/{PACK}/{piece}", *([f"{carry}/wheels"] if is_first and (out / "wheels").exists() else [])]
         limit = min(600, round(60 * minutes) + 60) if is_last else 60
         calls.append(Call(limit, carried, command + "tail -c 2000 /tmp/unpack.log"))

@@ -86,7 +86,7 @@ class Worker:
             fit(
                 *(stage, self.state, seconds / 60, (before + seconds) / 60, self.report),
                 clock=read_clock if self.session.rehearsal else time.monotonic,
-                log_seconds=min(LOG_SECONDS, self.plan.every),
+                log_seconds=min(LOG_SECONDS, seconds / 10),
                 save_seconds=self.plan.every,
                 wrap=lambda advance: Captured(advance, eager, self.report),
                 review=review_and_send,
