@@ -152,6 +152,7 @@ def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) ->
 # --- what travels -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_fp16_bundle", "tiny_fp16_unicodec"])
 def test_a_filled_pack_is_the_bundle(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Byte for byte: weights of convolutions and LSTMs, transposed ones, constants, codebooks."""
