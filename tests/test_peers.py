@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.speed.peers import PEERS, STAGE, Facts, PeerProgram, find_facts, make_network, make_random_codes
+from bench.speed.peers import OFFLINE, PEERS, STAGE, Facts, PeerProgram, find_facts, make_network, make_random_codes
 from bench.speed.peers_chart import choose_factor, place_labels
 from tests.conftest import ROOT
 
@@ -22,6 +22,13 @@ STATED: dict[str, tuple[float, int, float, int, float]] = {
     "Mimi": (79.3, 24_000, 12.5, 8, 1100),
     "WavTokenizer": (72, 24_000, 75, 1, 900),
 }
+
+
+@pytest.fixture(autouse=True)
+def restore_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make_network` sets is gone after a test: tests of the hub must not be offline."""
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.slow

@@ -236,12 +236,15 @@ def count_flop(network: Network) -> dict[str, int]:
     return flop
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  #: nothing is fetched
+
+
 def make_network(name: str) -> Network:
     """The peer `name` with random weights, the same ones every time, and with random codebooks.
 
     transformers fills codebooks with zeros, with which every token would be 0.
     """
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= OFFLINE
     import torch
 
     torch.manual_seed(SEED)
