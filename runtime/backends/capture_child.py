@@ -14,6 +14,7 @@ from sc_runtime.cuda.graph import DeviceGraph
 
 from .capture_trial import GOOD
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
+from .trial import measure_error
 
 REPLAYS = 3
 #: Relative error of a replay. Two runs of the T-UNet in FP16 differ by a thousandth on an H100, because sums of
@@ -57,12 +58,6 @@ def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) 
                 if not (error := measure_error(found, wanted)) < TOLERANCE:
                     return f"replay {replay} differs from a run by {error:.2g}"
     return None
-
-
-def measure_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The norm of the difference over the norm of `wanted`."""
-    exact = wanted.astype(np.float64)
-    return float(np.linalg.norm(found.astype(np.float64) - exact) / np.linalg.norm(exact))
 
 
 def main(arguments: Sequence[str]) -> None:

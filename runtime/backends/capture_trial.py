@@ -9,15 +9,14 @@ A caller's own capture around ONNX Runtime's run is no way: the process aborts (
 
 from __future__ import annotations
 
-import hashlib
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from sc_runtime.caches import Cache
-from sc_runtime.errors import first_line
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.caches import Cache, make_key
+
+from .trial import run_child
 
 OLDEST = (1, 30)  #: version of ONNX Runtime
 CHILD = "sc_runtime.backends.capture_child"  #: the module that a trial runs
@@ -34,31 +33,22 @@ def check_version(version: str) -> str | None:
     return f"onnxruntime-gpu {version} replays stale data: pip install 'onnxruntime-gpu>=1.30'"
 
 
-def explain_refusal(version: str, gpu: str, bundle: Path, graph: str, axes: Mapping[str, int]) -> str | None:
+def explain_refusal(version: str, gpu: str, bundle: Bundle, graph: str, axes: Mapping[str, int]) -> str | None:
     """Why runs of `graph` of `bundle` must not be recorded here, or None; it may run a trial."""
     if reason := check_version(version):
         return reason
     sizes = [f"{axis}={size}" for axis, size in sorted(axes.items())]
-    path = bundle / f"{graph}.onnx"
-    facts = [version, gpu, hashlib.sha256(path.read_bytes()).hexdigest(), *sizes]
-    key = f"capture-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
+    key = f"capture-{make_key(version, gpu, bundle.list_hashes(graph), sizes)}"
     if (kept := OUTCOMES.read(key)) is not None:
         return kept.tobytes().decode() or None
-    reason = try_out([sys.executable, "-m", CHILD, str(bundle), graph, *sizes])
+    reason = try_out([sys.executable, "-m", CHILD, str(bundle.path), graph, *sizes])
     OUTCOMES.write(key, (reason or "").encode())
     return reason
 
 
 def try_out(command: Sequence[str], seconds: float = SECONDS) -> str | None:
     """Run a trial. Returns why it did not succeed, or None."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"a trial failed: {first_line(error)}"
-    said = done.stdout.strip().splitlines()
-    if done.returncode == 0 and said and said[-1] == GOOD:
-        return None
-    if done.returncode == 0 and said:
-        return f"a trial found: {said[-1]}"
-    lines = [*said, *done.stderr.strip().splitlines()]
-    return f"a trial ended with code {done.returncode}: {lines[-1] if lines else 'it printed nothing'}"
+    answer, failure = run_child(command, seconds)
+    if answer is None:
+        return failure
+    return None if answer == GOOD else f"a trial found: {answer}"

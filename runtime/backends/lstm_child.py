@@ -18,6 +18,7 @@ from sc_runtime.cuda.graph import DeviceGraph
 from .lstm_choice import LIBRARY_LSTM, WAYS, Trial
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
 from .tensorrt.backend import TensorRtBackend
+from .trial import measure_error
 
 WINDOWS = (1, 16)
 RUNS = 5  #: of each way; the fastest counts
@@ -44,9 +45,8 @@ def compare(
             found, spent = time_run(backend.gpu, opened[-1], batch, runs)
             seconds[way].append(spent)
             if way == LIBRARY_LSTM:
-                truths.append(found.astype(np.float64))
-            error = np.linalg.norm(found - truths[i]) / np.linalg.norm(truths[i])
-            errors[way] = max(errors[way], float(error))
+                truths.append(found)
+            errors[way] = max(errors[way], measure_error(found, truths[i]))
         if way != LIBRARY_LSTM:
             opened.pop()  # its memory is free for the next way
     return Trial(seconds, errors)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.lstm import OUTPUT, PRODUCT, RECURRENCE, BiLstm, LstmCall
 from sc_runtime.cuda.lstm_layout import COLUMNS
 from sc_runtime.cuda.source import find_source, read_whole
-from sc_runtime.errors import first_line
+
+from .trial import run_child
 
 LIBRARY_LSTM, TOGETHER, IN_TURN = "library", "kernel", "kernel, directions in turn"
 WAYS = (LIBRARY_LSTM, TOGETHER, IN_TURN)
@@ -110,15 +110,10 @@ def find_trial(bundle: Bundle, graph: str, backend: str, library: str, gpu: str)
 
 def run_trial(command: Sequence[str], seconds: float = SECONDS) -> Trial:
     """Run a child that prints a trial as JSON in its last line."""
+    answer, failure = run_child(command, seconds)
+    if answer is None:
+        return Trial({}, {}, failure)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Trial({}, {}, f"a trial failed: {first_line(error)}")
-    lines = [line for line in (*done.stderr.splitlines(), *done.stdout.splitlines()) if line.strip()]
-    last = lines[-1] if lines else "it printed nothing"
-    if done.returncode == 0:
-        try:
-            return Trial(**json.loads(last))
-        except (ValueError, TypeError):
-            pass
-    return Trial({}, {}, f"a trial ended with code {done.returncode}: {last}")
+        return Trial(**json.loads(answer))
+    except (ValueError, TypeError):
+        return Trial({}, {}, f"a trial ended with code 0: {answer}")

@@ -166,7 +166,7 @@ class OnnxRuntimeCudaBackend:
         """As `DeviceGraph.explain_capture`. `refusal`: why ONNX Runtime makes no CUDA graph of this graph's runs."""
         if refusal or self.provider.name != CUDA.name:  # another provider has nothing to record
             return refusal
-        return explain_refusal(import_onnxruntime().__version__, self.gpu.name, bundle.path, graph, axes)
+        return explain_refusal(import_onnxruntime().__version__, self.gpu.name, bundle, graph, axes)
 
     def open_search(self, codebook: np.ndarray) -> CudaNearestCentroid:
         return CudaNearestCentroid(codebook, self.gpu)
