@@ -40,6 +40,11 @@ class OnceEach(Generic[Key, Value]):
         with self._lock:
             return list(self._values)
 
+    def values(self) -> list[Value]:
+        """The kept values, the most recently used last."""
+        with self._lock:
+            return list(self._values.values())
+
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value of `key`, made by `make` if it is not kept. An error of `make` is raised, and nothing is kept."""
         with self._lock:

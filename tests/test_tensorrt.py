@@ -40,11 +40,12 @@ from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.cli.examine import examine
 from sc_runtime.cuda import device
 from sc_runtime.cuda import source as cuda_source
-from sc_runtime.cuda.graph import RECENT, keep_recent
+from sc_runtime.cuda.graph import RECENT
 from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.cuda.source import compile_source, find_source, load_cubin
 from sc_runtime.errors import BackendError, BundleError, MissingExtraError
 from sc_runtime.loaded import LoadedBundle
+from sc_runtime.once import OnceEach
 from sc_runtime.semanticodec.coefficients import find_multistep
 from sc_runtime.semanticodec.config import LATENT_SHAPE, Schedule
 from sc_runtime.semanticodec.noise import PHILOX_DOMAIN, SeededNoise, WindowNoise
@@ -539,10 +540,10 @@ def test_the_tunet_has_a_profile_for_a_single_window(bundle: Bundle, library: di
 
 
 def test_a_few_sizes_stay_prepared() -> None:
-    kept: dict[int, str] = {}
+    kept: OnceEach[int, str] = OnceEach(RECENT)
     for key in (1, 2, 3, 4, 1, 5):
-        keep_recent(kept, key, lambda key=key: f"made {key}")
-    assert list(kept) == [3, 4, 1, 5]
+        kept.get(key, lambda key=key: f"made {key}")
+    assert kept.keys() == [3, 4, 1, 5]
 
 
 # --- what stops them --------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from bench.harness.gpu import (
 from bench.harness.parts import Session
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
+from sc_runtime.cuda.graph import RECENT
+from sc_runtime.once import OnceEach
 from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.noise import SeededNoise, WindowNoise
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
@@ -79,7 +81,7 @@ def time_one_loop(
     """Seconds of the loop for these windows, and the waveforms after it."""
     device = decoder.device
     with device.lock:
-        decoder._groups.clear()
+        decoder._groups = OnceEach(RECENT)
         group = decoder.prepare(len(codes))
         decoder.condition(group, codes, config)
         started = time.perf_counter()

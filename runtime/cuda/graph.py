@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
+from sc_runtime.once import OnceEach
 from sc_runtime.spec import GraphSpec, TensorSpec
 
 from .device import Device, Memory
 
 RECENT = 4  #: batch sizes that stay prepared; each holds the memory that its graphs work in
 
-Key = TypeVar("Key", bound=Hashable)
-Made = TypeVar("Made")
 Addresses = Mapping[str, int]  #: tensor -> where it lies on the GPU
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -56,7 +55,7 @@ class DeviceGraph:
         self.device, self.spec, self.inputs, self.outputs, self._prepare = device, spec, inputs, outputs, prepare
         self._explain, self._record = explain, record
         self._tensors = {**inputs, **outputs}
-        self._calls: dict[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = {}
+        self._calls: OnceEach[tuple[tuple[str, int], ...], tuple[dict[str, Memory], Call]] = OnceEach(RECENT)
 
     def resolve(self, **axes: int) -> dict[str, tuple[int, ...]]:
         """The shapes of all inputs and outputs, from the sizes of the inputs' dynamic axes."""
@@ -96,7 +95,7 @@ class DeviceGraph:
         shapes = self.resolve(**axes)
         results = {name: np.empty(shapes[name], spec.dtype) for name, spec in self.outputs.items()}
         with self.device.lock:
-            memories, call = keep_recent(self._calls, tuple(axes.items()), lambda: self._open(**axes))
+            memories, call = self._calls.get(tuple(axes.items()), lambda: self._open(**axes))
             for name, spec in self.inputs.items():
                 self.device.write(memories[name].address, feeds[name].astype(spec.dtype, copy=False))
             call.enqueue()
@@ -107,12 +106,3 @@ class DeviceGraph:
     def _open(self, **axes: int) -> tuple[dict[str, Memory], Call]:
         memories = {name: self.device.allocate(size) for name, size in self.count_bytes(**axes).items()}
         return memories, self.bind({name: memory.address for name, memory in memories.items()}, **axes)
-
-
-def keep_recent(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
-    """The value of `key` in `kept`, made if it is not there. `kept` then holds the `RECENT` latest values at most."""
-    made = kept.pop(key) if key in kept else None
-    while made is None and len(kept) >= RECENT:
-        del kept[next(iter(kept))]
-    kept[key] = make() if made is None else made
-    return kept[key]

@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 
 from sc_runtime.cuda.device import Device, Memory, Replay
-from sc_runtime.cuda.graph import Call, DeviceGraph, keep_recent
+from sc_runtime.cuda.graph import RECENT, Call, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.solver import SolverKernel
 from sc_runtime.networks import Networks
+from sc_runtime.once import OnceEach
 
 from .coefficients import DEPTH, find_multistep
 from .config import ACOUSTIC_CODEBOOK, LATENT_SHAPE, Schedule, SemantiCodecConfig
@@ -41,7 +42,7 @@ class ResidentDecoder:
         self._solver = SolverKernel(device, LATENT_SIZE, PHILOX_DOMAIN)
         self._graphs = {name: open_device_graph(networks, name) for name in DECODER_GRAPHS}
         self._codebooks: dict[str, Memory] = {}
-        self._groups: dict[int, Group] = {}
+        self._groups: OnceEach[int, Group] = OnceEach(RECENT)
 
     def run(
         self,
@@ -65,7 +66,7 @@ class ResidentDecoder:
 
     def prepare(self, batch: int) -> Group:
         """The group that decodes `batch` windows; it is made if there is none yet."""
-        return keep_recent(self._groups, batch, partial(Group, self.device, self._solver, self._graphs, batch))
+        return self._groups.get(batch, partial(Group, self.device, self._solver, self._graphs, batch))
 
     def condition(self, group: Group, codes: list[np.ndarray], config: SemantiCodecConfig) -> None:
         """Enqueue tokens -> keys and values of every window."""
@@ -124,7 +125,7 @@ class Group:
         self._arguments = (v, self._latent, steps, *rings, self._table, self._sources, self._counter)
         self._condition = conditioning.bind({"features": self._features, **given}, batch=batch)
         self._steps: dict[bool, Replay] = {}
-        self._vocoders: dict[int, Vocoder] = {}
+        self._vocoders: OnceEach[int, Vocoder] = OnceEach(RECENT)
         self._mel = self._allocate(graphs["vae_decoder"].count_bytes(batch=batch)["mel"])
         self._vae = graphs["vae_decoder"].bind({"latent": self._latent, "mel": self._mel}, batch=batch)
 
@@ -174,7 +175,7 @@ class Group:
     def vocode(self, samples: int) -> np.ndarray:
         """log-mel -> waveforms float32 [B, n] on the host, as `vocode.vocode` makes them."""
         frames = choose_frames(samples)
-        vocoder = keep_recent(self._vocoders, frames, lambda: self._open_vocoder(frames))
+        vocoder = self._vocoders.get(frames, partial(self._open_vocoder, frames))
         if vocoder.mel is not None:
             bins, whole = self._graphs["vae_decoder"].outputs["mel"].resolve(batch=self._batch)[1:]
             self._device.copy_rows(self._mel, vocoder.mel.address, self._batch * bins, 4 * whole, 4 * frames)

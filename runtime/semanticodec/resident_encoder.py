@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import DeviceGraph, keep_recent
+from sc_runtime.cuda.graph import RECENT, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.networks import Networks
+from sc_runtime.once import OnceEach
 
 from .acoustic import count_filled
 from .config import ACOUSTIC_CODEBOOK, SemantiCodecConfig
@@ -28,7 +29,7 @@ class ResidentEncoder:
     def __init__(self, device: Device, networks: Networks) -> None:
         self.device, self._networks = device, networks
         self._graphs = {name: open_device_graph(networks, name) for name in ENCODER_GRAPHS}
-        self._groups: dict[int, EncodeGroup] = {}
+        self._groups: OnceEach[int, EncodeGroup] = OnceEach(RECENT)
 
     def run(self, fbank: np.ndarray, config: SemantiCodecConfig) -> np.ndarray:
         """fbanks [B, 1024, 128] -> codes int32 [B, L, 2], as `SemantiCodecModel.encode_windows` computes them.
@@ -37,7 +38,7 @@ class ResidentEncoder:
         """
         semantic, acoustic = map(self.open_search, (config.semantic_codebook, ACOUSTIC_CODEBOOK))
         with self.device.lock:
-            group = keep_recent(self._groups, len(fbank), partial(EncodeGroup, self.device, self._graphs, len(fbank)))
+            group = self._groups.get(len(fbank), partial(EncodeGroup, self.device, self._graphs, len(fbank)))
             for stage, enqueue in group.list_stages(fbank, semantic, acoustic):
                 self.enqueue(stage, enqueue)
             return group.read(semantic, acoustic)
