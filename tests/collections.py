@@ -14,6 +14,7 @@ from sc_runtime.collection.outcome import Outcome
 from sc_runtime.collection.tokenize import tokenize_collection
 
 RATE = 16000
+SECONDS = (0.4, 0.9, 0.2)  #: of the recordings, in turn
 
 
 def make_sound(number: int, seconds: float, rate: int = RATE) -> np.ndarray:
@@ -24,7 +25,7 @@ def make_sound(number: int, seconds: float, rate: int = RATE) -> np.ndarray:
     return (0.3 * tone + 0.05 * generator.standard_normal(len(times))).astype(np.float32)
 
 
-def write_recordings(folder: Path, count: int, seconds: Sequence[float] = (0.4, 0.9, 0.2)) -> list[Path]:
+def write_recordings(folder: Path, count: int, seconds: Sequence[float] = SECONDS) -> list[Path]:
     """`count` FLAC files in two folders."""
     paths = []
     for number in range(count):
@@ -33,6 +34,13 @@ def write_recordings(folder: Path, count: int, seconds: Sequence[float] = (0.4, 
         soundfile.write(path, make_sound(number, seconds[number % len(seconds)]), RATE)
         paths.append(path)
     return sorted(paths)
+
+
+def write_with_a_broken_one(folder: Path, count: int, seconds: Sequence[float] = SECONDS) -> Path:
+    """`write_recordings`, and a file that is no recording. Returns the folder."""
+    write_recordings(folder, count, seconds)
+    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
+    return folder
 
 
 def tokenize(sources: Any, output: Any, **options: Any) -> Outcome:

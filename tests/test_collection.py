@@ -24,7 +24,7 @@ from sc_runtime.collection.reader import read_collection
 from sc_runtime.collection.rows import Counts, Row, ShardHeader, describe_codec, hash_codes, name_kind
 from sc_runtime.collection.webdataset import make_key
 from sc_runtime.errors import OutputError, SettingsError, TokensError
-from tests.collections import run_command, tokenize, write_recordings
+from tests.collections import run_command, tokenize, write_with_a_broken_one
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def codec() -> Codec:
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven recordings, of which one spans two windows, and two files that are none."""
-    folder = tmp_path_factory.mktemp("recordings")
-    write_recordings(folder, 7, (0.4, 0.9, 0.2, 11.0))
-    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
+    folder = write_with_a_broken_one(tmp_path_factory.mktemp("recordings"), 7, (0.4, 0.9, 0.2, 11.0))
     (folder / "speaker1" / "empty.flac").write_bytes(b"")
     return folder
 

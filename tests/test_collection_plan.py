@@ -26,17 +26,14 @@ from sc_runtime.collection.items import Item
 from sc_runtime.collection.plan import Plan, load_plan
 from sc_runtime.collection.planning import agree
 from sc_runtime.errors import BundleError, OutputError, SettingsError
-from tests.collections import RATE, make_sound, tokenize, write_recordings
+from tests.collections import RATE, make_sound, tokenize, write_recordings, write_with_a_broken_one
 
 SHARDS = {"shard_files": 2}
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recordings")
-    write_recordings(folder, 7)
-    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
-    return folder
+    return write_with_a_broken_one(tmp_path_factory.mktemp("recordings"), 7)
 
 
 def test_extend_adds_new_files_as_new_shards(tmp_path: Path) -> None:

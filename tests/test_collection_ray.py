@@ -10,17 +10,14 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("ray.data")
 
 from bench.kills import NICENESS, ray_cluster, read_folder, start_command, survive
-from tests.collections import run_command, tokenize, write_recordings
+from tests.collections import run_command, tokenize, write_with_a_broken_one
 
 pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recordings")
-    write_recordings(folder, 40)
-    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
-    return folder
+    return write_with_a_broken_one(tmp_path_factory.mktemp("recordings"), 40)
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,14 @@ from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.collection.progress import Snapshot
 from sc_runtime.files import PREFIX, name_machine
-from tests.collections import run_command, tokenize, write_recordings
+from tests.collections import run_command, tokenize, write_recordings, write_with_a_broken_one
 
 SHARDS = {"shard_files": 2}
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recordings")
-    write_recordings(folder, 7)
-    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
-    return folder
+    return write_with_a_broken_one(tmp_path_factory.mktemp("recordings"), 7)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.reader import read_collection
 from sc_runtime.errors import AudioError, OutputError
-from tests.collections import RATE, run_command, tokenize, write_recordings
+from tests.collections import RATE, run_command, tokenize, write_with_a_broken_one
 from tests.test_collection_sources import pack_tar, write_dataset
 
 pytestmark = pytest.mark.heavy
@@ -49,10 +49,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recordings")
-    write_recordings(folder, 6)
-    (folder / "speaker0" / "broken.wav").write_bytes(b"RIFF")
-    return folder
+    return write_with_a_broken_one(tmp_path_factory.mktemp("recordings"), 6)
 
 
 @pytest.fixture

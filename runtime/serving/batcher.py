@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +13,8 @@ import numpy as np
 from sc_runtime.config import CodecConfig
 from sc_runtime.model import Model
 from sc_runtime.spec import EncodeOptions
+
+from .announcements import Announcements
 
 Codes = tuple[np.ndarray, float]  #: codes of a window, int32 [n, C], and its share of the batch's seconds
 
@@ -34,7 +35,7 @@ class WaitingWindow:
     codes: Future[Codes] = field(default_factory=Future)
 
 
-class EncodeBatcher:
+class EncodeBatcher(Announcements):
     """The windows that wait for encoding. The worker's thread takes them, any other thread adds them.
 
     A batch is due when it is full, when its oldest window has waited `wait` seconds, or when no request is about to
@@ -48,20 +49,9 @@ class EncodeBatcher:
     def __init__(
         self, model: Model, size: int, wait: float, wake: Callable[[], None], report: Callable[[int], None]
     ) -> None:
-        self.model, self.size, self.wait = model, size, wait
-        self.wake, self.report = wake, report
-        self.announced = 0  #: requests that are about to bring a window; changed by the event loop's thread alone
+        super().__init__(wake)
+        self.model, self.size, self.wait, self.report = model, size, wait, report
         self.waiting: dict[EncodeKey, deque[WaitingWindow]] = {}
-
-    @contextmanager
-    def announce(self) -> Iterator[None]:
-        """In the block a request prepares a window."""
-        self.announced += 1
-        try:
-            yield
-        finally:
-            self.announced -= 1
-            self.wake()
 
     def submit(self, config: CodecConfig, options: EncodeOptions, window: np.ndarray) -> Future[Codes]:
         """Add a window, as `Model.plan_windows` gives it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -13,12 +12,13 @@ from sc_runtime.decoding import Decoding, Parts, run_group
 from sc_runtime.model import DecodePlan, Model
 from sc_runtime.spec import Progress
 
+from .announcements import Announcements
 from .worker import DecodeJob, Worker
 
 log = logging.getLogger("sc_runtime.serving")
 
 
-class DecodeGroups:
+class DecodeGroups(Announcements):
     """The decodings of all requests. The event loop's thread opens and closes them, the worker's thread runs them.
 
     A decoding that needs a window takes others along whose settings are equal and whose clients wait. Each gives as
@@ -30,20 +30,10 @@ class DecodeGroups:
     """
 
     def __init__(self, worker: Worker, wait: float, report: Callable[[int], None]) -> None:
+        super().__init__(worker.wake)
         self.worker, self.wait, self.report = worker, wait, report
         self.model: Model | None = None
-        self.announced = 0  #: requests that are about to open a decoding; changed by the event loop's thread alone
         self.jobs: dict[Decoding, DecodeJob] = {}
-
-    @contextmanager
-    def announce(self) -> Iterator[None]:
-        """In the block a request prepares a decoding."""
-        self.announced += 1
-        try:
-            yield
-        finally:
-            self.announced -= 1
-            self.worker.wake()
 
     def open(self, plan: DecodePlan) -> DecodeJob:
         """The job that decodes `plan`, given to the worker. It must be closed."""
