@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.bundle.manifest import FileEntry
 from sc_runtime.bundle.store import Bundle, hash_file
@@ -23,7 +24,6 @@ from sc_runtime.files import link_or_copy
 from sc_runtime.libraries import import_openvino
 from sc_runtime.networks import Arrays, Graph
 
-from .accuracy import relative_error
 from .calibration import import_nncf, quantise, record_decoding
 from .registry import find_export
 from .spec import Report

@@ -11,14 +11,13 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import VerificationError
 from sc_runtime.files import temporary_file
 from sc_runtime.networks import Graph
 from sc_runtime.spec import TensorSpec
-
-from .accuracy import relative_error
 
 #: Sizes of the dynamic axes.
 CASES = (

@@ -15,13 +15,13 @@ import pytest
 
 from bench.quality.metrics import mel_distance
 from sc_runtime import Codec
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.failures import describe_failure
 from sc_runtime.backends.openvino.backend import OpenVinoBackend
 from sc_runtime.backends.openvino.graphs import OpenVinoGraph
 from sc_runtime.backends.select import ABSENCES, choose_backend
 from sc_runtime.bundle.store import EMBEDDED, Bundle
 from sc_runtime.errors import BackendError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.loaded import LoadedBundle
 from sc_runtime.registry import MODELS
 from sc_runtime.semanticodec.spec import SPEC

@@ -25,12 +25,12 @@ from bench.speed.rows import Plan, SideRow
 from bench.speed.sides import DIRECTIONS, Run, Settings, SideProgram
 from bench.speed.stages import StageClock, open_timed_codec
 from bench.speed.subjects import SUBJECTS
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError, CodecError, SettingsError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from tests.conftest import ROOT
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import AudioError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.semanticodec.fbank import compute_fbank, count_frames, count_segments, fbank_segments
 
 GOLDEN = Path(__file__).parent / "golden"

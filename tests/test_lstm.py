@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.cuda import lstm_layout
 from sc_runtime.cuda.device import Device, explain_absence
 from sc_runtime.cuda.lstm import OUTPUT, BiLstm
 from sc_runtime.cuda.lstm_layout import divide
 from sc_runtime.cuda.nearest import choose_macro
 from sc_runtime.cuda.source import compile_source, find_source
-from sc_runtime.export.accuracy import relative_error
 from tests.conftest import ROOT
 from tests.emulated_device import EMULATIONS, OPTIONS, EmulatedDevice, Emulations
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec
+from sc_runtime.accuracy import relative_error
 from sc_runtime.audio import Audio, measure
 from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.networks import Arrays, Search
 from sc_runtime.semanticodec.fbank import fbank_segments
 from tests.conftest import GOLDEN, build_test_bundle

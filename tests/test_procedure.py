@@ -10,7 +10,7 @@ import pytest
 
 from bench.reference.semanticodec import PublishedCodec
 from sc_runtime import Codec
-from sc_runtime.export.accuracy import relative_error
+from sc_runtime.accuracy import relative_error
 from sc_runtime.export.seeded import SeededWeights
 from sc_runtime.export.semanticodec.networks.sizes import choose_sizes
 from tests.conftest import build_test_bundle

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.fastest import FastestBackend
 from sc_runtime.backends.openvino.backend import OpenVinoGraph
 from sc_runtime.backends.openvino.recurrence import OUTPUT, ROWS, RecurrentGraph, is_recurrent
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.export.accuracy import relative_error
 
 openvino = pytest.importorskip("openvino")
 

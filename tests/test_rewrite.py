@@ -11,8 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.export.rewrite import ENGINES, rewrite, save_variant
 from sc_runtime.export.rewrite.counting import count_launches
 from sc_runtime.export.verify import draw_inputs

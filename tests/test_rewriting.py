@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.bundle.locate import EMBEDDED
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.export.verify import draw_inputs
 
 openvino = pytest.importorskip("openvino")

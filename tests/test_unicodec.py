@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, CodecError, Tokens
+from sc_runtime.accuracy import relative_error
 from sc_runtime.audio import Audio
 from sc_runtime.errors import AudioError, SettingsError, TokensError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, UniCodecConfig
 from sc_runtime.unicodec.windows import LENGTH, OVERLAP, cut_samples, join_codes, split_positions

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.reference.unicodec import DOMAINS, PublishedUniCodec
+from sc_runtime.accuracy import relative_error
 from sc_runtime.errors import CheckpointError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.export.seeded import SeededTensors
 from sc_runtime.export.spec import Graph, Shapes, list_needed, list_origins, load_network, make_tensor
 from sc_runtime.export.trace import save_model, trace

@@ -11,12 +11,12 @@ from bench.harness.bundles import find_sizes, remake_weights
 from bench.harness.gpu import VARIANT, choose_torch_device, open_backend, open_bundle
 from bench.harness.parts import Session
 from bench.speed.inputs import make_sound
+from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.base import Backend
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.errors import first_line
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.export.registry import find_export, read_tensors
 from sc_runtime.export.spec import load_network
 from sc_runtime.export.verify import draw_inputs

@@ -20,10 +20,10 @@ from bench.harness.machine import ROOT
 from bench.harness.printing import make_table, open_console
 from bench.harness.results import RESULTS, describe_run, write_results
 from sc_runtime import Codec
+from sc_runtime.accuracy import relative_error
 from sc_runtime.audio import Audio
 from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.spec import EncodeOptions
 from sc_runtime.unicodec.config import HOP, SAMPLE_RATE, TPS
 from sc_runtime.unicodec.model import UniCodecModel

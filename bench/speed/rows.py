@@ -13,8 +13,8 @@ import numpy as np
 from bench.harness.printing import log
 from bench.harness.processes import Child
 from bench.quality.margins import summarise_differences
+from sc_runtime.accuracy import relative_error
 from sc_runtime.config import CodecConfig
-from sc_runtime.export.accuracy import relative_error
 from sc_runtime.registry import find_model
 from sc_runtime.semanticodec.config import Schedule
 from sc_runtime.semanticodec.presets import Sampling

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import DeviceGraph
 
 from .capture_trial import GOOD
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
-from .trial import measure_error
 
 REPLAYS = 3
 #: Relative error of a replay. Two runs of the T-UNet in FP16 differ by a thousandth on an H100, because sums of
@@ -55,7 +55,7 @@ def replay_differs(device: Device, graph: DeviceGraph, axes: Mapping[str, int]) 
             expected = read()
             recorded.enqueue()
             for found, wanted in zip(read(), expected, strict=True):
-                if not (error := measure_error(found, wanted)) < TOLERANCE:
+                if not (error := relative_error(found, wanted)) < TOLERANCE:
                     return f"replay {replay} differs from a run by {error:.2g}"
     return None
 

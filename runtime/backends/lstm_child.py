@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sc_runtime.accuracy import relative_error
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import DeviceGraph
@@ -18,7 +19,6 @@ from sc_runtime.cuda.graph import DeviceGraph
 from .lstm_choice import LIBRARY_LSTM, WAYS, Trial
 from .onnxruntime_cuda import OnnxRuntimeCudaBackend
 from .tensorrt.backend import TensorRtBackend
-from .trial import measure_error
 
 WINDOWS = (1, 16)
 RUNS = 5  #: of each way; the fastest counts
@@ -46,7 +46,7 @@ def compare(
             seconds[way].append(spent)
             if way == LIBRARY_LSTM:
                 truths.append(found)
-            errors[way] = max(errors[way], measure_error(found, truths[i]))
+            errors[way] = max(errors[way], relative_error(found, truths[i]))
         if way != LIBRARY_LSTM:
             opened.pop()  # its memory is free for the next way
     return Trial(seconds, errors)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-import numpy as np
-
 from sc_runtime.errors import first_line
 
 
@@ -21,9 +19,3 @@ def run_child(command: Sequence[str], seconds: float) -> tuple[str | None, str]:
         return said[-1], ""
     lines = [*said, *done.stderr.strip().splitlines()]
     return None, f"a trial ended with code {done.returncode}: {lines[-1] if lines else 'it printed nothing'}"
-
-
-def measure_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The norm of the difference over the norm of `wanted`."""
-    exact = wanted.astype(np.float64)
-    return float(np.linalg.norm(found.astype(np.float64) - exact) / np.linalg.norm(exact))
