@@ -536,6 +536,35 @@ def test_an_ogg_with_a_damaged_page_is_refused(tmp_path, suffix, damage):
         read(path)
 
 
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_ogg_without_its_beginning_or_its_end_is_noticed(tmp_path, suffix, damage, place):
+    """libsndfile states a smaller length then, so what it decodes is all that it expects."""
+    options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    path = write(tmp_path / f"a.{suffix}", np.tile(SOUND, 3), **options)
+    data = path.read_bytes()
+    starts = [position for position in range(len(data)) if data.startswith(b"OggS", position)]
+    if place == "last":
+        if damage == "missing":
+            pytest.skip("cut between pages: read with a warning")
+        start, end = starts[-1], len(data)
+    else:
+        first = next(i for i, start in enumerate(starts) if any(data[start + 6 : start + 14]))
+        start, end = starts[first : first + 2]
+    page = b"" if damage == "missing" else data[start : end - 1] + bytes([data[end - 1] ^ 255])
+    path.write_bytes(data[:start] + page + data[end:])
+    if damage == "missing":  # a recording from a radio begins so, too
+        with (
+            pytest.warns(AudioWarning, match=r"Ogg pages before byte \d+ are missing"),
+            Audio(path, rate=RATE) as audio,
+        ):
+            assert 0 < sum(map(len, audio.blocks())) < 3 * len(SOUND)
+        return
+    with pytest.raises(AudioError, match=r"truncated, its Ogg page at byte \d+ is damaged"):
+        read(path)
+
+
 @FFMPEG
 def test_flac_in_ogg(tmp_path):
     write(tmp_path / "a.wav")

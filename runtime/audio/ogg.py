@@ -6,6 +6,7 @@ in flac decoder"). So each stream is read by itself, and FLAC is taken out of it
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,17 +17,29 @@ from .view import Pieces
 PAGE = b"OggS"
 HEADER = 27  #: bytes of a page before its table of segments
 BEGINNING, END = 2, 4  #: flags of a page: the first or the last one of its stream
+CHECKSUM = slice(22, 26)  #: of a page
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  #: each byte with its bits in reverse order
 FLAC_PACKET = b"\x7fFLAC"  #: begins the first packet of FLAC; after 4 more bytes come the magic and STREAMINFO
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its offset, the offsets of its contents, its flags, and the serial number of its stream."""
+    """A page.
+
+    start: its offset.
+    body: the offsets of its contents.
+    flags: BEGINNING, END.
+    has_samples: whether a sample ends in it. Headers have none.
+    serial: number of its stream.
+    number: of the page in its stream.
+    """
 
     start: int
     body: range
     flags: int
+    has_samples: bool
     serial: bytes
+    number: int
 
 
 @dataclass
@@ -43,6 +56,12 @@ class Link:
     def is_multiplexed(self) -> bool:
         return len({page.serial for page in self.pages}) > 1
 
+    def find_first(self) -> int | None:
+        """The place of the first page in which a sample ends. None without one, or if several streams are mixed."""
+        if self.is_multiplexed:
+            return None
+        return next((place for place, page in enumerate(self.pages) if page.has_samples), None)
+
 
 def examine_ogg(data: memoryview) -> Layout | None:
     """The layout of an Ogg file. None if there is no page. Raises LayoutError."""
@@ -56,6 +75,7 @@ def examine_ogg(data: memoryview) -> Layout | None:
         return None
     parts: list[Part] = []
     end = links[-1].span.stop
+    note = ""
     cut = "its last Ogg page is not whole" if PAGE.startswith(bytes(data[end : end + 4])) and end < len(data) else ""
     for link in links:
         if bytes(data[link.pages[0].body.start :][: len(FLAC_PACKET)]) == FLAC_PACKET:
@@ -64,8 +84,9 @@ def examine_ogg(data: memoryview) -> Layout | None:
             cut = cut or reason
         else:
             parts.append(Part((link.span,)))
-    note = ""
-    if not cut and not links[-1].is_multiplexed and not links[-1].pages[-1].flags & END:
+            cut = cut or find_damage(data, link)
+            note = note or find_gap(link)
+    if not note and not cut and not links[-1].is_multiplexed and not links[-1].pages[-1].flags & END:
         note = "its last Ogg page is not marked as the last: it may have been cut short"
     return Layout(() if parts == [Part((range(len(data)),))] else tuple(parts), cut, note=note)
 
@@ -81,8 +102,43 @@ def read_pages(data: memoryview) -> Iterator[Page]:
         body = range(position + HEADER + len(table), position + HEADER + len(table) + sum(table))
         if len(table) < data[position + 26] or body.stop > len(data):
             return
-        yield Page(position, body, data[position + 5], bytes(data[position + 14 : position + 18]))
+        header = bytes(data[position : position + HEADER])
+        serial, number = header[14:18], int.from_bytes(header[18:22], "little")
+        yield Page(position, body, header[5], any(header[6:14]), serial, number)
         position = body.stop
+
+
+def find_damage(data: memoryview, link: Link) -> str:
+    """Why the link's beginning or end is lost. "" if it is not.
+
+    libsndfile leaves a damaged page out. It then takes the next page of samples for the first, or the page before for
+    the last, so that the length that it states is too small. Damage between them leaves fewer samples than it states.
+    """
+    first = link.find_first()
+    for page in () if first is None else (link.pages[first], link.pages[-1]):
+        if not is_intact(data, page):
+            return f"its Ogg page at byte {page.start} is damaged"
+    return ""
+
+
+def find_gap(link: Link) -> str:
+    """Why the link may lack its beginning. "" if it does not. A stream that was recorded from a radio lacks it too."""
+    first = link.find_first()
+    if not first or link.pages[first].number == link.pages[first - 1].number + 1:
+        return ""
+    return f"Ogg pages before byte {link.pages[first].start} are missing: it may lack its beginning"
+
+
+def is_intact(data: memoryview, page: Page) -> bool:
+    """Whether the checksum of a page is that of its contents (RFC 3533, section 6).
+
+    Ogg's CRC-32 takes the bits of a byte from the highest, zlib's from the lowest, and zlib's inverts them twice.
+    """
+    content = bytearray(data[page.start : page.body.stop])
+    stated = int.from_bytes(content[CHECKSUM], "little")
+    content[CHECKSUM] = bytes(4)
+    mirrored = zlib.crc32(content.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2) == stated
 
 
 def find_page(data: memoryview, position: int) -> int:
