@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
+from sc_runtime.cli.app import app
+from sc_runtime.cli.program import run_command
 
 served_in_thread = pytest.importorskip("tests.served", reason="needs the extra serve, and httpx")
 import httpx  # noqa: E402
@@ -253,3 +257,25 @@ def post_sound(client: Any, samples: np.ndarray, rate: int, container: str = "WA
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=container)
     return client.post("/v1/tokens", content=file.getvalue())
+
+
+def test_a_client_that_leaves_within_an_upload_leaves_no_traceback(served: Any, client: Any, monkeypatch: Any) -> None:
+    said: list[object] = []
+    for name in ("uvicorn.error", "sc_runtime.serving"):
+        monkeypatch.setattr(logging.getLogger(name), "error", lambda *texts, **given: said.append(texts))
+    with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+        leaving.send(b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc")
+        time.sleep(0.5)
+    time.sleep(0.5)
+    served.wait_idle()
+    assert client.get("/healthz").status_code == 200
+    assert not said
+
+
+def test_an_address_where_nobody_can_listen_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run_command(app, ["serve", "--port", str(port)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: --host 127.0.0.1 --port {port} (Address already in use")
+    assert run_command(app, ["serve", "--host", "nosuchhost.invalid"]) == 1
+    assert "error: --host nosuchhost.invalid" in capsys.readouterr().err

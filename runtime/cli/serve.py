@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated
 
 import typer
 
-from sc_runtime.errors import MissingExtraError
+from sc_runtime.errors import MissingExtraError, SettingsError, first_line
 
 from .options import BackendName, BundleName, Precision, Threads
 
@@ -65,4 +66,15 @@ def serve(
         "origins": origin or (),
         "limits": dict(map(parse_limit, limit or [])),
     }
+    check_address(host, port)
     make_server(ServeSettings.from_mapping(values), host, port).run()
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises SettingsError if no server can listen there. Without this, the codec is loaded first."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        given = f"--host {host} --port {port} ({error.strerror or first_line(error)})"
+        raise SettingsError(given, "an address of this machine and a free port", "choose another") from None

@@ -10,6 +10,7 @@ from typing import IO, Any, BinaryIO, cast
 import anyio
 from fastapi import Request
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from .problems import ProblemError
 from .settings import Limits
@@ -58,6 +59,9 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
         try:
             async for chunk in request.stream():
                 file.write(chunk)
+        except ClientDisconnect:  # nobody reads the answer; without it the log has a traceback
+            file.close()
+            raise ProblemError(400, "left", "a body that ended early", "the whole body", "send it again") from None
         except BaseException:
             file.close()
             raise
