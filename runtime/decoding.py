@@ -1,4 +1,4 @@
-"""Tokens to sound: windows of several recordings run together where that pays, and each recording is one stream."""
+"""Tokens to sound: windows of several recordings run together where that is faster."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .overlap_add import overlap_add
 from .spec import Progress
 
 DecodeProgress = Callable[[int, int, int], None]  #: (number of the recording, its units of work done, units in all)
-FormGroup = Callable[["Decoding"], None]  #: decodes a group that holds the next window of the decoding
-Parts = list[tuple["Decoding", int]]  #: decodings, and how many of the next windows of each
+FormGroup = Callable[["Decoding"], None]  #: decodes a group of windows, among them the next of this decoding
+Parts = list[tuple["Decoding", int]]  #: pairs of a decoding and the number of its next windows to run
 
 
 class Decoding:
@@ -49,7 +49,7 @@ class Decoding:
             self.report(self.taken * self.plan.work)
 
     def report(self, units: int) -> None:
-        """Call `progress`, unless as much is reported: all steps of a group are done before its first window is."""
+        """Call `progress`, unless as many units are reported. A group reports its steps before its windows are taken."""
         if self.progress and units > self.reported:
             self.reported = units
             self.progress(units, len(self.plan.windows) * self.plan.work)

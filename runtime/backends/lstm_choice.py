@@ -43,7 +43,7 @@ class Trial:
 
     seconds: way -> seconds of a run, for 1 and for 16 windows.
     errors: way -> the largest relative error against the library.
-    failure: why there is nothing measured, or None.
+    failure: why nothing was measured, or None.
     """
 
     seconds: Mapping[str, Sequence[float]]
@@ -51,7 +51,7 @@ class Trial:
     failure: str | None = None
 
     def choose(self) -> str:
-        """The way with the least sum of times, of those whose results are right; the library's if nothing is known."""
+        """Of the ways with right results that of the smallest total time. The library's if nothing was measured."""
         right = [way for way in self.seconds if self.errors.get(way, math.inf) <= TOLERANCE or way == LIBRARY_LSTM]
         return min(right, key=lambda way: sum(self.seconds[way]), default=LIBRARY_LSTM)
 

@@ -1,4 +1,4 @@
-"""Runs of ONNX Runtime on addresses of a GPU."""
+"""Runs ONNX Runtime on memory of a GPU that is given by its address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .failures import describe_failure
 
 log = logging.getLogger(__name__)
 
-NOT_RECORDED = -1  #: number of a CUDA graph that is never made
+NOT_RECORDED = -1  #: tells ONNX Runtime to make no CUDA graph
 NO_PLAN = "CUDNN_FE failure"  #: in an error: cuDNN has no plan for a convolution of this shape
 
 Way = tuple[str | None, Mapping[str, str]]  #: the engine whose variant of a graph runs, and options of convolutions
@@ -26,9 +26,10 @@ Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and
 
 
 class Sessions(Sequence[Any]):
-    """Sessions of one graph, a session for each of `ways`, the best first.
+    """The sessions of one graph, one for each of `ways`, in order of preference.
 
-    The first is opened at once, the others when they are taken. A variant that ONNX Runtime refuses is left out.
+    The first is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant, all
+    ways with that variant are left out.
     """
 
     def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
@@ -58,8 +59,8 @@ class OnnxRuntimeCall:
 
     Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph.
 
-    With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps a graph for
-    each thread that runs the session, so the first run in another thread makes another one.
+    With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps graphs for
+    each thread: the first run in every thread makes one.
     """
 
     _numbers = itertools.count(1)  #: of recorded calls

@@ -1,4 +1,4 @@
-"""Trials: a child process tries on the GPU what may hang or abort, and its last line says what it found."""
+"""A trial runs what may hang or abort on the GPU in a child process. The last line of its output is the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sc_runtime.errors import first_line
 
 
 def run_child(command: Sequence[str], seconds: float) -> tuple[str | None, str]:
-    """The last line of a child's standard output, or None and why there is none. After `seconds` it is killed."""
+    """(the last line of a child's standard output, ""), or (None, why there is none). It is killed after `seconds`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
