@@ -49,7 +49,7 @@ class Decoding:
             self.report(self.taken * self.plan.work)
 
     def report(self, units: int) -> None:
-        """Call `progress`, unless as many units are reported. A group reports its steps before its windows are taken."""
+        """Call `progress`, unless as many units are reported. A group reports before its windows are taken."""
         if self.progress and units > self.reported:
             self.reported = units
             self.progress(units, len(self.plan.windows) * self.plan.work)
