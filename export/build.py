@@ -55,10 +55,11 @@ def main(
     precision: Annotated[
         str,
         typer.Option(
-            help="Precision of the graphs: float32; fp16 with float32 islands, for GPUs; or int8 where that is "
-            "harmless, for OpenVINO on processors."
+            help="Precision of the graphs: float32; mixed, for GPUs: fp16 with float32 islands for sound, and float32 "
+            "for exact tokens; fp16 for tokens too; or int8 where that is harmless, for OpenVINO on processors. auto "
+            "is mixed with --engines, else float32."
         ),
-    ] = "float32",
+    ] = "auto",
     engines: Annotated[
         str | None,
         typer.Option(help="Compile the graphs to plans too: tensorrt for the GPU at hand, rtx with or without one."),
@@ -76,8 +77,7 @@ def main(
         raise SettingsError("--checkpoint and --seeded together", "one source of weights")
     if revision and (checkpoint or seeded is not None):
         raise SettingsError(f"--revision {revision} with other weights than the hub's", "--revision alone")
-    if precision not in PRECISIONS:
-        raise SettingsError(f"--precision {precision}", f"one of {', '.join(PRECISIONS)}")
+    precision = choose_precision(precision, engines)
     export = find_export(codec)
     if precision == "int8":
         check_int8(export, codec, engines)
@@ -108,12 +108,21 @@ def main(
     console.print(f"Bundle: {bundle.path}", soft_wrap=True)
 
 
+def choose_precision(name: str, engines: str | None) -> str:
+    """The precision `name`; "auto" is what keeps tokens exact. Raises SettingsError for an unknown name."""
+    if name == "auto":
+        return "mixed" if engines else "float32"
+    if name not in PRECISIONS:
+        raise SettingsError(f"--precision {name}", f"one of auto, {', '.join(PRECISIONS)}")
+    return name
+
+
 def check_int8(export: CodecExport, codec: str, engines: str | None) -> None:
     """Raises SettingsError if int8 is impossible, MissingExtraError if NNCF or OpenVINO is not installed."""
     if not export.int8:
-        raise SettingsError(f"--precision int8 of {codec}", "float32 or fp16: none of its graphs was measured in int8")
+        raise SettingsError(f"--precision int8 of {codec}", "another: none of its graphs was measured in int8")
     if engines:
-        raise SettingsError(f"--engines {engines} with --precision int8", "--precision fp16: int8 is for processors")
+        raise SettingsError(f"--engines {engines} with --precision int8", "--precision mixed: int8 is for processors")
     require_nncf()
 
 

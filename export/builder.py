@@ -14,10 +14,11 @@ import numpy as np
 from torch import Tensor
 
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.manifest import BUILD, MANIFEST, FileEntry, GraphEntry, Manifest
+from sc_runtime.bundle.manifest import BUILD, MANIFEST, FileEntry, GraphEntry, Manifest, lowers
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BackendError, MissingExtraError
+from sc_runtime.registry import find_model
 from sc_runtime.samples import SPEECH_AND_MUSIC
 
 from .int8 import round_graphs
@@ -57,11 +58,12 @@ def build_bundle(
     """
     folder = folder.resolve()
     export = find_export(sizes.config.codec)
-    traced = "float32" if precision == "int8" else precision
+    spec = find_model(sizes.config.codec).spec
+    traced = {name: "fp16" if lowers(precision, spec.graphs[name]) else "float32" for name in export.graphs}
     recipes = {
-        name: write_recipe(name, sizes, weights, traced)
+        name: write_recipe(name, sizes, weights, traced[name])
         for name, graph in export.graphs.items()
-        if traced == "float32" or not graph.shares
+        if traced[name] == "float32" or not graph.shares
     }
     rounded = {name: write_recipe(name, sizes, weights, precision) for name in export.int8 if precision == "int8"}
     if not force and (built := find_finished(folder, recipes | rounded, vocabularies, sizes, weights)):
@@ -95,7 +97,7 @@ def build_bundle(
             round_graphs(builder.bundle, rounded, report)
         graphs = {name: manifest.graphs[name] for name in recipes}
         manifest = dataclasses.replace(manifest, graphs=graphs, files=dict(sorted(manifest.files.items())))
-        if weights.trained and traced == "float32":
+        if weights.trained and precision != "fp16":
             report("Encoding the demo's recording in bfloat16")
             manifest = dataclasses.replace(manifest, equal_in_bfloat16=compare_bfloat16(Bundle(stage, manifest)))
         if weights.trained and precision == "fp16":
@@ -115,10 +117,6 @@ class Builder:
     def __init__(self, bundle: Bundle, sizes: Sizes, recipes: dict[str, str], weights: Weights, report: Report) -> None:
         self.bundle, self.sizes, self.recipes, self.weights, self.report = bundle, sizes, recipes, weights, report
         self.export = find_export(sizes.config.codec)
-
-    @property
-    def is_half(self) -> bool:
-        return self.bundle.manifest.precision == "fp16"
 
     def add_codebooks(self) -> None:
         self.report("Codebooks")
@@ -162,7 +160,8 @@ class Builder:
         inputs, outputs = graph.inputs(self.sizes), graph.outputs(self.sizes)
         find = partial(find_tensor, list_origins(graph, self.sizes), tensors)
         traced = trace(partial(graph.build, self.sizes), inputs, outputs, find)
-        if self.is_half:
+        is_half = self.bundle.manifest.is_half(name)
+        if is_half:
             lower_precision(traced.model)
             inputs, outputs = lower_specs(inputs), lower_specs(outputs)
         elif self.weights.half:
@@ -174,7 +173,7 @@ class Builder:
             shared = donor.with_name(self.bundle.manifest.graphs[graph.shares].files[-1])
             share_weights(traced.model, donor)
         paths = save_model(traced.model, self.bundle.path / f"{name}.onnx", shared)
-        variants = save_variants(paths[0]) if self.is_half else {}
+        variants = save_variants(paths[0]) if is_half else {}
         paths[1:1] = variants.values()
         for path in paths:
             self.record(path)
@@ -198,7 +197,7 @@ class Builder:
             inputs = graph.inputs(self.sizes)
             cases[name] = [
                 (feeds, run_reference(reference, feeds, outputs))
-                for feeds in draw_inputs(lower_specs(inputs) if self.is_half else inputs)
+                for feeds in draw_inputs(lower_specs(inputs) if self.bundle.manifest.is_half(name) else inputs)
             ]
         del module, reference
         gc.collect()

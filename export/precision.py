@@ -35,7 +35,7 @@ import onnx_ir as ir
 
 from sc_runtime.spec import TensorSpec
 
-PRECISIONS = ("float32", "fp16", "int8")
+PRECISIONS = ("float32", "mixed", "fp16", "int8")
 ISLANDS = ("InstanceNormalization", "LayerNormalization", "Softmax")  #: operators computed in float32
 KEYS_AND_VALUES = ("key_", "value_")  #: prefixes of the inputs and outputs that are float16
 ACTIVATIONS = {"Resize": 1}  #: how many of an operator's inputs, from the first, are of its type; by default all

@@ -63,7 +63,7 @@ def measure_error(bundle: Bundle, name: str, cases: list[tuple[Arrays, Arrays]])
     decides between experts that are about equally likely. Raises VerificationError if the error is over the tolerance
     or a value is not finite.
     """
-    half = bundle.manifest.precision == "fp16"
+    half = bundle.manifest.is_half(name)
     tolerance = FP16_TOLERANCE if half else TOLERANCE
     graph = open_rounded(bundle, name) if half else OnnxRuntimeBackend().open(bundle, name)
     spare = CHOICES if half and chooses(bundle.find_graph(name)) else 0.0

@@ -158,6 +158,44 @@ def test_the_manifest_states_the_precision(tiny_bundle: Path, tiny_fp16_bundle: 
     assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
 
 
+@pytest.mark.parametrize(
+    ("names", "makers"),
+    [
+        (("tiny_bundle", "tiny_fp16_bundle"), {"audiomae", "acoustic_encoder"}),
+        (("tiny_unicodec", "tiny_fp16_unicodec"), {"encoder", "routed_encoder"}),
+    ],
+)
+def test_a_mixed_bundle_makes_the_tokens_of_float32_and_the_sound_of_fp16(
+    names: tuple[str, str], makers: set[str], golden: Path, request: pytest.FixtureRequest
+) -> None:
+    single, half = (Bundle.load(request.getfixturevalue(name)) for name in names)
+    vocab, codec = half.manifest.vocabularies[0], half.manifest.codec
+    tps = 50 if codec == "semanticodec" else None
+    mixed = Bundle.load(build_test_bundle(tps, (vocab,), "tiny", precision="mixed", codec=codec))
+    for name, entry in mixed.manifest.graphs.items():
+        source = (single if name in makers else half).manifest
+        assert [mixed.manifest.files[file].sha256 for file in entry.files] == [
+            source.files[file].sha256 for file in source.graphs[name].files
+        ]
+        assert entry.variants == source.graphs[name].variants
+        assert mixed.manifest.is_half(name) == (name not in makers)
+    assert set(mixed.manifest.graphs) == set(single.manifest.graphs)
+    made, exact = (Codec.load(bundle.path, backend="onnxruntime") for bundle in (mixed, single))
+    tokens = made.encode(golden / "mixed_4s.wav", vocab=vocab)
+    np.testing.assert_array_equal(tokens.codes, exact.encode(golden / "mixed_4s.wav", vocab=vocab).codes)
+    options = {"steps": 2} if codec == "semanticodec" else {}
+    sounds = (Codec.load(bundle.path, backend="onnxruntime").decode(tokens, **options) for bundle in (mixed, half))
+    np.testing.assert_array_equal(*sounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "engines", "chosen"),
+    [("auto", None, "float32"), ("auto", "rtx", "mixed"), ("fp16", "rtx", "fp16"), ("float32", "rtx", "float32")],
+)
+def test_auto_keeps_tokens_exact(name: str, engines: str | None, chosen: str) -> None:
+    assert build.choose_precision(name, engines) == chosen
+
+
 def test_a_manifest_without_a_precision_is_float32(tiny_bundle: Path) -> None:
     raw = load_manifest(tiny_bundle)
     raw.pop("precision", None)
@@ -409,7 +447,7 @@ def test_unknown_precisions_are_refused(capfd: pytest.CaptureFixture[str], monke
     with pytest.raises(SystemExit) as caught:
         build.run()
     assert caught.value.code == 1
-    assert capfd.readouterr().err.strip() == "error: --precision int4; expected one of float32, fp16, int8"
+    assert capfd.readouterr().err.strip() == "error: --precision int4; expected one of auto, float32, mixed, fp16, int8"
 
 
 def test_islands_hold_in_a_network_of_another_shape() -> None:

@@ -29,7 +29,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
     for name, graph in GRAPHS.items():
         work[name] = {"bytes": bundle.count_bytes(name)}
         if name == "acoustic_encoder":  # each weight acts at each position; the LSTM's R is read at each anew
-            width = 2 if bundle.manifest.precision == "fp16" else 4
+            width = 2 if bundle.manifest.is_half(name) else 4
             work[name]["flop"] = 2 * config.positions * work[name]["bytes"] // width
             work[name]["recurrent_bytes"] = width * sizes.lstm_layers * 2 * 4 * (2 * config.feature_width) ** 2
             continue

@@ -85,7 +85,7 @@ def open_kernel(device: Device, bundle: Bundle, graph: str, way: str, backend: s
 
 def has_choice(bundle: Bundle, graph: str) -> bool:
     """Whether the kernel computes what `graph` states: a BiLSTM in half precision, with a table of its weights."""
-    if bundle.manifest.precision != "fp16" or not bundle.spec.graphs[graph].is_lstm:
+    if not bundle.manifest.is_half(graph) or not bundle.spec.graphs[graph].is_lstm:
         return False
     table = bundle.manifest.graphs[graph].weights
     halves = {name for name, weight in table.items() if weight.dtype == "float16"}

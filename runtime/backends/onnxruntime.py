@@ -71,8 +71,7 @@ class OnnxRuntimeBackend:
 
 def list_disabled_optimizers(bundle: Bundle, graph: str) -> list[str]:
     """The optimizers that ONNX Runtime must not apply to `graph`."""
-    half = bundle.manifest.precision == "fp16"
-    return FP16_LSTM_DISABLED if half and bundle.spec.graphs[graph].is_lstm else []
+    return FP16_LSTM_DISABLED if bundle.manifest.is_half(graph) and bundle.spec.graphs[graph].is_lstm else []
 
 
 class OnnxRuntimeGraph:

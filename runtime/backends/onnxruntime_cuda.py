@@ -142,7 +142,7 @@ class OnnxRuntimeCudaBackend:
         onnxruntime = import_onnxruntime()
         path, options = bundle.find_graph(graph, engine), onnxruntime.SessionOptions()
         options.log_severity_level = FATAL
-        exact = bundle.spec.graphs[graph].makes_tokens or bundle.manifest.precision != "fp16"
+        exact = bundle.spec.graphs[graph].makes_tokens or not bundle.manifest.is_half(graph)
         try:
             with self.gpu.lock:  # the weights are copied on the GPU's stream
                 session = onnxruntime.InferenceSession(

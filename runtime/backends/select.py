@@ -66,7 +66,7 @@ def choose_backend(
         raise BackendError(
             f"precision {precision} with the backend {name}",
             "auto: it computes in the types that the graphs state",
-            "build the bundle with --precision float32 or fp16",
+            "build the bundle with --precision float32, mixed or fp16",
         )
     return tensorrt.TensorRtBackend() if name == "tensorrt" else onnxruntime_cuda.OnnxRuntimeCudaBackend()
 

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from sc_runtime.config import CodecConfig
 from sc_runtime.registry import find_model
-from sc_runtime.spec import CodecSpec, TensorSpec
+from sc_runtime.spec import CodecSpec, GraphSpec, TensorSpec
 
 FORMAT = 2  #: of the manifest; a reader refuses any other
 LINE = 200  #: characters of its JSON that a list or an object may have on one line
@@ -104,8 +104,9 @@ class Manifest:
     graphs: dict[Name, GraphEntry]
     files: dict[Name, FileEntry]
     trained: bool = False  #: False for stand-in weights
-    #: Arithmetic of the graphs: "float32", "fp16" with float32 islands, or "int8" for some of them, for OpenVINO.
-    precision: Annotated[str, Field(pattern="^(float32|fp16|int8)$")] = "float32"
+    #: Arithmetic of the graphs: "float32"; "fp16", with float32 islands; "mixed", which is float32 for graphs that make
+    #: tokens and FP16 for the rest; or "int8" for some of them, for OpenVINO.
+    precision: Annotated[str, Field(pattern="^(float32|mixed|fp16|int8)$")] = "float32"
     #: Share of the demo recording's tokens that stay equal when encoding in bfloat16. None if it was not measured.
     equal_in_bfloat16: Annotated[float, Field(ge=0, le=1)] | None = None
     #: Share of the tokens of the demo and the held-out clips that the FP16 graphs of this bundle make as the float32
@@ -165,6 +166,10 @@ class Manifest:
             self.configure(vocab)
         check_command(self.command)
 
+    def is_half(self, graph: str) -> bool:
+        """Whether `graph` is an FP16 graph."""
+        return lowers(self.precision, self.spec.graphs[graph])
+
     @property
     def spec(self) -> CodecSpec:
         """The codec's facts. Raises SettingsError if this version has no codec of that name."""
@@ -173,6 +178,11 @@ class Manifest:
     def configure(self, vocab: int | None = None) -> CodecConfig:
         """The codec's settings with the vocabulary `vocab`, by default the last."""
         return self.spec.config.from_settings(self.vocabularies[-1] if vocab is None else vocab, self.settings)
+
+
+def lowers(precision: str, graph: GraphSpec) -> bool:
+    """Whether `graph` is an FP16 graph in a bundle of `precision`."""
+    return precision == "fp16" or (precision == "mixed" and not graph.makes_tokens)
 
 
 def check_command(command: str) -> None:

@@ -141,8 +141,10 @@ def make_record_key(plan: Path, entry: PlanEntry) -> str:
 def describe_remedy(bundle: Bundle, target: Target) -> str:
     major, minor = target.capability
     named = f" --compute-capability {major}.{minor}" if target.library == "rtx" else ""
+    # A command without a precision builds float32 graphs, but with --engines mixed ones.
+    stated = " --precision float32" if bundle.manifest.precision == "float32" else ""
     folder = shlex.quote(str(bundle.path))
-    return f"build it: {bundle.manifest.command} --engines {target.library}{named} --out {folder}"
+    return f"build it: {bundle.manifest.command}{stated} --engines {target.library}{named} --out {folder}"
 
 
 def import_library(library: str) -> ModuleType:
