@@ -20,9 +20,10 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
 WRITER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from sc_runtime.files import replacing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background run of tests ignores it
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print("writing", flush=True)
