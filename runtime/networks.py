@@ -29,6 +29,9 @@ class Graph(Protocol):
 class CompiledGraph(Graph, Protocol):
     """A graph that is compiled for each set of input shapes: in its first run with them, or earlier by `prepare`."""
 
+    #: Inputs that may have fewer rows than the others: rows [a, b] then stand for [a, b, a, b, ...].
+    shared: frozenset[str]
+
     def prepare(self, shapes: Shapes) -> None:
         """Compile it for inputs of these shapes. Raises BackendError."""
         ...
@@ -64,8 +67,11 @@ class Networks(Protocol):
 
     def open_graph(self, graph: str) -> Graph: ...
 
-    def prepare_graph(self, graph: str, **axes: int) -> Graph:
-        """The graph, ready to run inputs whose dynamic axes have these sizes."""
+    def prepare_graph(self, graph: str, branches: int = 1, **axes: int) -> Graph:
+        """The graph, ready to run inputs whose dynamic axes have these sizes.
+
+        branches: rows of the other inputs for each row of those that the graph shares.
+        """
         ...
 
     def run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]: ...

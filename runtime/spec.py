@@ -67,6 +67,8 @@ class GraphSpec:
     free_axes: frozenset[str] = frozenset()
     #: An ONNX operator type. The last operator of this type, and all after it, stay float32 when the rest is rounded.
     float32_tail: str | None = None
+    #: Inputs that are the same for several rows of the other inputs. A backend may take them once (`CompiledGraph`).
+    shared_inputs: frozenset[str] = frozenset()
     repeats: bool = False  #: whether decoding runs it many times in a row, so that a CUDA graph of its run pays
     is_lstm: bool = False  #: whether it is a bidirectional LSTM and a linear map (`backends.openvino.recurrence`)
 

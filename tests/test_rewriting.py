@@ -143,6 +143,78 @@ def test_maps_stay_where_positions_have_an_order(position_axis: bool, summed: st
     np.testing.assert_array_equal(run(model, feeds)[0], run(build_maps(position_axis, summed), feeds)[0])
 
 
+def read_tunet(bundle: Bundle) -> Any:
+    return openvino.Core().read_model(bundle.find_graph("tunet_step"))
+
+
+def fix_rows(model: Any, feeds: dict[str, np.ndarray], rows: int) -> Any:
+    model.reshape({name: [rows, *array.shape[1:]] for name, array in feeds.items()})
+    rewriting.fold_constants(model)
+    return model
+
+
+@pytest.mark.parametrize("which", ["tiny", "embedded"])
+@pytest.mark.parametrize("windows", [1, 2])
+def test_branches_share_what_their_conditioning_does_not_reach(tiny_bundle: Path, which: str, windows: int) -> None:
+    """Against the exported graph with every row given. The windows differ, so their order counts."""
+    bundle, generator = Bundle.load(tiny_bundle if which == "tiny" else EMBEDDED), np.random.default_rng(1)
+    inputs, shared = bundle.manifest.graphs["tunet_step"].inputs, frozenset({"latent", "step"})
+    assert bundle.spec.graphs["tunet_step"].shared_inputs == shared
+    feeds: dict[str, np.ndarray] = {}
+    for name, spec in inputs.items():
+        shape = spec.resolve(batch=windows * (1 if name in shared else 2))
+        feeds[name] = generator.standard_normal(shape).astype(np.float32)
+    feeds["step"] = np.array([999, 1][:windows])
+    models = (fix_rows(read_tunet(bundle), feeds, rows) for rows in (windows, 2 * windows))
+    model, repeated = rewriting.share_rows(*models, shared)
+    assert repeated == {"tiny": 15, "embedded": 19}[which]
+    whole = feeds | {name: np.concatenate([feeds[name]] * 2) for name in shared}
+    (truth,) = run(fix_rows(read_tunet(bundle), whole, 2 * windows), whole)
+    assert relative_error(run(model, feeds)[0], truth) < 1e-6
+    convolutions = [each for each in model.get_ordered_ops() if each.get_type_name() == "Convolution"]
+    rows = [each.get_output_shape(0)[0] for each in convolutions]
+    assert set(rows) == {windows, 2 * windows}
+    assert rows.count(windows) == {"tiny": 10, "embedded": 14}[which]
+
+
+@pytest.mark.parametrize(
+    ("turned", "differs", "multiplied"), [(False, False, 2), (True, False, 4), (False, True, 4), (True, True, 4)]
+)
+def test_only_what_is_surely_the_same_is_shared(turned: bool, differs: bool, multiplied: int) -> None:
+    """-x + y. Nothing is shared where axis 0 is not the batch, nor in models whose operators differ."""
+    feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.ones((4, 3), np.float32)}
+    swap = np.array([1, 0])
+
+    def build(rows: int, extra: bool) -> Any:
+        x, y = (opset13.parameter([rows, 3], np.float32, name) for name in ("x", "y"))
+        for place, name in ((x, "x"), (y, "y")):
+            place.output(0).set_names({name})
+        minus = opset13.constant(np.float32(-1))
+        changed = opset13.multiply(opset13.transpose(x, swap), minus) if turned else opset13.multiply(x, minus)
+        back = opset13.transpose(changed, swap) if turned else changed
+        return openvino.Model([opset13.add(opset13.abs(opset13.abs(back)) if extra else back, y)], [x, y])
+
+    model, repeated = rewriting.share_rows(build(2, differs), build(4, False), frozenset({"x"}))
+    np.testing.assert_array_equal(run(model, feeds)[0], 1 - np.concatenate([feeds["x"]] * 2))
+    assert repeated == 1
+    (product,) = (each for each in model.get_ordered_ops() if each.get_type_name() == "Multiply")
+    assert product.get_output_shape(0)[1 if turned else 0] == multiplied
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_guided_decode_is_that_of_a_backend_that_shares_nothing(tiny_bundle: Path, guidance: float) -> None:
+    """Windows of two recordings run as a batch, in float32."""
+    from sc_runtime import Codec
+
+    sharing, plain = (
+        Codec.load(tiny_bundle, backend=backend, precision="float32") for backend in ("openvino", "onnxruntime")
+    )
+    codes = np.random.default_rng(1).integers(0, 4096, (1, 500, 2))
+    sounds = [codec.decode(codes, steps=4, guidance=guidance, interval=(0, 900), batch=2) for codec in (sharing, plain)]
+    assert relative_error(*sounds) < 1e-4
+    assert relative_error(sounds[1], np.zeros_like(sounds[1])) > 0.5
+
+
 def test_graphs_that_make_tokens_are_not_rewritten(tiny_bundle: Path) -> None:
     from sc_runtime.backends.openvino.backend import OpenVinoBackend
     from sc_runtime.backends.openvino.graphs import OpenVinoGraph

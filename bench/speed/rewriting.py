@@ -21,6 +21,7 @@ import typer
 from bench.harness.printing import make_table, open_console
 from bench.harness.results import RESULTS, describe_run, write_results
 from sc_runtime.backends.openvino import rewriting
+from sc_runtime.backends.openvino.graphs import read_for
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_app
@@ -28,6 +29,8 @@ from sc_runtime.networks import Arrays
 
 from .levers import WHOLE, draw_feeds
 
+SHARING = "share_rows"
+SHARED_FORMS = (SHARING, "all")  #: forms in which both branches share the inputs that are the same for them
 BATCHES = {"tunet_step": 2, "vae_decoder": 1, "hifigan": 1}
 Pass = Callable[[Any], object]
 
@@ -61,6 +64,7 @@ def list_forms(precision: str) -> dict[str, Pass | None]:
     lower = precision == "bf16"
     return {
         "as exported": None,
+        SHARING: None,
         "separate_products": rewriting.separate_products,
         "multiply_by_keys": rewriting.multiply_by_keys,
         "exchange_axes": rewriting.exchange_axes,
@@ -77,30 +81,37 @@ def time_forms(bundle: Bundle, graph: str, feeds: Arrays, precision: str, repeat
     """
     import openvino
 
-    core = openvino.Core()
+    core, shared = openvino.Core(), bundle.spec.graphs[graph].shared_inputs
+    few = {name: array[: len(array) // 2] if name in shared else array for name, array in feeds.items()}
+    whole = {name: np.concatenate([few[name]] * 2) if name in shared else array for name, array in feeds.items()}
 
-    def build(change: Pass | None, kind: str) -> Any:
-        model = core.read_model(bundle.find_graph(graph))
-        model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    def build(form: str, change: Pass | None, kind: str) -> Any:
+        given = few if form in SHARED_FORMS else whole
+        shapes = {name: list(array.shape) for name, array in given.items()}
+        model = read_for(lambda: core.read_model(bundle.find_graph(graph)), shapes, shared)
+        if form == SHARING and not shared:
+            return None
         rewriting.fold_constants(model)
         if change is not None and not change(model):
             return None
         model.validate_nodes_and_infer_types()
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": kind}
-        return core.compile_model(model, "CPU", settings).create_infer_request()
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        return partial(run, request, dict(given))
 
-    def run(request: Any) -> np.ndarray:
-        request.infer(dict(feeds))
+    def run(request: Any, given: Arrays) -> np.ndarray:
+        request.infer(given)
         return np.array(request.get_output_tensor(0).data)
 
-    truth = run(build(None, "f32"))
-    forms = {form: request for form, change in list_forms(precision).items() if (request := build(change, precision))}
+    truth = build("as exported", None, "f32")()
+    listed = list_forms(precision)
+    forms = {form: made for form, change in listed.items() if (made := build(form, change, precision))}
     spent: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
     errors = {}
     for turn in range(repeats + 1):
-        for form, request in forms.items():
+        for form, run_form in forms.items():
             started, worked = time.perf_counter(), time.process_time()
-            found = run(request)
+            found = run_form()
             if turn:
                 spent[form].append((time.perf_counter() - started, time.process_time() - worked))
             errors[form] = float(np.abs(found - truth).max() / np.abs(truth).max())

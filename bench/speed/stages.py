@@ -94,6 +94,7 @@ class TimedGraph:
 
     def __init__(self, graph: Graph, stage: str, clock: StageClock) -> None:
         self.graph, self.stage, self.clock = graph, stage, clock
+        self.shared = graph.shared if isinstance(graph, CompiledGraph) else frozenset[str]()
 
     def prepare(self, shapes: Shapes) -> None:
         if isinstance(self.graph, CompiledGraph):

@@ -1,10 +1,10 @@
-"""Classifier-free guidance: both branches of the T-UNet in one call."""
+"""Classifier-free guidance: both branches of the T-UNet in one call, which share their latent where they can."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sc_runtime.networks import Arrays, Graph
+from sc_runtime.networks import Arrays, CompiledGraph, Graph
 
 from .samplers import Predict
 
@@ -27,6 +27,7 @@ def guide(
     if scale == 1.0:
         return predict
 
+    is_shared = isinstance(tunet_step, CompiledGraph) and {"latent", "step"} <= tunet_step.shared
     context = {
         name: np.concatenate([np.broadcast_to(unconditional[name], values.shape), values])
         for name, values in conditional.items()
@@ -35,8 +36,8 @@ def guide(
     def predict_guided(latent: np.ndarray, timestep: int) -> np.ndarray:
         if not low <= timestep <= high:
             return predict(latent, timestep)
-        both = np.concatenate([latent, latent])
-        v = tunet_step.run({"latent": both, "step": np.full(len(both), timestep, np.int64), **context})["v"]
+        rows = latent if is_shared else np.concatenate([latent, latent])
+        v = tunet_step.run({"latent": rows, "step": np.full(len(rows), timestep, np.int64), **context})["v"]
         v_unconditional, v_conditional = np.split(v, 2)
         return v_unconditional + np.float32(scale) * (v_conditional - v_unconditional)
 

@@ -31,7 +31,9 @@ SPEC = CodecSpec(
         "audiomae": GraphSpec(profile=WINDOWS, makes_tokens=True, gains_from_batch=False),
         "acoustic_encoder": GraphSpec(profile=WINDOWS, makes_tokens=True, is_lstm=True),
         "conditioning": GraphSpec(profile=WINDOWS),
-        "tunet_step": GraphSpec(profile=BRANCHES, few=ONE_WINDOW, repeats=True),
+        "tunet_step": GraphSpec(
+            profile=BRANCHES, few=ONE_WINDOW, shared_inputs=frozenset({"latent", "step"}), repeats=True
+        ),
         "vae_decoder": GraphSpec(profile=WINDOWS),
         "hifigan": GraphSpec(
             profile={**WINDOWS, "frames": (FRAME_STEP, SEGMENT_FRAMES, SEGMENT_FRAMES)},

@@ -103,7 +103,8 @@ class OpenVinoBackend:
                     for half, chosen in ((HEAD, settings), (TAIL, exact))
                 )
                 return JoinedGraph(head, tail)
-            return OpenVinoGraph(self.core, read, settings, identity, not spec.gains_from_batch, free, rewritten)
+            one_by_one, shared = not spec.gains_from_batch, spec.shared_inputs
+            return OpenVinoGraph(self.core, read, settings, identity, one_by_one, free, rewritten, shared)
         except RuntimeError as error:
             raise refuse(path, error, bundle.remedy) from error
 

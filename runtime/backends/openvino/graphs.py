@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from sc_runtime.networks import Arrays, Shapes
 from sc_runtime.once import OnceEach
 
 from .compiled import CompiledModel, compile_kept
-from .rewriting import VERSION, rewrite
+from .rewriting import VERSION, fold_constants, rewrite, share_rows
 
 HEAD, TAIL = "head", "tail"
 #: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
@@ -31,6 +31,7 @@ class OpenVinoGraph:
     identity: what the compiled graph depends on besides the shapes; it is kept on disk under this. None keeps nothing.
     one_by_one: runs a batch as batches of 1.
     rewritten: rewrites the model for speed before it is compiled for fixed shapes. Results change in the last digits.
+    shared: see `CompiledGraph`; only a rewritten graph has them.
 
     Several threads may use it.
     """
@@ -44,10 +45,12 @@ class OpenVinoGraph:
         one_by_one: bool = False,
         free: bool = False,
         rewritten: bool = False,
+        shared: frozenset[str] = frozenset(),
     ) -> None:
         self.core, self.read, self.settings, self.identity = core, read, settings, identity
         self.one_by_one, self.free = one_by_one, free
         self.rewritten = rewritten and not free
+        self.shared = shared if self.rewritten else frozenset()
         self.compiled: OnceEach[tuple[tuple[int, ...], ...], CompiledModel] = OnceEach(KEPT_SHAPES)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -77,9 +80,7 @@ class OpenVinoGraph:
         key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()), form)
 
         def make() -> Any:
-            model = self.read()  # compilation changes it; only compiled weights stay
-            if fixed:
-                model.reshape(fixed)
+            model = read_for(self.read, fixed, self.shared)  # anew: compilation changes it, only compiled weights stay
             if self.rewritten:
                 rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
             return model
@@ -90,6 +91,8 @@ class OpenVinoGraph:
 class JoinedGraph:
     """Two halves of a graph, each compiled by itself."""
 
+    shared: frozenset[str] = frozenset()
+
     def __init__(self, head: OpenVinoGraph, tail: OpenVinoGraph) -> None:
         self.head, self.tail = head, tail
 
@@ -99,6 +102,25 @@ class JoinedGraph:
     def prepare(self, shapes: Shapes) -> None:
         (between,) = self.head.compile(shapes).compiled.outputs
         self.tail.prepare({TAIL: () if between.partial_shape.is_dynamic else tuple(between.shape)})
+
+
+def read_for(read: Callable[[], Any], shapes: Mapping[str, list[int]], shared: frozenset[str]) -> Any:
+    """The model of `read`, its inputs fixed to `shapes` if there are any. The inputs `shared` may have fewer rows."""
+
+    def fix(rows: int) -> Any:
+        model = read()
+        model.reshape({name: [rows, *shape[1:]] for name, shape in shapes.items()})
+        return model
+
+    if not shapes:
+        return read()
+    rows = {shape[0] for shape in shapes.values()}
+    if len(rows) == 1:
+        return fix(*rows)
+    few, many = fix(min(rows)), fix(max(rows))
+    fold_constants(few)
+    fold_constants(many)
+    return share_rows(few, many, shared)[0]
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 from .exchange import exchange_axes
 from .polyphase import split_transposed, split_upsampling
 from .products import multiply_by_keys, separate_products
+from .sharing import share_rows
 
-VERSION = 1  #: of the passes. A compiled model on disk is read again only by the version that made it.
+VERSION = 2  #: of the passes. A compiled model on disk is read again only by the version that made it.
 
 __all__ = [
     "VERSION",
@@ -21,6 +22,7 @@ __all__ = [
     "multiply_by_keys",
     "rewrite",
     "separate_products",
+    "share_rows",
     "split_transposed",
     "split_upsampling",
 ]
