@@ -38,8 +38,13 @@ LOCAL_KINDS = ("driver", "worker")
 RAY_KINDS = ("driver", "worker", "node")
 
 
-def start_command(*arguments: object, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime, which loads fast."""
+def start_command(
+    *arguments: object, variables: Mapping[str, str] | None = None, errors: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime, which loads fast.
+
+    errors: where its standard error goes: a descriptor, or as `subprocess` names it.
+    """
     command = [
         sys.executable,
         "-m",
@@ -53,7 +58,7 @@ def start_command(*arguments: object, variables: Mapping[str, str] | None = None
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
     )
 
 
@@ -129,9 +134,7 @@ def count_shards(folder: Path) -> int:
     return len(list(folder.glob("shard-*")))
 
 
-def wait_for_shards(
-    process: subprocess.Popen[str], folder: Path, count: int, find_victims: Victims, kind: str
-) -> bool:
+def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int, find_victims: Victims, kind: str) -> bool:
     """Wait until `folder` has `count` shards and there is a victim `kind`. Returns whether `process` lives then."""
     while not has_ended(process, CHECK_SECONDS):
         if count_shards(folder) >= count and kind in find_victims(process):

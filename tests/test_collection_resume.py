@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from bench.kills import LOCAL_KINDS, find_local_victims, read_folder, start_command, survive
+from bench.kills import LOCAL_KINDS, find_local_victims, read_folder, start_command, start_in_time, survive
 from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.collection.progress import Snapshot
@@ -195,6 +196,56 @@ def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, 
     code, _, errors = run_command(recordings, "-o", tmp_path, "--shard-files", 2)
     assert code == 0, errors
     assert read_folder(tmp_path) == undisturbed
+
+
+SLOW_DRIVER = """
+import pathlib, sys, time
+time.sleep(0.3)  # its start
+pathlib.Path(sys.argv[1]).mkdir(exist_ok=True)
+for number in range(10):
+    path = pathlib.Path(sys.argv[1], f"shard-{number}")
+    if not path.exists():
+        path.touch()
+        time.sleep(0.05)
+"""
+
+
+def test_kills_are_spread_over_the_run_however_long_its_start_takes(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", SLOW_DRIVER, str(tmp_path / "out")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
+        return {"a": process.kill, "b": process.kill, "c": process.kill}
+
+    expected = {f"shard-{number}": b"" for number in range(10)}
+    found = survive(start, find_victims, ("a", "b", "c"), tmp_path / "out", expected, kills=9, pause=0.01)
+    assert found["kills"] == {"a": 3, "b": 3, "c": 3}
+    assert found["folders"] >= 2
+    assert sum(shards > 0 for shards in found["shards_at_kill"]) >= 5
+    assert len(set(found["shards_at_kill"])) >= 4
+
+
+def test_a_driver_that_fails_by_itself_ends_the_kills(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", "raise SystemExit('Ray: gone')"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with pytest.raises(AssertionError, match="exit code 1: Ray: gone"):
+        survive(start, lambda process: {}, ("driver",), tmp_path / "out", {"shard-0": b""}, kills=1, pause=0.0)
+
+
+def test_a_node_that_does_not_start_in_time_is_started_again() -> None:
+    called: list[str] = []
+
+    def start() -> str:
+        called.append("start")
+        if len(called) < 5:
+            raise Exception("The current node timed out during startup.")
+        return "node"
+
+    assert start_in_time(start, lambda: called.append("clean")) == "node"
+    assert called == ["start", "clean", "start", "clean", "start"]
 
 
 @pytest.mark.heavy
