@@ -26,7 +26,7 @@ EXPECTED_ERRORS = (
     "Ray at ",
 )  #: of a driver that stops; the next continues
 MOST_FAILURES = 10  #: of drivers one after the other, without a kill between
-KILLS_A_FOLDER = 5  #: at most, before the folder is completed, compared and begun anew
+KILLS_A_FOLDER = 3  #: at most, before the folder is completed, compared and begun anew
 CHECK_SECONDS = 0.05  #: between two looks whether a kill is due
 STARTS = 10  #: of a node, at most, until it has started in time
 

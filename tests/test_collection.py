@@ -313,6 +313,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         ({"shard_hours": float("nan")}, "shard_hours nan"),
         ({"shard_hours": 1.0, "shard_files": 3}, "both hours and files"),
         ({"workers": 0}, "workers 0"),
+        ({"threads": 0}, "threads 0; expected a whole number, at least 1"),
+        ({"verify": -1}, "verify -1"),
         ({"gpus_per_worker": -1.0}, "-1.0 GPUs"),
         ({"batch": 0}, "batch 0"),
         ({"vocab": 17}, "vocabulary 17"),

@@ -84,6 +84,11 @@ def test_progress_adds_up_rows_shards_and_earlier_runs() -> None:
     assert seen[-1].hours_left == pytest.approx(50 / 8 * 2 / 3600)
     assert seen[-1].speed / seen[-1].files_per_second == pytest.approx(6.0 / 3)  # of this run alone
     assert seen[-1].eta is not None and seen[-1].eta > 0
+    done = Progress(2, 20.0, seen.append)  # of lengths that a list states
+    done.add_row(Row("a", "a", np.zeros((1, 2)), 16000), 9.0)
+    assert seen[-1].hours_left == pytest.approx(11 / 3600)
+    done.add_row(Row("b", "b", error="empty file"), 0.0)
+    assert (seen[-1].hours_left, seen[-1].eta) == (0.0, 0.0)
     known = Progress(10, 100.0, None)
     assert (known.snapshot().hours_left, known.snapshot().eta) == (100.0 / 3600, None)
 

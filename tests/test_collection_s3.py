@@ -193,7 +193,7 @@ class Answers:
         (403, "Permission denied", False),
         (404, "No such file or directory", False),
         (503, None, True),
-        (None, None, True),
+        (None, "timed out", True),
     ],
 )
 def test_what_a_store_answers_becomes_the_reason(
