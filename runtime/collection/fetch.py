@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,7 +113,7 @@ def finding_room(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise refuse_copy(folder, error.strerror) from error
+        raise refuse_copy(folder, os.strerror(error.errno)) from error
     except soundfile.LibsndfileError as error:
         if error.code != SYSTEM_ERROR:
             raise
