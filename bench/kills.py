@@ -80,7 +80,7 @@ def survive(
     """Start drivers until `kills` kills have happened and the last driver has succeeded.
 
     A kill is due when a random number of shards is there, and some time has passed. So kills are spread over the run,
-    however long its start takes. The kinds take turns, in random order.
+    however long its start takes. The kind that was killed least is next.
 
     Arguments:
         start: starts a driver that writes to `folder`.
@@ -94,7 +94,7 @@ def survive(
     generator, done, folders, failures = random.Random(seed), Counter[str](), 0, 0
     count = sum(name.startswith("shard-") for name in expected)
     shards: list[int] = []
-    turn: list[str] = []
+    missed: set[str] = set()  # kinds of which there was no victim until the driver ended
     moments: list[int] = []  # how many shards there are at the next kills, the first kill last
     while True:
         if not folder.is_dir():
@@ -102,20 +102,25 @@ def survive(
             moments = sorted((generator.randrange(count) for _ in range(left)), reverse=True)
         process = start()
         while moments:
-            turn = turn or generator.sample(kinds, len(kinds))
-            if not wait_for_shards(process, folder, moments[-1], find_victims, turn[-1]):
+            if len(missed) == len(kinds):
+                missed.clear()
+            kind = min(kinds, key=lambda name: (name in missed, done[name], generator.random()))
+            if not wait_for_shards(process, folder, moments[-1], find_victims, kind):
+                if process.returncode == 0:  # it was not killed
+                    missed.add(kind)
                 break
             if has_ended(process, generator.uniform(0.0, pause)):
                 break
             victims = find_victims(process)
-            if turn[-1] not in victims:  # it has ended by itself meanwhile
+            if kind not in victims:  # it has ended by itself meanwhile
                 continue
             with contextlib.suppress(psutil.NoSuchProcess):
                 present = count_shards(folder)
-                victims[turn[-1]]()
-                done[turn.pop()] += 1
+                victims[kind]()
+                done[kind] += 1
                 moments.pop()
                 shards.append(present)
+                missed.clear()
                 failures = 0
         _, errors = process.communicate()
         if process.returncode == 0:
@@ -225,9 +230,11 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
             workers.append(add_node())
 
         victims: dict[str, Callable[[], None]] = {"driver": process.kill, "node": kill_node}
+        begun = psutil.Process(process.pid).create_time()
         for child in psutil.Process().children(recursive=True):  # the nodes are children of this process
             with contextlib.suppress(psutil.NoSuchProcess):
-                if any(name.startswith("ray::") and "MapWorker" in name for name in child.cmdline()):
+                is_worker = any(name.startswith("ray::") and "MapWorker" in name for name in child.cmdline())
+                if is_worker and child.create_time() > begun:  # not one of a driver that was killed
                     victims["worker"] = child.kill
         return victims
 
