@@ -30,11 +30,21 @@ from bench.harness.machine import measure_peak_memory
 from bench.harness.printing import log
 from bench.harness.processes import Child
 from bench.harness.results import RESULTS, describe_command, describe_run, write_results
-from bench.kills import Victims, find_local_victims, ray_cluster, read_folder, start_command, survive
+from bench.kills import (
+    LOCAL_KINDS,
+    RAY_KINDS,
+    Victims,
+    find_local_victims,
+    ray_cluster,
+    read_folder,
+    start_command,
+    survive,
+)
 from sc_runtime.codec import Codec
 from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.errors import SettingsError
 
+SHARDS = 30  #: of the collections that are killed
 PACKAGES = ("pyarrow", "fsspec", "ray")
 RESULT = RESULTS / "bulk.json"
 
@@ -132,34 +142,41 @@ def measure_memory(bundle: str) -> dict[str, Any]:
 
 def measure_kills(bundle: str, kills: int = 60) -> dict[str, Any]:
     """Kills of drivers and workers. The folder is that of an undisturbed run, byte for byte, or this raises."""
-    return kill_runs(bundle, kills, ["--workers", 2])
+    return kill_runs(bundle, kills, 60, ["--workers", 2], LOCAL_KINDS, find_local_victims)
 
 
 def measure_ray_kills(bundle: str, kills: int = 40) -> dict[str, Any]:
-    """Kills of drivers, workers and nodes of a Ray cluster of three."""
+    """Kills of drivers, workers and nodes of a Ray cluster of three.
+
+    There are more recordings than locally: the others go on while a node starts in the place of one that was killed.
+    """
     with ray_cluster() as (address, find_victims):
-        return kill_runs(bundle, kills, ["--engine", "ray"], find_victims, {"RAY_ADDRESS": address})
+        return kill_runs(bundle, kills, 240, ["--engine", "ray"], RAY_KINDS, find_victims, {"RAY_ADDRESS": address})
 
 
 def kill_runs(
     bundle: str,
     kills: int,
+    recordings: int,
     options: list[object],
-    find_victims: Victims = find_local_victims,
+    kinds: Sequence[str],
+    find_victims: Victims,
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     if bundle != "embedded":  # which `start_command` takes
         raise SettingsError(f"kills with --bundle {bundle}", "embedded")
     with tempfile.TemporaryDirectory() as folder:
         source, out, expected = (Path(folder, name) for name in ("in", "out", "expected"))
-        write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, 60).round(3).tolist())
-        start = partial(start_command, source, "--shard-files", 2, *options, variables=variables)
+        write_recordings(source, np.random.default_rng(16).uniform(0.2, 2.0, recordings).round(3).tolist())
+        start = partial(start_command, source, "--shard-files", recordings // SHARDS, *options, variables=variables)
         started = time.perf_counter()
         assert start("-o", expected).wait() == 0
         undisturbed = time.perf_counter() - started
         files = read_folder(expected)
-        found = survive(partial(start, "-o", out), find_victims, out, files, kills, undisturbed)
-    return {**found, "shards": len(files) - 2, "undisturbed_seconds": undisturbed, "equal": True}
+        times = [path.stat().st_mtime for path in expected.glob("shard-*")]
+        pause = 2 * (max(times) - min(times)) / SHARDS  # without the start
+        found = survive(partial(start, "-o", out), find_victims, kinds, out, files, kills, pause)
+    return {**found, "shards": SHARDS, "undisturbed_seconds": undisturbed, "equal": True}
 
 
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from bench.harness.printing import log
+from sc_runtime.errors import first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_ERRORS = (
@@ -22,17 +25,26 @@ EXPECTED_ERRORS = (
     "Ray: ",
     "Ray at ",
 )  #: of a driver that stops; the next continues
-
-STARTS = 5  #: of a node, at most, until it has started in time
+MOST_FAILURES = 10  #: of drivers one after the other, without a kill between
+KILLS_A_FOLDER = 3  #: at most, before the folder is completed, compared and begun anew
+CHECK_SECONDS = 0.05  #: between two looks whether a kill is due
+STARTS = 10  #: of a node, at most, until it has started in time
 
 #: Ray gives its workers less of a processor that other programs want: by default they are nicer by 15.
 NICENESS = "RAY_worker_niceness"
 
 Victims = Callable[[subprocess.Popen[str]], dict[str, Callable[[], None]]]  #: what can be killed now, by kind
+LOCAL_KINDS = ("driver", "worker")
+RAY_KINDS = ("driver", "worker", "node")
 
 
-def start_command(*arguments: object, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime, which loads fast."""
+def start_command(
+    *arguments: object, variables: Mapping[str, str] | None = None, errors: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """`sc-runtime tokenize` in another process, with the embedded bundle on ONNX Runtime, which loads fast.
+
+    errors: where its standard error goes: a descriptor, or as `subprocess` names it.
+    """
     command = [
         sys.executable,
         "-m",
@@ -46,7 +58,7 @@ def start_command(*arguments: object, variables: Mapping[str, str] | None = None
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
     )
 
 
@@ -58,44 +70,81 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 def survive(
     start: Callable[[], subprocess.Popen[str]],
     find_victims: Victims,
+    kinds: Sequence[str],
     folder: Path,
     expected: Mapping[str, bytes],
     kills: int,
-    longest: float,
+    pause: float,
     seed: int = 16,
 ) -> dict[str, Any]:
     """Start drivers until `kills` kills have happened and the last driver has succeeded.
 
+    A kill is due when a random number of shards is there, and some time has passed. So kills are spread over the run,
+    however long its start takes. The kind that was killed least is next.
+
     Arguments:
         start: starts a driver that writes to `folder`.
+        kinds: what is killed.
         expected: the files of an undisturbed run. The folder is compared each time it is complete, and begun anew.
-        longest: seconds between two kills, at most: what an undisturbed run takes, so that kills meet its every moment.
+        pause: seconds from the shard to the kill, at most: about what two shards take, so that kills meet every moment.
 
-    Returns the kills by kind, how many folders were completed, and for each kill how many shards there were: the
-    kills are spread over the run. Raises AssertionError if a folder differs.
+    Returns the kills by kind, how many folders were completed, and for each kill how many shards there were. Raises
+    AssertionError if a folder differs.
     """
-    generator, done, folders = random.Random(seed), Counter[str](), 0
+    generator, done, folders, failures = random.Random(seed), Counter[str](), 0, 0
+    count = sum(name.startswith("shard-") for name in expected)
     shards: list[int] = []
+    missed: set[str] = set()  # kinds of which there was no victim until the driver ended
+    moments: list[int] = []  # how many shards there are at the next kills, the first kill last
     while True:
+        if not folder.is_dir():
+            left = min(KILLS_A_FOLDER, kills - done.total())
+            moments = sorted((generator.randrange(count) for _ in range(left)), reverse=True)
         process = start()
-        while done.total() < kills and not has_ended(process, generator.uniform(0.2, longest)):
+        while moments:
+            if len(missed) == len(kinds):
+                missed.clear()
+            kind = min(kinds, key=lambda name: (name in missed, done[name], generator.random()))
+            if not wait_for_shards(process, folder, moments[-1], find_victims, kind):
+                if process.returncode == 0:  # it was not killed
+                    missed.add(kind)
+                break
+            if has_ended(process, generator.uniform(0.0, pause)):
+                break
             victims = find_victims(process)
-            kind = min(victims, key=lambda kind: (done[kind], generator.random()))  # that was killed least
+            if kind not in victims:  # it has ended by itself meanwhile
+                continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                present = len(list(folder.glob("shard-*")))
+                present = count_shards(folder)
                 victims[kind]()
                 done[kind] += 1
+                moments.pop()
                 shards.append(present)
+                missed.clear()
+                failures = 0
         _, errors = process.communicate()
         if process.returncode == 0:
             assert read_folder(folder) == expected, "the folder differs from an undisturbed run's"
-            folders += 1
+            folders, failures = folders + 1, 0
             if done.total() >= kills:
                 return {"kills": dict(done), "folders": folders, "shards_at_kill": shards}
             shutil.rmtree(folder)
         else:
+            failures += 1
             known = process.returncode == -signal.SIGKILL or any(text in errors for text in EXPECTED_ERRORS)
-            assert known, f"exit code {process.returncode}: {errors}"
+            assert known and failures <= MOST_FAILURES, f"exit code {process.returncode}: {errors}"
+
+
+def count_shards(folder: Path) -> int:
+    return len(list(folder.glob("shard-*")))
+
+
+def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int, find_victims: Victims, kind: str) -> bool:
+    """Wait until `folder` has `count` shards and there is a victim `kind`. Returns whether `process` lives then."""
+    while not has_ended(process, CHECK_SECONDS):
+        if count_shards(folder) >= count and kind in find_victims(process):
+            return True
+    return False
 
 
 def has_ended(process: subprocess.Popen[str], seconds: float) -> bool:
@@ -117,12 +166,28 @@ def find_local_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[],
     return victims
 
 
-def start_in_time(start: Callable[[], Any]) -> Any:
-    """A node or a cluster. Ray 2.60 gives a node 30 s to start, which is too little on a busy machine: then again."""
+def start_in_time(start: Callable[[], Any], clean: Callable[[], None] = lambda: None) -> Any:
+    """A node or a cluster. Ray 2.60 gives a node 30 s to start, which is too little on a busy machine: then again.
+
+    clean: removes what a start that failed has left.
+    """
     for _ in range(STARTS - 1):
-        with contextlib.suppress(Exception):
+        try:
             return start()
+        except Exception as error:  # Ray raises a plain Exception
+            log.print(f"a node did not start: {first_line(error)}")
+            clean()
     return start()
+
+
+def find_servers() -> set[psutil.Process]:
+    """Ray's servers below this process. What they have started ends with them."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() in ("raylet", "gcs_server"):
+                found.add(child)
+    return found
 
 
 @contextlib.contextmanager
@@ -133,16 +198,30 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(NICENESS, "0")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "300")  # 30 is too little on a busy machine
+    os.environ.setdefault("RAY_health_check_timeout_ms", "60000")  # nor is a node dead that answers late
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = start_in_time(lambda: Cluster(initialize_head=True, head_node_args=head))
+    cluster: Any = None
+
+    def start_node(start: Callable[[], Any]) -> Any:
+        present, known = find_servers(), set(cluster.worker_nodes) if cluster else set()
+
+        def clean() -> None:
+            for server in find_servers() - present:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    server.kill()
+            if cluster:
+                cluster.worker_nodes &= known
+
+        return start_in_time(start, clean)
 
     def add_node() -> Any:
-        return start_in_time(lambda: cluster.add_node(num_cpus=1, num_gpus=num_gpus))
+        return start_node(lambda: cluster.add_node(num_cpus=1, num_gpus=num_gpus))
 
+    cluster = start_node(lambda: Cluster(initialize_head=True, head_node_args=head))
     workers = [add_node() for _ in range(nodes)]
-    cluster.wait_for_nodes()
 
     def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
         def kill_node() -> None:
@@ -151,9 +230,11 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
             workers.append(add_node())
 
         victims: dict[str, Callable[[], None]] = {"driver": process.kill, "node": kill_node}
+        begun = psutil.Process(process.pid).create_time()
         for child in psutil.Process().children(recursive=True):  # the nodes are children of this process
             with contextlib.suppress(psutil.NoSuchProcess):
-                if any(name.startswith("ray::") and "MapWorker" in name for name in child.cmdline()):
+                is_worker = any(name.startswith("ray::") and "MapWorker" in name for name in child.cmdline())
+                if is_worker and child.create_time() > begun:  # not one of a driver that was killed
                     victims["worker"] = child.kill
         return victims
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ pytest.importorskip("fsspec")
 import pyarrow
 from pyarrow import parquet
 
-from bench.kills import read_folder
+from bench.kills import read_folder, start_command
 from sc_runtime import Codec, Tokens
 from sc_runtime.collection.formats import FORMATS
 from sc_runtime.collection.reader import read_collection
@@ -105,6 +107,16 @@ def test_codes_have_the_smallest_type(shards: Path) -> None:
     types = {256: np.uint8, 257: np.uint16, 2**16: np.uint16, 2**16 + 1: np.uint32}
     for entries, expected in types.items():
         assert ShardHeader({"vocabularies": {"a": 2, "b": entries}}, "", "", {}, "").dtype == expected
+
+
+def test_columns_have_their_types_and_are_compressed_by_zstd(shards: Path) -> None:
+    file = parquet.ParquetFile(shards / "shard-000000.parquet")
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    assert types.pop("codes").startswith("list<")
+    strings = dict.fromkeys(("id", "source", "sha256", "error"), "string")
+    assert types == {**strings, "positions": "int32", "samples": "int64", "seconds": "double"}
+    group = file.metadata.row_group(0)
+    assert {group.column(number).compression for number in range(group.num_columns)} == {"ZSTD"}
 
 
 def test_the_reader_yields_tokens(shards: Path, tars: Path, expected: dict[str, Tokens]) -> None:
@@ -233,6 +245,50 @@ def test_the_command_reports(recordings: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+def test_progress_is_shown_on_a_terminal(recordings: Path, tmp_path: Path) -> None:
+    """A pipe gets none: `test_the_command_reports` compares all that is printed there."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    process = start_command(recordings, "-o", tmp_path, errors=theirs, variables={"COLUMNS": "200"})
+    os.close(theirs)
+    seen = b""
+    while process.poll() is None:  # the terminal must be read, or the command waits
+        seen += read_terminal(ours)
+        time.sleep(0.01)
+    seen += read_terminal(ours)
+    os.close(ours)
+    process.communicate()
+    assert process.returncode == 0
+    last = max(seen.decode().split("\r"), key=lambda line: line.count("9/9"))
+    assert "9/9, 2 errors, ETA 0:00:00, " in last and " × real time, " in last and " files/s" in last
+
+
+def read_terminal(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # nothing there, or closed by the other side
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "error: missing: No such file or directory; expected a file, a folder, a pattern or a list"),
+        ([".", "--part", "2"], "error: part '2'; expected I/N, such as 3/16"),
+        ([".", "--engine", "slurm"], "error: engine 'slurm'; expected one of local, ray"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    code, output, errors = run_command(*arguments, "-o", tmp_path / "out")
+    assert (code, output) == (1, "")
+    (line,) = errors.splitlines()
+    assert line.startswith(message)
+    assert not (tmp_path / "out").exists()
+
+
 def test_kinds_of_errors_leave_numbers_out() -> None:
     assert name_kind("truncated, 10 bytes of 2000") == name_kind("truncated, 7 bytes of 31")
 
@@ -257,6 +313,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         ({"shard_hours": float("nan")}, "shard_hours nan"),
         ({"shard_hours": 1.0, "shard_files": 3}, "both hours and files"),
         ({"workers": 0}, "workers 0"),
+        ({"threads": 0}, "threads 0; expected a whole number, at least 1"),
+        ({"verify": -1}, "verify -1"),
         ({"gpus_per_worker": -1.0}, "-1.0 GPUs"),
         ({"batch": 0}, "batch 0"),
         ({"vocab": 17}, "vocabulary 17"),

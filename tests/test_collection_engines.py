@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sc_runtime.cli.tokenize import format_snapshot, parse_part
+from sc_runtime.cli.tokenize import format_snapshot, parse_part, tokenize
 from sc_runtime.collection.cluster import check_places, choose_threads, count_places
 from sc_runtime.collection.local import choose_gpus, split
 from sc_runtime.collection.progress import Progress, Snapshot
 from sc_runtime.collection.rows import Counts, Row
+from sc_runtime.collection.tokenize import tokenize_collection
 from sc_runtime.collection.worker import Failure, ShardReport
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.ray_cluster import turn_off_usage_reports
@@ -82,6 +84,11 @@ def test_progress_adds_up_rows_shards_and_earlier_runs() -> None:
     assert seen[-1].hours_left == pytest.approx(50 / 8 * 2 / 3600)
     assert seen[-1].speed / seen[-1].files_per_second == pytest.approx(6.0 / 3)  # of this run alone
     assert seen[-1].eta is not None and seen[-1].eta > 0
+    done = Progress(2, 20.0, seen.append)  # of lengths that a list states
+    done.add_row(Row("a", "a", np.zeros((1, 2)), 16000), 9.0)
+    assert seen[-1].hours_left == pytest.approx(11 / 3600)
+    done.add_row(Row("b", "b", error="empty file"), 0.0)
+    assert (seen[-1].hours_left, seen[-1].eta) == (0.0, 0.0)
     known = Progress(10, 100.0, None)
     assert (known.snapshot().hours_left, known.snapshot().eta) == (100.0 / 3600, None)
 
@@ -101,3 +108,13 @@ def test_parts_are_written_as_fractions() -> None:
     for text in ("3", "3/", "/16", "a/b", "-1/2"):
         with pytest.raises(SettingsError, match="expected I/N"):
             parse_part(text)
+
+
+def test_the_command_and_the_function_have_the_same_arguments() -> None:
+    command = {name: each.default for name, each in inspect.signature(tokenize).parameters.items()}
+    function = {name: each.default for name, each in inspect.signature(tokenize_collection).parameters.items()}
+    assert command.pop("as_json") is False and function.pop("progress") is None
+    assert (command.pop("part"), function.pop("part")) == ("1/1", (1, 1))
+    assert command == function
+    assert tokenize_collection.__doc__ is not None
+    assert all(name in tokenize_collection.__doc__ for name in function)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray.data")
 
-from bench.kills import NICENESS, ray_cluster, read_folder, start_command, survive
+from bench.kills import NICENESS, RAY_KINDS, ray_cluster, read_folder, start_command, survive
 from tests.collections import run_command, tokenize, write_with_a_broken_one
 
 pytestmark = pytest.mark.heavy
@@ -52,7 +52,7 @@ def test_kills_of_drivers_workers_and_nodes(recordings: Path, undisturbed: dict[
     arguments = [recordings, "-o", out, "--shard-files", 3, "--engine", "ray"]
     with ray_cluster() as (address, find_victims):
         start = lambda: start_command(*arguments, variables={"RAY_ADDRESS": address})  # noqa: E731
-        found = survive(start, find_victims, out, undisturbed, kills=6, longest=15.0)
+        found = survive(start, find_victims, RAY_KINDS, out, undisturbed, kills=6, pause=2.0)
     assert sum(found["kills"].values()) == 6
 
 

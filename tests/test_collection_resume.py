@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,14 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from bench.kills import find_local_victims, read_folder, start_command, survive
+from bench.kills import LOCAL_KINDS, RAY_KINDS, find_local_victims, read_folder, start_command, start_in_time, survive
 from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.collection.progress import Snapshot
+from sc_runtime.errors import OutputError
 from sc_runtime.files import PREFIX, name_machine
 from tests.collections import run_command, tokenize, write_recordings, write_with_a_broken_one
+from tests.test_collection_sources import pack_tar
 
 SHARDS = {"shard_files": 2}
 
@@ -122,32 +126,65 @@ def test_two_drivers_on_one_folder_do_no_harm(recordings: Path, undisturbed: dic
 
 
 LIMITED = """
-import resource, signal, sys
+import os, resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from tests.collections import tokenize
 from sc_runtime.errors import CodecError
+done, bytes, sources, output = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
+if not done:
+    tokenize(sources, output + "/warm")  # the caches of this session are written before the limit
+    limit()
 try:
-    tokenize(sys.argv[1], sys.argv[2], shard_files=2, progress=lambda snapshot: snapshot.done > 3 and limit())
+    tokenize(sources, output + "/out", shard_files=2, progress=lambda snapshot: snapshot.done > done and limit())
 except CodecError as error:
     print(error)
 """
-LIMIT = "def limit():\n    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+
+
+def run_limited(done: int, limit: int, sources: Path, output: Path) -> list[str]:
+    """Encode with a limit of the size of files, after `done` recordings, which stands for a full disk: the output."""
+    command = [sys.executable, "-c", LIMITED, *map(str, (done, limit, sources, output))]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit of file sizes")
 def test_a_disk_that_fills_up_is_one_line_and_what_is_done_stays_done(
     recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """A limit of the size of files stands for the disk: the third shard cannot be written."""
-    program = LIMITED.replace("from tests", LIMIT + "from tests", 1)
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(recordings), str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    (line,) = result.stdout.splitlines()
+    """The second shard cannot be written."""
+    (line,) = run_limited(3, 100, recordings, tmp_path)
     assert "shard-000001.parquet" in line and "check the folder, its permissions and the free space" in line
-    assert {name for name in read_folder(tmp_path) if name.startswith("shard")} == {"shard-000000.parquet"}
-    tokenize(recordings, tmp_path, **SHARDS)
-    assert read_folder(tmp_path) == undisturbed
+    out = tmp_path / "out"
+    assert {name for name in read_folder(out) if name.startswith("shard")} == {"shard-000000.parquet"}
+    tokenize(recordings, out, **SHARDS)
+    assert read_folder(out) == undisturbed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit of file sizes")
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_full_temporary_folder_ends_the_run_and_is_no_error_of_a_recording(tmp_path: Path, packed: bool) -> None:
+    """A member of a tar, or a part of a recording, cannot be copied."""
+    (path,) = write_recordings(tmp_path / "in", 1, (3.0,))
+    source = tmp_path / "list.csv"
+    source.write_text(f"path,start,duration\n{path},0.5,2\n")
+    if packed:
+        source = pack_tar(tmp_path / "a.tar", {"a.flac": path.read_bytes()})
+    (line,) = run_limited(0, 20_000, source, tmp_path)
+    assert "expected room for copies of recordings" in line and "$TMPDIR" in line
+    assert not list((tmp_path / "out").glob("shard-*"))
+    assert tokenize(source, tmp_path / "out", **SHARDS).failures == []
+
+
+def test_a_full_temporary_folder_is_one_line_for_an_object_store() -> None:
+    """A shard is written beside before it is sent."""
+    folder = OutputFolder("memory://full")
+    with (
+        pytest.raises(OutputError, match=r"shard-000000\.parquet: No space left on device"),
+        folder.replacing("shard-000000.parquet"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert folder.list_names() == set()
 
 
 def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
@@ -159,6 +196,67 @@ def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, 
     code, _, errors = run_command(recordings, "-o", tmp_path, "--shard-files", 2)
     assert code == 0, errors
     assert read_folder(tmp_path) == undisturbed
+
+
+SLOW_DRIVER = """
+import pathlib, sys, time
+time.sleep(0.3)  # its start
+pathlib.Path(sys.argv[1]).mkdir(exist_ok=True)
+for number in range(10):
+    path = pathlib.Path(sys.argv[1], f"shard-{number}")
+    if not path.exists():
+        path.touch()
+        time.sleep(0.05)
+"""
+
+
+def test_kills_are_spread_over_the_run_however_long_its_start_takes(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", SLOW_DRIVER, str(tmp_path / "out")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
+        return {"driver": process.kill, "worker": lambda: None, "node": lambda: None}
+
+    expected = {f"shard-{number}": b"" for number in range(10)}
+    found = survive(start, find_victims, RAY_KINDS, tmp_path / "out", expected, kills=9, pause=0.01)
+    assert sum(found["kills"].values()) == 9 and min(found["kills"].values()) >= 2
+    assert found["folders"] >= 2
+    assert sum(shards > 0 for shards in found["shards_at_kill"]) >= 5
+    assert len(set(found["shards_at_kill"])) >= 4
+
+
+def test_kills_go_on_without_a_victim_of_one_kind(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", SLOW_DRIVER, str(tmp_path / "out")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    expected = {f"shard-{number}": b"" for number in range(10)}
+    find_victims = lambda process: {"driver": process.kill}  # noqa: E731
+    found = survive(start, find_victims, ("driver", "worker"), tmp_path / "out", expected, kills=2, pause=0.0)
+    assert found["kills"] == {"driver": 2}
+
+
+def test_a_driver_that_fails_by_itself_ends_the_kills(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", "raise SystemExit('Ray: gone')"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with pytest.raises(AssertionError, match="exit code 1: Ray: gone"):
+        survive(start, lambda process: {}, ("driver",), tmp_path / "out", {"shard-0": b""}, kills=1, pause=0.0)
+
+
+def test_a_node_that_does_not_start_in_time_is_started_again() -> None:
+    called: list[str] = []
+
+    def start() -> str:
+        called.append("start")
+        if len(called) < 5:
+            raise Exception("The current node timed out during startup.")
+        return "node"
+
+    assert start_in_time(start, lambda: called.append("clean")) == "node"
+    assert called == ["start", "clean", "start", "clean", "start"]
 
 
 @pytest.mark.heavy
@@ -185,8 +283,9 @@ def test_kills_of_drivers_and_workers(tmp_path: Path) -> None:
     tokenize(source, tmp_path / "expected", shard_files=4)
     expected = read_folder(tmp_path / "expected")
     arguments = [source, "-o", out, "--shard-files", 4, "--workers", 2]
-    found = survive(lambda: start_command(*arguments), find_local_victims, out, expected, kills=12, longest=4.0)
-    assert sum(found["kills"].values()) == 12
+    start = lambda: start_command(*arguments)  # noqa: E731
+    found = survive(start, find_local_victims, LOCAL_KINDS, out, expected, kills=12, pause=0.3)
+    assert sum(found["kills"].values()) == 12 and min(found["kills"][kind] for kind in LOCAL_KINDS) >= 3
 
 
 @pytest.mark.heavy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pyarrow import parquet
 from sc_runtime import Codec, Tokens
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.local import run_processes
+from sc_runtime.collection.plan import fingerprint
 from sc_runtime.collection.planning import cut
 from sc_runtime.collection.read_ahead import ReadAhead
 from sc_runtime.collection.reader import read_collection
@@ -183,3 +185,18 @@ def test_unicodec_has_one_codebook_and_domains(tiny_unicodec: Path, tmp_path: Pa
     found: dict[str, Tokens] = dict(read_collection(tmp_path / "out"))
     assert found == expected
     assert found["speaker0/0000"].codes.shape[1] == 1
+
+
+def test_a_vocabulary_and_a_precision_are_chosen(tiny_bundle: Path, tmp_path: Path) -> None:
+    (path,) = write_recordings(tmp_path / "in", 1, (0.5,))
+    codec = Codec.load(tiny_bundle, backend="onnxruntime", precision="float32")
+    for vocab in (4096, 32768):
+        out = tmp_path / str(vocab)
+        tokenize(tmp_path / "in", out, bundle=tiny_bundle, vocab=vocab, precision="float32", verify=1)
+        ((_, tokens),) = read_collection(out)
+        assert tokens == codec.encode(path, vocab=vocab)
+        assert tokens.config.vocab == vocab
+        header = json.loads(parquet.read_metadata(out / "shard-000000.parquet").metadata[b"sc_runtime"])
+        assert header["codec"]["vocabularies"]["semantic"] == vocab
+        assert (header["settings"]["vocab"], header["settings"]["precision"]) == (vocab, "float32")
+        assert header["bundle"] == fingerprint(codec.bundle.manifest)

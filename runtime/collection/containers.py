@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 TAR_BLOCK = tarfile.BLOCKSIZE
+CUT_SHORT = "the tar is cut short, in this member or after it"
 HEADER_READ = 1 << 16  #: bytes that are read at a time of a tar in an object store, whose headers alone are needed
 
 
@@ -32,7 +33,7 @@ def read_tar(uri: str) -> list[Item]:
     with explaining(uri, SettingsError, "a tar that can be read"), open_uri(uri, block_size=HEADER_READ) as file:
         total = file.seek(0, 2)
         file.seek(0)
-        end, last = 0, "the beginning"
+        end, last = 0, None
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
@@ -49,7 +50,7 @@ def read_tar(uri: str) -> list[Item]:
                 raise SettingsError(f"{uri}: not a tar ({error})", "an uncompressed tar", remedy) from error
         file.seek(min(end, total))
         if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):
-            found.append(Item(f"{stem}/(cut short)", uri, problem=f"the tar is cut short, at or after {last}"))
+            found.append(Item(f"{stem}/(cut short)", uri, last, problem=CUT_SHORT))
     if not found:
         raise SettingsError(f"{uri}: no audio in this tar", f"members in {' '.join(sorted(AUDIO_SUFFIXES))}")
     return found

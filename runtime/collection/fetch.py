@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from threading import Lock
 from sc_runtime.audio import Audio
 from sc_runtime.audio.blocks import BLOCK_VALUES, Samples, mix
 from sc_runtime.audio.files import AudioFile, inspect_file, native_path
-from sc_runtime.errors import AudioError
+from sc_runtime.errors import AudioError, OutputError
 from sc_runtime.spec import Mono
 
 from .containers import ParquetAudio
@@ -21,6 +23,8 @@ from .items import Item
 #: Formats of libsndfile in which a seek is exact. A decoder of another needs what stands before the place.
 SEEKABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")
 READABLE = "a recording that can be read"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota or a limit
+SYSTEM_ERROR = 2  #: libsndfile's code of a file that the system does not write
 
 
 class Fetcher:
@@ -36,7 +40,10 @@ class Fetcher:
 
     @contextmanager
     def open(self, item: Item) -> Iterator[Audio]:
-        """Yield the sound of `item`. An AudioError of the block says why, without naming a file."""
+        """Yield the sound of `item`. An AudioError of the block says why, without naming a file.
+
+        Raises OutputError if this machine has no room for a copy: then the recording is not at fault.
+        """
         with self.fetched(item) as path, Audio(path, rate=self.rate, mono=self.mono) as audio:
             yield audio
 
@@ -50,14 +57,14 @@ class Fetcher:
             if item.is_file and not is_remote(item.uri):
                 yield Path(item.uri)
                 return
-            with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
-                path = Path(folder, "audio")
+            with temporary_folder() as folder:
+                path = folder / "audio"
                 names.append(str(path))
-                with explaining(item.source, AudioError, READABLE):
+                with explaining(item.source, AudioError, READABLE), finding_room(folder):
                     path = self.fetch(item, path)
                     names.append(str(path))
                     if item.start is not None or item.duration is not None:
-                        path = cut(path, Path(folder, "part.wav"), item.start or 0.0, item.duration, self.mono)
+                        path = cut(path, folder / "part.wav", item.start or 0.0, item.duration, self.mono)
                         names.append(str(path))
                 yield path
         except AudioError as error:
@@ -83,6 +90,39 @@ class Fetcher:
             copy_file(item.uri, target)
             return target
         return Path(item.uri)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for copies. Raises OutputError if it cannot be made."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
+    except OSError as error:
+        raise refuse_copy(Path(tempfile.tempdir or "$TMPDIR"), error.strerror or str(error)) from error
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
+def finding_room(folder: Path) -> Iterator[None]:
+    """Raise OutputError if the block finds no room for what it writes to `folder`."""
+    import soundfile
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise refuse_copy(folder, os.strerror(error.errno)) from error
+    except soundfile.LibsndfileError as error:
+        if error.code != SYSTEM_ERROR:
+            raise
+        raise refuse_copy(folder, error.error_string.strip(". ")) from error
+
+
+def refuse_copy(folder: Path, reason: str) -> OutputError:
+    remedy = "make room there, or name another folder in $TMPDIR; then the same command goes on"
+    return OutputError(f"{folder}: {reason}", "room for copies of recordings", remedy)
 
 
 def cut(source: Path, target: Path, start: float, duration: float | None, mono: Mono) -> Path:

@@ -51,14 +51,14 @@ def is_object_store(filesystem: AbstractFileSystem) -> bool:
 
 
 @contextmanager
-def explaining(uri: str, kind: type[CodecError], expected: str) -> Iterator[None]:
+def explaining(uri: str, kind: type[CodecError], expected: str, remedy: str = "") -> Iterator[None]:
     """Raise what a filesystem raises in the block as an error `kind` of one line that names `uri`."""
     try:
         yield
     except CodecError:
         raise
     except Exception as error:  # the libraries of object stores raise their own classes
-        raise kind(f"{uri}: {explain_failure(error)}", expected) from error
+        raise kind(f"{uri}: {explain_failure(error)}", expected, remedy) from error
 
 
 def explain_failure(error: Exception) -> str:

@@ -18,6 +18,7 @@ from .files import explaining, is_object_store, join_uri, split_uri
 PLAN_FOLDER = ".plan"  #: hidden from loaders of the shards
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  #: of a disk that has no second names
 WRITABLE = "a folder that can be written"
+CHECK = "check its name, the permissions and the free space"
 
 
 class OutputFolder:
@@ -78,16 +79,18 @@ class OutputFolder:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync."""
+        """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync.
+
+        An OSError of the block, as of a full disk, becomes an OutputError too.
+        """
         if self.is_local:
             with replacing(Path(self.root, name)) as path:
                 yield path
             return
-        with tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
+        with self._explaining(self.locate(name)), tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
             path = Path(folder, name.rpartition("/")[2])
             yield path
-            with self._explaining(self.locate(name)):
-                self.filesystem.put_file(str(path), f"{self.root.rstrip('/')}/{name}")
+            self.filesystem.put_file(str(path), f"{self.root.rstrip('/')}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """Put `data` in the place of `name`."""
@@ -141,4 +144,4 @@ class OutputFolder:
             remove_abandoned(folder)
 
     def _explaining(self, uri: str) -> Any:
-        return explaining(uri, OutputError, WRITABLE)
+        return explaining(uri, OutputError, WRITABLE, CHECK)

@@ -37,7 +37,7 @@ class Item:
         if self.start is None and self.duration is None:
             return name
         start = self.start or 0.0
-        return f"{name}#t={start}," if self.duration is None else f"{name}#t={start},{start + self.duration}"
+        return f"{name}#t={start}," if self.duration is None else f"{name}#t={start},{round(start + self.duration, 6)}"
 
     @property
     def is_file(self) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 from sc_runtime.audio.files import native_path
-from sc_runtime.errors import CodecError
+from sc_runtime.errors import CodecError, OutputError
 
 from .fetch import Fetcher
 from .files import is_remote, open_uri
@@ -23,7 +23,10 @@ def measure_items(items: list[Item]) -> list[Item]:
 
 
 def measure_item(item: Item, fetcher: Fetcher) -> Item:
-    """`item` with its length. Of a whole object only the header is read; a member or a row is fetched."""
+    """`item` with its length. Of a whole object only the header is read; a member or a row is fetched.
+
+    Raises OutputError if this machine has no room for a copy.
+    """
     import soundfile
 
     if item.seconds is not None or item.problem:
@@ -35,6 +38,8 @@ def measure_item(item: Item, fetcher: Fetcher) -> Item:
         else:
             with fetcher.fetched(dataclasses.replace(item, start=None, duration=None)) as path:
                 facts = soundfile.info(native_path(path))
+    except OutputError:
+        raise
     except (CodecError, OSError, RuntimeError):  # reported when it is encoded
         return item
     return dataclasses.replace(item, seconds=max(0.0, facts.frames / facts.samplerate - (item.start or 0.0)))

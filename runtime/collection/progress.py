@@ -92,8 +92,10 @@ class Progress:
 
     def snapshot(self) -> Snapshot:
         left = self.files - self.done
-        if self.seconds is not None:
-            seconds_left: float | None = max(0.0, self.seconds - self.seconds_done)
+        if not left:  # also if recordings were shorter than a list says, or failed
+            seconds_left: float | None = 0.0
+        elif self.seconds is not None:
+            seconds_left = max(0.0, self.seconds - self.seconds_done)
         else:
             seconds_left = self.seconds_done / self.done * left if self.done else None
         elapsed = self.elapsed

@@ -84,7 +84,7 @@ def tokenize_collection(
     """
     started = time.perf_counter()
     require_pyarrow()
-    check_arguments(workers, part, format, shard_hours, shard_files, batch, verify)
+    check_arguments(workers, threads, part, format, shard_hours, shard_files, batch, verify)
     chosen = Engine(engine, workers, gpus_per_worker)
     # The driver of a cluster need not have what its workers compute with.
     codec = Codec.load(bundle, backend="auto" if engine == "ray" else backend, precision=precision)
@@ -140,6 +140,7 @@ def tokenize_collection(
 
 def check_arguments(
     workers: int | None,
+    threads: int | None,
     part: tuple[int, int],
     format: str,
     shard_hours: float | None,
@@ -150,7 +151,8 @@ def check_arguments(
     """Raises SettingsError."""
     if format not in FORMATS:
         raise SettingsError(f"format {format!r}", f"one of {', '.join(FORMATS)}")
-    for name, value, least in (("workers", workers, 1), ("shard_files", shard_files, 1), ("verify", verify, 0)):
+    numbers = {"workers": (workers, 1), "threads": (threads, 1), "shard_files": (shard_files, 1), "verify": (verify, 0)}
+    for name, (value, least) in numbers.items():
         if value is not None and check_whole(name, value, f"a whole number, at least {least}") < least:
             raise SettingsError(f"{name} {value}", f"a whole number, at least {least}")
     if shard_hours is not None and not (math.isfinite(shard_hours) and shard_hours > 0):
