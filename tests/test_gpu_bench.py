@@ -77,9 +77,17 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
 
 
 def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
-    """No bundle is needed. The second call takes what the first one left; a part that is named runs again."""
+    """No bundle is needed. A second call takes what the first one left; a part that is named runs again."""
     pack = tmp_path / "none"
     found, _ = rehearse(tmp_path / "out", "--pack", pack, "--only", "ceilings")
+    states = tmp_path / "out" / "work" / "parts"
+    before = (states / "ceilings.json").stat().st_mtime_ns
+    later, _ = rehearse(tmp_path / "later", "--pack", pack, "--work", tmp_path / "out" / "work", "--only", "machine")
+    assert (later["states"]["ceilings"], later["states"]["machine"]) == ("ran", "ran")
+    assert later["results"]["ceilings"] == found["results"]["ceilings"]
+    assert (states / "ceilings.json").stat().st_mtime_ns == before
+    rehearse(tmp_path / "out", "--pack", pack, "--only", "ceilings")
+    assert (states / "ceilings.json").stat().st_mtime_ns > before
     assert {name for name, state in found["states"].items() if state == "ran"} == {"ceilings"}
     assert found["states"]["loop"] == "not run"
     assert found["results"]["ceilings"]["fp16_flop_per_s"] > 0
@@ -109,6 +117,11 @@ def succeed(session: Session) -> dict[str, Any]:
     return {"value": 1, "of": session.find("first") if session.part == "last" else {}}
 
 
+def read_document(session: Session) -> dict[str, Any]:
+    """What is written by then."""
+    return {"states": json.loads((session.work.parent / "out" / "gpu.json").read_text())["states"]}
+
+
 def refuse(session: Session) -> dict[str, Any]:
     raise BackendError("no GPU", "one")
 
@@ -132,7 +145,8 @@ def hang(session: Session) -> dict[str, Any]:
 def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) -> None:
     """What they had measured stays."""
     here = "tests.test_gpu_bench"
-    functions = {"first": succeed, "refused": refuse, "failed": fail, "aborted": abort, "hung": hang, "last": succeed}
+    functions = {"first": succeed, "refused": refuse, "failed": fail, "aborted": abort, "hung": hang}
+    functions |= {"reader": read_document, "last": succeed}
     plan = [Part(name, f"{here}:{each.__name__}", 60 if name != "hung" else 0.5) for name, each in functions.items()]
     session = Session("", tmp_path / "work", time.time() + 1000)
     Parts(session, tmp_path / "out", {"format": 1}).run(plan)
@@ -145,8 +159,21 @@ def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) ->
     assert states["aborted"] == "failed: its process ended with code -6"
     assert states["hung"].startswith("failed: stopped after")
     assert document["results"]["last"] == {"value": 1, "of": {"value": 1, "of": {}}}
+    written = {name: state for name, state in states.items() if name not in ("reader", "last")}
+    assert document["results"]["reader"]["states"] == written | {"reader": "not run", "last": "not run"}
     assert document["results"]["failed"] == {"kept": 3}
     assert document["results"]["aborted"] == {"kept": 4}
+
+
+def test_parts_that_ran_are_left_and_others_are_tried_again(tmp_path: Path) -> None:
+    def run(**functions: Any) -> dict[str, Any]:
+        plan = [Part(name, f"tests.test_gpu_bench:{each.__name__}", 60) for name, each in functions.items()]
+        session = Session("", tmp_path / "work", time.time() + 1000)
+        Parts(session, tmp_path / "out", {}).run(plan)
+        return json.loads((tmp_path / "out" / "gpu.json").read_text())["states"]
+
+    assert run(one=succeed, two=fail) == {"one": "ran", "two": "failed: ZeroDivisionError: by zero"}
+    assert run(one=fail, two=succeed) == {"one": "ran", "two": "ran"}
 
 
 # --- what travels -----------------------------------------------------------------------------------------------------
@@ -262,3 +289,10 @@ def test_arithmetic_is_counted_as_by_hand(bundle: Bundle) -> None:
     linear = sum(spec.shape[1] * spec.shape[3] for spec in keys)  # type: ignore[operator]
     assert work["conditioning"]["flop"] == 2 * length * sizes.context_width * linear
     assert all(entry["bytes"] == bundle.count_bytes(name) for name, entry in work.items())
+
+
+def test_launches_are_reported_before_and_after_rewriting(bundle: Bundle) -> None:
+    launches = {name: entry["launches"] for name, entry in count_work(bundle).items()}
+    assert launches["tunet_step"].keys() == {"exported", "cuda", "tensorrt"}
+    assert 2 * launches["tunet_step"]["cuda"] < launches["tunet_step"]["exported"]
+    assert launches["hifigan"].keys() == {"exported"}
