@@ -16,7 +16,7 @@ from .stages import GRAPH_STAGES
 
 
 def count_work(bundle: Bundle) -> dict[str, Any]:
-    """For every graph the FLOP of one window, counted by torch on shapes alone, the bytes of its weights, and its nodes.
+    """For every graph the FLOP of one window, counted by torch on shapes alone, the bytes of its weights, its nodes.
 
     `launches` is the number of nodes that compute on activations, as exported and in each variant. A node may launch
     more than one kernel.
