@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from bench import gpu
+from bench.gpu_calls import print_calls
 from bench.gpu_fill import fill_bundle
-from bench.gpu_pack import strip_bundle
-from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
+from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
+from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
 from bench.harness.parts import Part, Parts, Session
 from bench.speed.floors import count_work, find_floors
@@ -296,3 +297,30 @@ def test_launches_are_reported_before_and_after_rewriting(bundle: Bundle) -> Non
     assert launches["tunet_step"].keys() == {"exported", "cuda", "tensorrt"}
     assert 2 * launches["tunet_step"]["cuda"] < launches["tunet_step"]["exported"]
     assert launches["hifigan"].keys() == {"exported"}
+
+
+def test_the_calls_to_paste_are_sized_and_one_that_is_too_large_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.gpu_calls.count_tracked", lambda aside: 10 << 20)
+    pieces = [tmp_path / f"piece{number}" for number in range(2)]
+    for folder, size in (
+        (pieces[0], 3 << 20),
+        (pieces[1], 3 << 20),
+        (tmp_path / INPUTS, 1 << 20),
+        (tmp_path / "wheels", 2 << 20),
+    ):
+        folder.mkdir()
+        with (folder / "data").open("wb") as file:
+            file.truncate(size)
+    print_calls(list_calls(tmp_path, pieces), ASIDE, "")
+    shown = capsys.readouterr().out.split("\nCall ")
+    assert f"rm -r {' '.join(ASIDE)}" in shown[0]
+    assert [call.partition(" MiB")[0].rpartition(" ")[2] for call in shown[1:]] == ["16.0", "14.0", "13.0"]
+    assert "--only fill-semanticodec,fill-unicodec" in shown[1]
+    assert "bench/gpu.py" not in shown[2]
+    assert "bench/gpu.py" in shown[3] and "--only" not in shown[3] and "--out $OUT" in shown[3]
+    with (tmp_path / "wheels" / "data").open("wb") as file:
+        file.truncate(LIMIT)
+    with pytest.raises(SystemExit, match="call 1 is too large"):
+        print_calls(list_calls(tmp_path, pieces), ASIDE, "")
