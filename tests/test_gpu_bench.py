@@ -24,6 +24,7 @@ from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_
 from bench.harness.bundles import find_sizes, take_config
 from bench.harness.parts import Part, Parts, Session
 from bench.speed.floors import count_work, find_floors
+from bench.speed.graphs_on_gpu import RELEASES
 from bench.speed.inputs import make_codes, make_sound
 from bench.speed.stages import StageClock, open_timed_codec
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
@@ -69,6 +70,7 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
     results = found["results"]
     assert results["kernels"]["wrong"] == []
+    assert results["release"] == {"without CUDA graphs, sessions dropped": RELEASES}
     assert max(error for name, error in results["solver"].items() if "latent" in name) < 1e-5
     assert max(max(errors) for errors in results["graphs"]["exported"].values()) < 1e-2
     assert all(row["same_latent"] for row in results["loop"]["rows"] if row["captured"])
