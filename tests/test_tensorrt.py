@@ -216,11 +216,8 @@ class Context:
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        """TensorRT returns 0 for an error, which only its log explains, and for a plan that needs no memory."""
         assert set(self.shapes) == set(self.engine.inputs)
-        return Context.needs(self)
-
-    needs: Any = staticmethod(lambda context: 1000)
+        return 1000
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory % 256 == 0
@@ -536,6 +533,7 @@ def test_more_windows_than_a_plan_is_for_are_one_line(bundle: Bundle, library: d
 def test_a_context_that_is_not_given_its_memory_is_one_line(
     bundle: Bundle, library: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """TensorRT returns 0 for an error, which only its log shows, and for a plan that needs no memory."""
     save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
     graph: Any = open_backend("tensorrt", None).open(bundle, "hifigan")
     feeds = {"mel": np.zeros((1, 64, 64), np.float32)}
@@ -544,10 +542,10 @@ def test_a_context_that_is_not_given_its_memory_is_one_line(
         context.engine.listener.log("ERROR", "shapes are not specified\nin a stack")
         return 0
 
-    monkeypatch.setattr(Context, "needs", staticmethod(fail))
+    monkeypatch.setattr(Context, "update_device_memory_size_for_shapes", fail)
     with pytest.raises(BackendError, match=r"hifigan.plan cannot be given its shapes \(shapes are not specified\)"):
         graph.run(feeds)
-    monkeypatch.setattr(Context, "needs", staticmethod(lambda context: 0))
+    monkeypatch.setattr(Context, "update_device_memory_size_for_shapes", lambda context: 0)
     assert graph.run(feeds)["waveform"].shape[0] == 1
 
 
