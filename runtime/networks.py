@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from .cuda.device import Device
+from .cuda.graph import DeviceGraph
 from .spec import TensorSpec
 
 Arrays = Mapping[str, np.ndarray]  #: name of an input or output -> its array
@@ -83,3 +84,10 @@ class Networks(Protocol):
     def open_search(self, name: str, entries: slice | None = None) -> Search:
         """A search in the codebook `name`, or in its part `entries`. Indices count from the start of `entries`."""
         ...
+
+
+def open_device_graph(networks: Networks, name: str) -> DeviceGraph:
+    """The graph `name` of networks that run on a GPU."""
+    graph = networks.open_graph(name)
+    assert isinstance(graph, DeviceGraph), name
+    return graph

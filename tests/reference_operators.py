@@ -10,10 +10,10 @@ from sc_runtime.export.rewrite.group_norm import FIRST, LAST
 OPSET = 21  #: has GroupNormalization with a gain for each channel
 
 
-def expand_operators(model: ir.Model) -> None:
+def expand_operators(model: ir.Model, kind: ir.DataType = ir.DataType.FLOAT) -> None:
     """Replace `NhwcConv`, `GroupNorm` and `MultiHeadAttention` of a packed product by nodes of ONNX.
 
-    Everything is float32.
+    kind: type of the activations. GroupNorm computes in float32 in any case, as ONNX Runtime's does.
     """
     editor = Editor(model)
     for node in list(model.graph):
@@ -22,7 +22,7 @@ def expand_operators(model: ir.Model) -> None:
         if node.op_type == "NhwcConv":
             expand_convolution(editor, node)
         elif node.op_type == "GroupNorm":
-            expand_group_norm(editor, node)
+            expand_group_norm(editor, node, kind)
         elif node.op_type == "MultiHeadAttention" and len(node.inputs) == 1:
             expand_packed(editor, node)
     version = max(model.opset_imports[""], OPSET)
@@ -37,14 +37,15 @@ def expand_convolution(editor: Editor, node: ir.Node) -> None:
     replace(node, editor.add(node, "Transpose", [made], {"perm": LAST}))
 
 
-def expand_group_norm(editor: Editor, node: ir.Node) -> None:
+def expand_group_norm(editor: Editor, node: ir.Node, kind: ir.DataType) -> None:
     assert node.attributes["channels_last"].as_int() == 1
-    first = editor.add(node, "Transpose", [node.inputs[0]], {"perm": FIRST})
+    first = editor.add(node, "Transpose", [node.inputs[0]], {"perm": FIRST}, dtype=kind)
+    first = editor.cast(node, first, ir.DataType.FLOAT)
     attributes = {"num_groups": node.attributes["groups"].as_int(), "epsilon": node.attributes["epsilon"].as_float()}
-    made = editor.add(node, "GroupNormalization", [first, *node.inputs[1:]], attributes)
+    made = editor.add(node, "GroupNormalization", [first, *node.inputs[1:]], attributes, dtype=first.dtype)
     if node.attributes["activation"].as_int():
-        made = editor.add(node, "Mul", [made, editor.add(node, "Sigmoid", [made])])
-    replace(node, editor.add(node, "Transpose", [made], {"perm": LAST}))
+        made = editor.add(node, "Mul", [made, editor.add(node, "Sigmoid", [made])], dtype=first.dtype)
+    replace(node, editor.add(node, "Transpose", [editor.cast(node, made, kind)], {"perm": LAST}))
 
 
 def expand_packed(editor: Editor, node: ir.Node) -> None:

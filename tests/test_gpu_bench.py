@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from bench import gpu
+from bench.gpu_calls import print_calls
 from bench.gpu_fill import fill_bundle
-from bench.gpu_pack import strip_bundle
-from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
+from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
+from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
 from bench.harness.parts import Part, Parts, Session
 from bench.speed.floors import count_work, find_floors
+from bench.speed.graphs_on_gpu import RELEASES
 from bench.speed.inputs import make_codes, make_sound
 from bench.speed.stages import StageClock, open_timed_codec
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
@@ -68,6 +70,7 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
     results = found["results"]
     assert results["kernels"]["wrong"] == []
+    assert results["release"] == {"without CUDA graphs, sessions dropped": RELEASES}
     assert max(error for name, error in results["solver"].items() if "latent" in name) < 1e-5
     assert max(max(errors) for errors in results["graphs"]["exported"].values()) < 1e-2
     assert all(row["same_latent"] for row in results["loop"]["rows"] if row["captured"])
@@ -77,9 +80,17 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
 
 
 def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
-    """No bundle is needed. The second call takes what the first one left; a part that is named runs again."""
+    """No bundle is needed. A second call takes what the first one left; a part that is named runs again."""
     pack = tmp_path / "none"
     found, _ = rehearse(tmp_path / "out", "--pack", pack, "--only", "ceilings")
+    states = tmp_path / "out" / "work" / "parts"
+    before = (states / "ceilings.json").stat().st_mtime_ns
+    later, _ = rehearse(tmp_path / "later", "--pack", pack, "--work", tmp_path / "out" / "work", "--only", "machine")
+    assert (later["states"]["ceilings"], later["states"]["machine"]) == ("ran", "ran")
+    assert later["results"]["ceilings"] == found["results"]["ceilings"]
+    assert (states / "ceilings.json").stat().st_mtime_ns == before
+    rehearse(tmp_path / "out", "--pack", pack, "--only", "ceilings")
+    assert (states / "ceilings.json").stat().st_mtime_ns > before
     assert {name for name, state in found["states"].items() if state == "ran"} == {"ceilings"}
     assert found["states"]["loop"] == "not run"
     assert found["results"]["ceilings"]["fp16_flop_per_s"] > 0
@@ -109,6 +120,11 @@ def succeed(session: Session) -> dict[str, Any]:
     return {"value": 1, "of": session.find("first") if session.part == "last" else {}}
 
 
+def read_document(session: Session) -> dict[str, Any]:
+    """What is written by then."""
+    return {"states": json.loads((session.work.parent / "out" / "gpu.json").read_text())["states"]}
+
+
 def refuse(session: Session) -> dict[str, Any]:
     raise BackendError("no GPU", "one")
 
@@ -132,7 +148,8 @@ def hang(session: Session) -> dict[str, Any]:
 def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) -> None:
     """What they had measured stays."""
     here = "tests.test_gpu_bench"
-    functions = {"first": succeed, "refused": refuse, "failed": fail, "aborted": abort, "hung": hang, "last": succeed}
+    functions = {"first": succeed, "refused": refuse, "failed": fail, "aborted": abort, "hung": hang}
+    functions |= {"reader": read_document, "last": succeed}
     plan = [Part(name, f"{here}:{each.__name__}", 60 if name != "hung" else 0.5) for name, each in functions.items()]
     session = Session("", tmp_path / "work", time.time() + 1000)
     Parts(session, tmp_path / "out", {"format": 1}).run(plan)
@@ -145,8 +162,21 @@ def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) ->
     assert states["aborted"] == "failed: its process ended with code -6"
     assert states["hung"].startswith("failed: stopped after")
     assert document["results"]["last"] == {"value": 1, "of": {"value": 1, "of": {}}}
+    written = {name: state for name, state in states.items() if name not in ("reader", "last")}
+    assert document["results"]["reader"]["states"] == written | {"reader": "not run", "last": "not run"}
     assert document["results"]["failed"] == {"kept": 3}
     assert document["results"]["aborted"] == {"kept": 4}
+
+
+def test_parts_that_ran_are_left_and_others_are_tried_again(tmp_path: Path) -> None:
+    def run(**functions: Any) -> dict[str, Any]:
+        plan = [Part(name, f"tests.test_gpu_bench:{each.__name__}", 60) for name, each in functions.items()]
+        session = Session("", tmp_path / "work", time.time() + 1000)
+        Parts(session, tmp_path / "out", {}).run(plan)
+        return json.loads((tmp_path / "out" / "gpu.json").read_text())["states"]
+
+    assert run(one=succeed, two=fail) == {"one": "ran", "two": "failed: ZeroDivisionError: by zero"}
+    assert run(one=fail, two=succeed) == {"one": "ran", "two": "ran"}
 
 
 # --- what travels -----------------------------------------------------------------------------------------------------
@@ -262,3 +292,37 @@ def test_arithmetic_is_counted_as_by_hand(bundle: Bundle) -> None:
     linear = sum(spec.shape[1] * spec.shape[3] for spec in keys)  # type: ignore[operator]
     assert work["conditioning"]["flop"] == 2 * length * sizes.context_width * linear
     assert all(entry["bytes"] == bundle.count_bytes(name) for name, entry in work.items())
+
+
+def test_launches_are_reported_before_and_after_rewriting(bundle: Bundle) -> None:
+    launches = {name: entry["launches"] for name, entry in count_work(bundle).items()}
+    assert launches["tunet_step"].keys() == {"exported", "cuda", "tensorrt"}
+    assert 2 * launches["tunet_step"]["cuda"] < launches["tunet_step"]["exported"]
+    assert launches["hifigan"].keys() == {"exported"}
+
+
+def test_the_calls_to_paste_are_sized_and_one_that_is_too_large_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.gpu_calls.count_tracked", lambda aside: 10 << 20)
+    pieces = [tmp_path / f"piece{number}" for number in range(2)]
+    for folder, size in (
+        (pieces[0], 3 << 20),
+        (pieces[1], 3 << 20),
+        (tmp_path / INPUTS, 1 << 20),
+        (tmp_path / "wheels", 2 << 20),
+    ):
+        folder.mkdir()
+        with (folder / "data").open("wb") as file:
+            file.truncate(size)
+    print_calls(list_calls(tmp_path, pieces), ASIDE, "")
+    shown = capsys.readouterr().out.split("\nCall ")
+    assert f"rm -r {' '.join(ASIDE)}" in shown[0]
+    assert [call.partition(" MiB")[0].rpartition(" ")[2] for call in shown[1:]] == ["16.0", "14.0", "13.0"]
+    assert "--only fill-semanticodec,fill-unicodec" in shown[1]
+    assert "bench/gpu.py" not in shown[2]
+    assert "bench/gpu.py" in shown[3] and "--only" not in shown[3] and "--out $OUT" in shown[3]
+    with (tmp_path / "wheels" / "data").open("wb") as file:
+        file.truncate(LIMIT)
+    with pytest.raises(SystemExit, match="call 1 is too large"):
+        print_calls(list_calls(tmp_path, pieces), ASIDE, "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sc_runtime import Codec
 from sc_runtime.bundle.manifest import MANIFEST
@@ -63,6 +64,30 @@ def test_the_share_of_fp16_is_that_of_the_float32_bundles_tokens(tiny_bundle: Pa
     assert share > 0.9
     assert rounding.compare_fp16(bundle, sizes, SeededWeights(2), [clip]) < 0.5  # the networks of other weights
     assert {clip.name for clip in rounding.list_clips()} >= {"speech_and_music.flac", "speech_0.flac", "music_0.flac"}
+
+
+def test_a_build_of_trained_weights_records_and_prints_the_share(
+    tiny_fp16_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The graphs are taken from a neighbour, so only the share is computed."""
+    rounding = pytest.importorskip("sc_runtime.export.rounding")
+    from sc_runtime.export.build import print_table
+    from sc_runtime.export.builder import build_bundle
+    from sc_runtime.export.registry import find_export
+    from sc_runtime.export.seeded import SeededWeights
+
+    class Trained(SeededWeights):
+        trained = True
+
+    clips = [GOLDEN / "mixed_4s.wav"]
+    monkeypatch.setattr(rounding, "list_clips", lambda: clips)
+    shutil.copytree(tiny_fp16_bundle, tmp_path / "neighbour")
+    sizes = find_export("semanticodec").choose_sizes("tiny", 50, 4096)
+    built = build_bundle(tmp_path / "built", sizes, (4096,), Trained(1), size="tiny", precision="fp16")
+    share = rounding.compare_fp16(Bundle.load(tiny_fp16_bundle), sizes, SeededWeights(1), clips)
+    assert Bundle.load(built.path).manifest.equal_in_fp16 == share
+    print_table(Console(width=100, highlight=False), built)
+    assert f"Tokens that stay equal in FP16: {share:.2%}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,8 @@ def test_the_kernels_noise_is_that_of_the_cpu(emulations: Emulations) -> None:
 class Engine:
     """A plan here holds the path of its ONNX file and the shapes that it is for."""
 
-    def __init__(self, blob: bytes) -> None:
-        raw = json.loads(blob)
+    def __init__(self, blob: bytes, listener: Any = None) -> None:
+        raw, self.listener = json.loads(blob), listener
         self.shapes = raw["shapes"]
         self.session = onnxruntime.InferenceSession(raw["path"], providers=["CPUExecutionProvider"])
         self.inputs = [entry.name for entry in self.session.get_inputs()]
@@ -274,7 +274,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, blob: bytes) -> Engine | None:
         try:
-            return Engine(blob)
+            return Engine(blob, self.listener)
         except ValueError:
             self.listener.log("ERROR", "magicTag failed\nin a stack")
             return None
@@ -467,18 +467,19 @@ def test_guidance_in_an_interval_and_one_captured_step_for_all_presets(
     assert len(group._vocoders) == RECENT
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("name", "bundle", "tolerance"),
     [("tensorrt", "unicodec", 1e-4), ("rtx", "unicodec fp16", 0.02), ("onnxruntime-cuda", "unicodec fp16", 0.02)],
     indirect=["bundle"],
 )
 def test_a_codec_of_free_lengths_on_the_device(
-    name: str, bundle: Bundle, tolerance: float, library: dict[str, Any]
+    name: str, bundle: Bundle, tolerance: float, library: dict[str, Any], emulations: Emulations
 ) -> None:
     """Lengths that are no multiple of a position, windows and domains give the CPU's results."""
     library |= RTX if name == "rtx" else {}
     save_plans(bundle, Target("rtx" if name == "rtx" else "tensorrt", "1.2.3", (8, 9)))
-    codec = Codec(bundle, open_backend(name, None))
+    codec = Codec(bundle, open_backend(name, emulations))
     reference = Codec.load(bundle.path, backend="onnxruntime")
     for samples in (1, 320, 7777, 7777, 24_000 * 31):
         sound = np.random.default_rng(samples).standard_normal(samples, np.float32)
@@ -486,7 +487,7 @@ def test_a_codec_of_free_lengths_on_the_device(
         assert tokens == reference.encode(sound, domain="music")
         expected = reference.decode(tokens)
         assert np.linalg.norm(codec.decode(tokens) - expected) < tolerance * np.linalg.norm(expected)
-    assert len(codec.networks.open_graph("encoder")._calls) == 4  # type: ignore[attr-defined]
+    assert len(codec.model.resident._encoders) == RECENT  # type: ignore[union-attr]
     assert "routed_encoder" not in codec.networks.graphs  # which is for processors, and has no plan
     if name != "onnxruntime-cuda":
         assert tensorrt.has_plans(bundle)
@@ -527,6 +528,25 @@ def test_more_windows_than_a_plan_is_for_are_one_line(bundle: Bundle, library: d
     graph = open_backend("tensorrt", None).open(bundle, "vae_decoder")
     with pytest.raises(BackendError, match=r"vae_decoder.plan is not for latent \[17, 8, 256, 16\] .*at most 16"):
         graph.run({"latent": np.zeros((17, 8, 256, 16), np.float32)})
+
+
+def test_a_context_that_is_not_given_its_memory_is_one_line(
+    bundle: Bundle, library: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT returns 0 for an error, which only its log shows, and for a plan that needs no memory."""
+    save_plans(bundle, Target("tensorrt", "1.2.3", (8, 9)))
+    graph: Any = open_backend("tensorrt", None).open(bundle, "hifigan")
+    feeds = {"mel": np.zeros((1, 64, 64), np.float32)}
+
+    def fail(context: Context) -> int:
+        context.engine.listener.log("ERROR", "shapes are not specified\nin a stack")
+        return 0
+
+    monkeypatch.setattr(Context, "update_device_memory_size_for_shapes", fail)
+    with pytest.raises(BackendError, match=r"hifigan.plan cannot be given its shapes \(shapes are not specified\)"):
+        graph.run(feeds)
+    monkeypatch.setattr(Context, "update_device_memory_size_for_shapes", lambda context: 0)
+    assert graph.run(feeds)["waveform"].shape[0] == 1
 
 
 def test_the_tunet_has_a_profile_for_a_single_window(bundle: Bundle, library: dict[str, Any]) -> None:
@@ -576,7 +596,7 @@ def test_plans_that_do_not_fit_are_named_with_the_repair(
     bundle: Bundle, library: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = open_backend("tensorrt", None)
-    command = re.escape(f"{bundle.manifest.command} --engines tensorrt --out {bundle.path}")
+    command = re.escape(f"{bundle.manifest.command} --precision float32 --engines tensorrt --out {bundle.path}")
     with pytest.raises(BundleError, match=rf"no plan of hifigan .*there is none.*build it: {command}"):
         backend.open(bundle, "hifigan")
     save_plans(bundle, Target("tensorrt", "1.2.3", (9, 0)))

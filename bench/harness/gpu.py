@@ -26,12 +26,15 @@ FAR = 0.02  #: relative error from which on a variant is not used by the other p
 FILL = "fill"  #: prefix of the parts that fill bundles with weights
 
 
-def open_device(session: Session) -> Device:
-    """The GPU, or in a rehearsal the tests' emulation of one. Raises Skipped where there is none."""
+def open_device(session: Session, quick_search: bool = True) -> Device:
+    """The GPU, or in a rehearsal the tests' emulation of one. Raises Skipped where there is none.
+
+    quick_search: NumPy stands in for the centroid search's kernels in a rehearsal; else their emulation runs.
+    """
     if session.rehearsal:
         from tests.emulated_device import EmulatedDevice, Emulations
 
-        return cast(Device, EmulatedDevice(Emulations(session.work / "emulations"), quick_search=True))
+        return cast(Device, EmulatedDevice(Emulations(session.work / "emulations"), quick_search=quick_search))
     require_gpu()
     return Device()
 

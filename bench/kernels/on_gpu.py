@@ -58,7 +58,7 @@ def check_kernels(session: Session) -> dict[str, Any]:
         from tests import test_kernels as cases
     except ImportError as error:
         raise Skipped(f"{NO_GPU} cases: they are in tests/test_kernels.py ({first_line(error)})") from None
-    device = open_device(session)
+    device = open_device(session, quick_search=False)
     found: dict[str, Any] = {"small": {}, "full": {}, "wrong": []}
 
     def note(group: str, kind: str, what: str, wrong: str | None) -> None:

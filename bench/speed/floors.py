@@ -16,7 +16,11 @@ from .stages import GRAPH_STAGES
 
 
 def count_work(bundle: Bundle) -> dict[str, Any]:
-    """For every graph the FLOP of one window, counted by torch on shapes alone, and the bytes of its weights."""
+    """For every graph the FLOP of one window, counted by torch on shapes alone, the bytes of its weights, its nodes.
+
+    `launches` is the number of nodes that compute on activations, as exported and in each variant. A node may launch
+    more than one kernel.
+    """
     if importlib.util.find_spec("torch") is None:
         raise Skipped("torch, which counts the FLOP, is not installed")
     import torch
@@ -27,7 +31,7 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
     config, sizes = take_config(bundle), find_sizes(bundle)
     work: dict[str, Any] = {}
     for name, graph in GRAPHS.items():
-        work[name] = {"bytes": bundle.count_bytes(name)}
+        work[name] = {"bytes": bundle.count_bytes(name), "launches": count_nodes(bundle, name)}
         if name == "acoustic_encoder":  # each weight acts at each position; the LSTM's R is read at each anew
             width = 2 if bundle.manifest.is_half(name) else 4
             work[name]["flop"] = 2 * config.positions * work[name]["bytes"] // width
@@ -39,6 +43,17 @@ def count_work(bundle: Bundle) -> dict[str, Any]:
             graph.build(sizes).eval()(*(torch.empty(shape, dtype=dtype) for shape, dtype in shapes))
         work[name]["flop"] = counter.get_total_flops()
     return work
+
+
+def count_nodes(bundle: Bundle, graph: str) -> dict[str, int]:
+    """The nodes of `graph` that compute, as it was exported and in its variant for each engine."""
+    import onnx_ir as ir
+
+    from sc_runtime.export.rewrite.counting import count_launches
+
+    engines: dict[str, str | None] = {"exported": None}
+    engines |= {engine: engine for engine in bundle.manifest.graphs[graph].variants}
+    return {name: count_launches(ir.load(bundle.find_graph(graph, engine)).graph) for name, engine in engines.items()}
 
 
 def find_floors(row: Mapping[str, Any], bundle: Bundle, steps: int, results: Mapping[str, Any]) -> dict[str, Any]:

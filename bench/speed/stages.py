@@ -21,8 +21,11 @@ from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.model import SemantiCodecModel
 from sc_runtime.semanticodec.noise import WindowNoise
 from sc_runtime.semanticodec.presets import Sampling
-from sc_runtime.semanticodec.resident import DECODER_GRAPHS, ResidentDecoder
-from sc_runtime.semanticodec.resident_encoder import ENCODER_GRAPHS, ResidentEncoder
+from sc_runtime.semanticodec.resident import ResidentDecoder
+from sc_runtime.semanticodec.resident_encoder import ResidentEncoder
+from sc_runtime.unicodec.config import CODEBOOK
+from sc_runtime.unicodec.model import UniCodecModel
+from sc_runtime.unicodec.resident import ResidentUniCodec
 
 #: Graph -> its stage, where the names differ.
 GRAPH_STAGES = {"tunet_step": "tunet", "routed_encoder": "encoder"}
@@ -67,8 +70,7 @@ class TimedBackend:
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         opened = self.backend.open(bundle, graph)
-        # On a GPU `TimedEncoder` and `TimedDecoder` time these.
-        if self.gpu is not None and graph in (*ENCODER_GRAPHS, *DECODER_GRAPHS):
+        if self.gpu is not None:  # the codec's class for GPUs is timed: it takes a `DeviceGraph`
             return opened
         return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
 
@@ -149,16 +151,39 @@ class TimedEncoder(ResidentEncoder):
         self.clock = clock
 
     def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
-        self.clock.lap_host()
-        enqueue()
-        if self.clock.is_running:
-            self.device.sync()
-        self.clock.lap(stage)
+        time_stage(self.clock, self.device, stage, enqueue)
 
     def open_search(self, codebook: str) -> CudaNearestCentroid:
-        search = self._networks.open_search(codebook)
-        assert isinstance(search, TimedSearch) and isinstance(search.inner, CudaNearestCentroid)
-        return search.inner
+        return unwrap(self._networks.open_search(codebook))
+
+
+class TimedUniCodecOnGpu(ResidentUniCodec):
+    """UniCodec on a GPU that waits for it after each stage."""
+
+    def __init__(self, device: Device, networks: Networks, clock: StageClock) -> None:
+        super().__init__(device, networks)
+        self.clock = clock
+
+    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
+        time_stage(self.clock, self.device, stage, enqueue)
+
+    def open_search(self, entries: slice) -> CudaNearestCentroid:
+        return unwrap(self._networks.open_search(CODEBOOK, entries))
+
+
+def time_stage(clock: StageClock, device: Device, stage: str, enqueue: Callable[[], None]) -> None:
+    """Run a stage on `device` to its end, and charge its time to it."""
+    clock.lap_host()
+    enqueue()
+    if clock.is_running:
+        device.sync()
+    clock.lap(stage)
+
+
+def unwrap(search: Search) -> CudaNearestCentroid:
+    """The search on a GPU inside a `TimedSearch`."""
+    assert isinstance(search, TimedSearch) and isinstance(search.inner, CudaNearestCentroid)
+    return search.inner
 
 
 class TimedSemantiCodec(SemantiCodecModel):
@@ -191,8 +216,23 @@ class TimedSemantiCodec(SemantiCodecModel):
         return None if device is None else TimedEncoder(device, self.networks, self.clock)
 
 
+class TimedUniCodec(UniCodecModel):
+    """UniCodec that charges, on a GPU, the stages."""
+
+    def __init__(self, networks: Networks, clock: StageClock) -> None:
+        super().__init__(networks)
+        self.clock = clock
+
+    @cached_property
+    def resident(self) -> ResidentUniCodec | None:
+        device = self.networks.device
+        return None if device is None else TimedUniCodecOnGpu(device, self.networks, self.clock)
+
+
+MODELS = {model.spec.name: model for model in (TimedSemantiCodec, TimedUniCodec)}
+
+
 def open_timed_codec(bundle: Bundle, backend: Backend, clock: StageClock) -> Codec:
     """The codec of `bundle` on `backend`, which charges its stages to `clock`."""
-    is_semanticodec = bundle.manifest.codec == SemantiCodecModel.spec.name
-    model = partial(TimedSemantiCodec, clock=clock) if is_semanticodec else None
+    model = partial(MODELS[bundle.manifest.codec], clock=clock)
     return Codec(bundle, TimedBackend(backend, clock), model)

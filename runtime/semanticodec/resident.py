@@ -13,7 +13,7 @@ from sc_runtime.cuda.device import Device, Memory, Replay
 from sc_runtime.cuda.graph import RECENT, Call, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.solver import SolverKernel
-from sc_runtime.networks import Networks
+from sc_runtime.networks import Networks, open_device_graph
 from sc_runtime.once import OnceEach
 
 from .coefficients import DEPTH, find_multistep
@@ -79,12 +79,6 @@ class ResidentDecoder:
             array = np.ascontiguousarray(self._networks.load_codebook(codebook), np.float32)
             self._codebooks[codebook] = self.device.upload(array)
         return self._codebooks[codebook]
-
-
-def open_device_graph(networks: Networks, name: str) -> DeviceGraph:
-    graph = networks.open_graph(name)
-    assert isinstance(graph, DeviceGraph), name
-    return graph
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import RECENT, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.networks import Networks
+from sc_runtime.networks import Networks, open_device_graph
 from sc_runtime.once import OnceEach
 
 from .acoustic import count_filled
 from .config import ACOUSTIC_CODEBOOK, SemantiCodecConfig
 from .fbank import count_frames
-from .resident import open_device_graph
 
 ENCODER_GRAPHS = ("audiomae", "acoustic_encoder")
 NO_ROW = -1  #: of a position that is padding

@@ -11,9 +11,11 @@ from sc_runtime.audio import Audio, measure
 from sc_runtime.errors import AudioError
 from sc_runtime.model import DecodePlan, WindowPlan
 from sc_runtime.networks import Networks
+from sc_runtime.once import OnceEach
 from sc_runtime.spec import CodecSpec, DecodeOptions, EncodeOptions
 
 from .config import CODEBOOK, HOP, UniCodecConfig
+from .resident import ResidentUniCodec, can_run
 from .spec import SPEC
 from .windows import OVERLAP, cut_samples, join_codes, split_positions
 
@@ -32,6 +34,7 @@ class UniCodecModel:
         # On a CPU shapes may depend on the data: an expert runs only on the positions that are routed to it.
         routed = "routed_encoder" in networks.graph_names and networks.device is None
         self.encoder = "routed_encoder" if routed else "encoder"
+        self._residents: OnceEach[str, ResidentUniCodec] = OnceEach()
 
     def check_encode_options(self, options: EncodeOptions, config: UniCodecConfig) -> None:
         config.find_entries(options.domain)
@@ -58,14 +61,15 @@ class UniCodecModel:
 
         `options.domain` confines the search to its part of the codebook.
         """
-        entries = config.find_entries(options.domain)
-        search = self.networks.open_search(CODEBOOK, entries)
+        entries, resident = config.find_entries(options.domain), self.resident
 
         def encode(waveform: np.ndarray) -> np.ndarray:
+            if resident:
+                return resident.encode(waveform, entries)
             features = self.networks.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
-            return (search.search(features) + np.int32(entries.start))[:, np.newaxis]
+            return self.networks.open_search(CODEBOOK, entries).search(features)
 
-        return [encode(waveform) for waveform in windows]
+        return [(encode(waveform) + np.int32(entries.start))[:, np.newaxis] for waveform in windows]
 
     def resolve_options(self, options: DecodeOptions) -> dict[str, Any]:
         return {}
@@ -89,11 +93,24 @@ class UniCodecModel:
     def decode_windows(self, windows: list[np.ndarray], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
         """codes [t, 1] -> the waveform of each window in one piece, computed when it is taken."""
 
+        resident = self.resident
+
         def decode(codes: np.ndarray) -> Iterator[np.ndarray]:
+            if resident:
+                yield resident.decode(codes[:, 0])
+                return
             vectors = self.networks.load_codebook(CODEBOOK)[codes[:, 0]]
             yield self.networks.run("decoder", vectors=vectors[np.newaxis])["waveform"][0]
 
         return map(decode, windows)
+
+    @property
+    def resident(self) -> ResidentUniCodec | None:
+        """The codec on a GPU, which keeps the tensors between the stages in its memory. None on the host."""
+        device = self.networks.device
+        if device is None or not can_run(self.networks):
+            return None
+        return self._residents.get("gpu", lambda: ResidentUniCodec(device, self.networks))
 
     def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
         """The codebook's vectors, float32 [T, D], the input of the decoder. The published D is 512."""

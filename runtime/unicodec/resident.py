@@ -1,0 +1,132 @@
+"""UniCodec on a GPU: a waveform goes there and tokens come back, or the other way round; nothing else is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sc_runtime.cuda.device import Device, Memory
+from sc_runtime.cuda.graph import RECENT, Call
+from sc_runtime.cuda.join import GROUP, RowJoiner
+from sc_runtime.cuda.nearest import CudaNearestCentroid
+from sc_runtime.networks import Networks, open_device_graph
+from sc_runtime.once import OnceEach
+
+from .config import CODEBOOK
+
+HALVES = 2  #: that `RowJoiner` takes of a vector: a row of the codebook is two rows of half its width
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph of one length, bound to memory that is kept: what goes in, what comes out, and tokens as row numbers."""
+
+    call: Call
+    given: Memory
+    made: Memory
+    rows: Memory
+    shape: tuple[int, ...]  #: of what comes out
+
+
+class ResidentUniCodec:
+    """Encodes and decodes on `device`, with graphs of `networks` that run there.
+
+    Several threads may use it; their windows run one after the other. Raises BundleError or BackendError.
+    """
+
+    def __init__(self, device: Device, networks: Networks) -> None:
+        self.device, self._networks = device, networks
+        self._encoders: OnceEach[int, Prepared] = OnceEach(RECENT)  #: by the number of samples
+        self._decoders: OnceEach[int, Prepared] = OnceEach(RECENT)  #: by the number of positions
+        self._codebooks: OnceEach[str, Memory] = OnceEach()
+        self._joiner = RowJoiner(device, find_width(networks) // HALVES)
+
+    def encode(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
+        """Waveform float32 [n] -> indices int32 [T] of the nearest of `entries`, counted from their start.
+
+        Raises SettingsError for features that are not finite.
+        """
+        search = self.open_search(entries)
+        with self.device.lock:
+            held = self._encoders.get(len(waveform), partial(self._prepare_encoder, len(waveform)))
+            positions = held.shape[1]
+            found = np.empty(positions, np.int32)
+
+            def run() -> None:
+                self.device.write(held.given.address, waveform)
+                held.call.enqueue()
+
+            self.enqueue("encoder", run)
+            run_search = partial(search.search_on_device, held.made.address, positions, held.rows.address)
+            self.enqueue("centroids", run_search)
+            self.device.read(held.rows.address, found)
+            if found.min() < 0:  # the search on the host raises the error that describes it
+                features = np.empty(held.shape[1:], np.float32)
+                self.device.read(held.made.address, features)
+                search.search(features)
+        return found
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """codes [T] -> waveform float32 [n]."""
+        with self.device.lock:
+            held = self._decoders.get(len(codes), partial(self._prepare_decoder, len(codes)))
+            codebook, waveform = self._upload().address, np.empty(held.shape, np.float32)
+            rows = (HALVES * codes[:, np.newaxis] + np.arange(HALVES)).astype(np.int32)
+
+            def run() -> None:
+                self.device.write(held.rows.address, rows)
+                first, second = held.rows.address, held.rows.address + rows.itemsize
+                self._joiner.join(codebook, first, codebook, second, held.given.address, len(rows), step=HALVES)
+                held.call.enqueue()
+
+            self.enqueue("decoder", run)
+            self.device.read(held.made.address, waveform)
+        return waveform[0]
+
+    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
+        """Put a stage on the device's stream. A benchmark waits for each."""
+        enqueue()
+
+    def open_search(self, entries: slice) -> CudaNearestCentroid:
+        search = self._networks.open_search(CODEBOOK, entries)
+        assert isinstance(search, CudaNearestCentroid)
+        return search
+
+    def _prepare_encoder(self, samples: int) -> Prepared:
+        return self._prepare("encoder", "waveform", "features", samples=samples)
+
+    def _prepare_decoder(self, positions: int) -> Prepared:
+        return self._prepare("decoder", "vectors", "waveform", positions=positions)
+
+    def _prepare(self, name: str, given: str, made: str, **length: int) -> Prepared:
+        """The graph `name` for one window. The side of it that has positions says how many tokens there are."""
+        graph = open_device_graph(self._networks, name)
+        shapes, sizes = graph.resolve(batch=1, **length), graph.count_bytes(batch=1, **length)
+        memories = {key: self.device.allocate(sizes[key]) for key in (given, made)}
+        positions = shapes[made if name == "encoder" else given][1]
+        rows = self.device.allocate(HALVES * np.dtype(np.int32).itemsize * positions)
+        call = graph.bind({key: memory.address for key, memory in memories.items()}, batch=1, **length)
+        return Prepared(call, memories[given], memories[made], rows, shapes[made])
+
+    def _upload(self) -> Memory:
+        """The codebook, on the GPU: copied there once."""
+
+        def upload() -> Memory:
+            return self.device.upload(np.ascontiguousarray(self._networks.load_codebook(CODEBOOK), np.float32))
+
+        return self._codebooks.get(CODEBOOK, upload)
+
+
+def find_width(networks: Networks) -> int:
+    """The number of values of a vector of the codebook."""
+    width = networks.describe_inputs("decoder")["vectors"].shape[2]
+    assert isinstance(width, int)
+    return width
+
+
+def can_run(networks: Networks) -> bool:
+    """Whether `RowJoiner` can copy vectors of the codebook. It can for those of the published network."""
+    return find_width(networks) % (HALVES * GROUP) == 0
