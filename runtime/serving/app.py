@@ -11,9 +11,9 @@ from starlette.middleware.cors import CORSMiddleware
 from sc_runtime import __version__
 
 from . import audio_route, socket, status_routes, tokens_route
+from .handlers import install_handlers
 from .middleware import Envelope
 from .openapi import describe_interface
-from .problems import install_handlers
 from .service import Service
 from .settings import ServeSettings
 
