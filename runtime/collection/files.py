@@ -58,7 +58,9 @@ def explaining(uri: str, kind: type[CodecError], expected: str) -> Iterator[None
     except CodecError:
         raise
     except Exception as error:  # the libraries of object stores raise their own classes
-        raise kind(f"{uri}: {explain_failure(error)}", expected) from error
+        is_ours = isinstance(error, (FileNotFoundError, PermissionError))
+        remedy = "check its name and permissions" if is_ours else ""
+        raise kind(f"{uri}: {explain_failure(error)}", expected, remedy) from error
 
 
 def explain_failure(error: Exception) -> str:
