@@ -5,9 +5,10 @@ takes arrays of that size from the arenas, and an arena keeps what was freed bet
 server whose threads allocate arrays of many sizes holds more and more free memory. With the settings below an array
 of 1 MiB or more is returned to the system when it is freed.
 
-Measured with 8 clients on the embedded bundle, glibc 2.36, two cores: without the settings 624 MB became 741 MB in
-five minutes. The bytes in use stayed between 315 and 328 MB (mallinfo2), and the free bytes in arenas grew from 64 to
-127 MB. With them resident memory stayed between 634 and 643 MB from the first minute to the fourth.
+Measured for five minutes, 8 clients on the embedded bundle, glibc 2.36, two busy cores. Without the settings resident
+memory went from 624 to 740 MB: bytes in use stayed between 315 and 330 MB (mallinfo2), free bytes in arenas grew from
+64 to 127 MB. With them it went from 574 to 638 MB, and its median was 637 MB in the second quarter and 639 MB in the
+last. The cost is 3 ms of system time per encoded clip of 3 s (of 94 ms); decoding costs the same.
 """
 
 from __future__ import annotations
