@@ -41,10 +41,10 @@ def find_user_folder() -> Path | None:
         return None
 
 
-def report(text: str) -> None:
-    """Log `text`, unless it was logged before."""
-    if text not in _reported:
-        _reported.add(text)
+def report(text: str, cause: str = "") -> None:
+    """Log `text`, unless it, or another text with the same `cause`, was logged before."""
+    if (cause or text) not in _reported:
+        _reported.add(cause or text)
         log.warning("%s", text)
 
 
@@ -91,7 +91,7 @@ class Cache:
             write_atomically(path, data)
         except (OSError, OutputError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            report(f"nothing is kept in {folder} ({reason})")
+            report(f"nothing is kept in {folder} ({reason})", str(folder.parent))  # the others fail for the same cause
             return
         for other in self._find(key):
             if other != path:

@@ -28,6 +28,9 @@ def take_tokens(source: TokensSource, bundle: Bundle, vocab: int | None) -> Toke
         tokens = load_tokens(Path(source), bundle.choose_config(vocab))
     elif isinstance(source, Mapping):
         tokens = Tokens.from_row(source, bundle.choose_config(vocab))
+    elif isinstance(source, bytes) or not hasattr(source, "__len__"):
+        expected = "Tokens, the name of a file, an array [T, C], or a row of a collection"
+        raise TokensError(f"tokens of type {type(source).__name__}", expected, "give what Codec.encode returns")
     else:
         tokens = Tokens.from_array(source, bundle.choose_config(vocab))
     if vocab is not None and tokens.config.vocab != vocab:

@@ -312,6 +312,28 @@ def test_what_exists_is_kept_unless_forced(call, speech, tmp_path):
     assert Tokens.load(tmp_path / "speech.sct").samples == 16_000
 
 
+def test_an_output_that_the_user_names_is_not_another_recordings(call, fails, speech, tmp_path):
+    """A token file does not state its recording, so one that exists may be of another recording."""
+    soundfile.write(tmp_path / "other.wav", SECOND[:8000], 16_000)
+    assert call("encode", speech, "-o", "a.sct")[0] == 0
+    for source in ("other.wav", "-"):
+        fails("encode", source, "-o", "a.sct", stdin=tmp_path / "other.wav", words=["a.sct", "exists", "-o", "--force"])
+    code, out, _ = call("encode", "other.wav", "-o", "a.sct", "--json")
+    assert (code, [file["status"] for file in json.loads(out)["files"]]) == (1, ["failed"])
+    assert Tokens.load(tmp_path / "a.sct").samples == 16_000
+    assert call("encode", "other.wav", "-o", "a.sct", "--force")[0] == 0
+    assert Tokens.load(tmp_path / "a.sct").samples == 8000
+    assert call("decode", "a.sct", "-o", "a.wav", *QUICK)[0] == 0
+    for command in (("decode", "a.sct"), ("roundtrip", "other.wav")):
+        fails(*command, "-o", "a.wav", *QUICK, words=["a.wav", "exists", "--force"])
+    assert call("encode", "other.wav", "-o", "out/")[0] == 0
+    (tmp_path / "deep").mkdir()
+    shutil.copy(speech, tmp_path / "deep" / "other.wav")
+    code, out, err = call("encode", "deep/other.wav", "-o", "out/")  # a folder: the run over a collection goes on
+    assert (code, out) == (0, "")
+    assert err.startswith("kept out/other.sct, so deep/other.wav was not read")
+
+
 def test_two_inputs_never_share_an_output(fails, speech, tmp_path):
     soundfile.write(tmp_path / "speech.flac", SECOND, 16_000)
     fails("encode", "speech.wav", "speech.flac", words=["speech.wav", "speech.flac", "speech.sct"])
@@ -322,7 +344,7 @@ def test_two_inputs_never_share_an_output(fails, speech, tmp_path):
 
 def test_a_missing_input_is_not_kept(fails, tmp_path):
     (tmp_path / "gone.sct").write_bytes(b"mine")
-    fails("encode", "gone.wav", words=["gone.wav"])
+    fails("encode", "gone.wav", words=["gone.wav", "No such file", "check its name"])
 
 
 def test_an_input_named_twice_is_encoded_once(call, speech):
@@ -427,7 +449,8 @@ def test_json_of_encode_and_decode(call, speech, tmp_path, tiny_bundle):
     assert (document["steps"], document["seed"], document["files"][0]["output"]) == (1, 5, "new.wav")
     assert (document["codec"], document["preset"], document["solver"]) == ("semanticodec", "reference", "ddim")
 
-    code, out, err = call("decode", "speech.sct", "-o", "new.wav", "--json")  # kept: nothing is decoded
+    (tmp_path / "new.wav").rename(tmp_path / "speech.decoded.wav")
+    code, out, err = call("decode", "speech.sct", "--json")  # kept: nothing is decoded
     document = json.loads(out)
     assert (code, document["files"][0]["status"]) == (0, "kept")
     assert {name: document[name] for name in ("preset", "steps", "guidance", "eta", "solver", "seed")} == {
@@ -944,7 +967,12 @@ def test_impossible_outputs(fails, speech, tokens, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.sct").mkdir()
     fails("encode", "speech.wav", "-o", "nowhere/out.sct", words=["nowhere"])
-    fails("encode", "speech.wav", "-o", "file/out.sct", words=["file"])
+    for inputs in (["speech.wav"], ["."]):
+        for name in ("file/out.sct", "file/deep/out.sct", "file/", "file/deep/"):
+            if inputs == ["."] and not name.endswith("/"):
+                continue
+            fails("encode", *inputs, "-o", name, words=["file is a file; expected a folder", "-o"])
+    fails("demo", "-o", "file/demo", words=["file/demo", "name another with -o"])
     fails("encode", "speech.wav", "-o", "out.mp4", words=["out.mp4", ".sct"])
     fails("encode", "speech.wav", "-o", "out", words=["out", ".sct"])
     fails("decode", "tokens.sct", "-o", "out.mp3", words=["out.mp3", ".wav"])

@@ -401,3 +401,16 @@ def test_encoding_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path
                 file.write(block)
         peaks.append(int(run_program(program, tiny_bundle, path)))
     assert peaks[1] - peaks[0] < 10e6, f"peak resident bytes {peaks}"
+
+
+@pytest.mark.parametrize("value", [None, 5, True, b"SCTK", object()])
+def test_what_is_no_tokens_is_named_by_its_type(codec: Codec, value: Any) -> None:
+    with pytest.raises(TokensError) as caught:
+        codec.decode(value)
+    assert caught.value.given == f"tokens of type {type(value).__name__}"
+    assert caught.value.expected.startswith("Tokens, the name of a file, an array [T, C]") and caught.value.remedy
+
+
+def test_a_missing_recording_has_a_remedy(codec: Codec, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"No such file or directory; expected .*: check its name and permissions"):
+        codec.encode(tmp_path / "gone.wav")

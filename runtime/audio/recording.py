@@ -81,7 +81,7 @@ class Audio:
                     if not path.is_file():  # a named pipe, say: it can be read only once
                         path = self._spool(stream)
             except OSError as error:
-                raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
+                raise unreadable(self.name, error) from error
         elif isinstance(source, bytes):
             self.name = "audio data"
             path = self._spool(io.BytesIO(source))
@@ -100,7 +100,7 @@ class Audio:
                 check_length(self.name, file.frames, file.sample_rate, max_seconds)
         except OSError as error:
             self.close()
-            raise AudioError(f"{self.name}: {error.strerror}", "a file that can be read") from error
+            raise unreadable(self.name, error) from error
         except AudioError:
             self.close()
             raise
@@ -156,6 +156,10 @@ class Audio:
             remedy = f"room for a copy in {tempfile.gettempdir()} is needed"
             raise AudioError(f"{self.name}: {error}", "a binary stream that can be read", remedy) from error
         return path
+
+
+def unreadable(name: str, error: OSError) -> AudioError:
+    return AudioError(f"{name}: {error.strerror}", "a file that can be read", "check its name and permissions")
 
 
 def measure(audio: Audio) -> tuple[int, float]:

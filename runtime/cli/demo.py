@@ -58,7 +58,7 @@ def run_demo(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}", "a folder that can be made") from error
+        raise OutputError(f"{folder}: {error.strerror}", "a folder that can be made", "name another with -o") from error
     rate = codec.sample_rate
     with Audio(sample, rate=rate) as audio:
         original = np.concatenate(list(audio.blocks()))

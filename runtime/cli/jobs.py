@@ -33,6 +33,7 @@ class Job:
     source: Path | None
     target: Path | None
     root: Path | None = None  #: the output folder, in and below which folders may be made. None: none are made
+    is_named: bool = False  #: whether the user named `target`; otherwise its name follows from that of `source`
 
     @property
     def name(self) -> str:
@@ -53,6 +54,7 @@ class Job:
             return
         if self.target.is_dir():
             raise OutputError(f"{self.target}: a folder", "the name of a file", "choose another name")
+        check_folder(self.target)
         folder = next((folder for folder in self.target.parents if folder.exists()), self.target.parent)
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{self.target}: {folder} is not writable", "a folder that is", "name another with -o")
@@ -122,6 +124,13 @@ def identify(path: Path | None) -> FileIdentity | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
+def check_folder(target: Path) -> None:
+    """Raises OutputError if a file stands where a folder of `target` would be."""
+    taken = next((folder for folder in target.parents if folder.exists() and not folder.is_dir()), None)
+    if taken:
+        raise OutputError(f"{target}: {taken} is a file", "a folder there", "name another output with -o")
+
+
 def open_input() -> BufferedReader:
     """Standard input, binary. Raises SettingsError if it is closed."""
     if sys.stdin is None or not isinstance(sys.stdin.buffer, BufferedReader):
@@ -185,7 +194,12 @@ def begin_record(console: Console, job: Job, inputs: dict[FileIdentity, str], fo
         error = OutputError(f"{job.target}: the input {replaced}", "an output that is no input", "name another with -o")
         return record | fail(console, error, job.name)
     if job.is_done() and not force:
-        console.note(f"kept {job.target}: it exists already (-o names another, --force replaces it)")
+        if job.is_named:  # the file does not state what it was made from, and `-o` may name that of another recording
+            remedy = "name another with -o, or replace it with --force"
+            return record | fail(
+                console, OutputError(f"{job.target}: it exists already", "a new file", remedy), job.name
+            )
+        console.note(f"kept {job.target}, so {job.name} was not read (-o names another output, --force replaces it)")
         return record | {"status": "kept"}
     try:
         job.check_target()

@@ -30,7 +30,12 @@ Precision = Annotated[
     str, typer.Option(help="auto: float32 for tokens, the fastest for sound; or float32 or bfloat16 for both.")
 ]
 Vocabulary = Annotated[int | None, typer.Option(help="A vocabulary of the bundle.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist. Without it they are kept.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace outputs that exist. Without it they are kept; one that -o names is an error."
+    ),
+]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Accept files that were cut short, and read what is left of them.")
 ]

@@ -12,7 +12,7 @@ from sc_runtime.config import CodecConfig
 from sc_runtime.errors import AudioError, CodecError, OutputError, SettingsError, TokensError
 from sc_runtime.tokens import Tokens
 
-from .jobs import Job, Plan
+from .jobs import Job, Plan, check_folder
 
 STANDARD = "-"  #: standard input or output
 TOKEN_SUFFIXES = (".sct", ".npy")  #: of token files; the first is the default
@@ -54,9 +54,10 @@ def plan_jobs(
         return Plan([Job(source, folder / replace_suffix(source.name, ending), folder if output else None)])
     target = Path(output or "")
     check_suffix(target, suffixes)
+    check_folder(target)
     if not target.parent.is_dir():
         raise OutputError(f"{target}: no folder {target.parent}", "a folder that exists", "make it first")
-    return Plan([Job(source, target)])
+    return Plan([Job(source, target, is_named=True)])
 
 
 def plan_several(

@@ -58,6 +58,8 @@ def explaining(uri: str, kind: type[CodecError], expected: str, remedy: str = ""
     except CodecError:
         raise
     except Exception as error:  # the libraries of object stores raise their own classes
+        is_ours = isinstance(error, (FileNotFoundError, PermissionError))
+        remedy = remedy or ("check its name and permissions" if is_ours else "")
         raise kind(f"{uri}: {explain_failure(error)}", expected, remedy) from error
 
 

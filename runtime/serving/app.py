@@ -11,9 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from sc_runtime import __version__
 
 from . import audio_route, socket, status_routes, tokens_route
+from .handlers import install_handlers
+from .memory import return_freed_memory
 from .middleware import Envelope
 from .openapi import describe_interface
-from .problems import install_handlers
 from .service import Service
 from .settings import ServeSettings
 
@@ -27,6 +28,7 @@ def create_app(settings: ServeSettings, wait_until_loaded: bool = False) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        return_freed_memory()
         app.state.service = service = Service(settings)
         service.start()
         if wait_until_loaded:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .admission import Ticket
-from .problems import ProblemError, answer_problem, explain_error, find_request_id
+from .problems import ProblemError, answer_problem, explain_error, find_request_id, shorten
 from .service import Service
 
 BODY_BOUNDS = {"/v1/tokens": "audio_bytes", "/v1/audio": "token_bytes"}  #: address -> field of `Limits`
@@ -93,8 +93,8 @@ class Exchange:
             await self.app(self.scope, self.receive_message, self.send)
             return
         if is_foreign(self.headers, self.service.settings.origins):
-            given, expected = f"a page of {self.headers['origin'][:100]}", "a page of this server"
-            raise ProblemError(403, "origin", given, expected, "start the server with --origin")
+            given, expected = f"a page of {shorten(self.headers['origin'])}", "a page of this server"
+            raise ProblemError(403, "origin", given, expected, "ask the server's owner to allow it with --origin")
         declared = self.headers.get("content-length", "")
         self.check_size(int(declared) if declared.isdecimal() else 0)
         with self.service.admission.admit() as ticket:

@@ -32,10 +32,11 @@ class PcmUpload:
     ) -> None:
         if bit_depth not in DTYPES:
             expected = " or ".join(map(str, DTYPES))
-            raise ProblemError(422, "settings", f"bit_depth {bit_depth} of samples to encode", expected)
+            given = f"bit_depth {bit_depth} of samples to encode"
+            raise ProblemError(422, "settings", given, expected, "send such samples, and state their bit_depth")
         if segment_seconds is not None and not 0.1 <= segment_seconds <= limits.seconds:
-            expected = f"0.1 to {limits.seconds:g}"
-            raise ProblemError(422, "settings", f"segment_seconds {segment_seconds:g}", expected)
+            given, expected = f"segment_seconds {segment_seconds:g}", f"0.1 to {limits.seconds:g}"
+            raise ProblemError(422, "settings", given, expected, "choose another length, or leave it out")
         self.channels, self.dtype, self.limits = channels, DTYPES[bit_depth], limits
         self.frame_bytes = channels * self.dtype.itemsize
         self.segment_bytes = None

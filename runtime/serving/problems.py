@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from sc_runtime.errors import AudioError, CodecError, SettingsError, TokensError
+from sc_runtime.errors import AudioError, CodecError, SettingsError, TokensError, one_line
 
 PROBLEM = "application/problem+json"
 TYPE_PREFIX = "urn:sc-runtime:problem:"
+SHOWN = 80  #: characters of a client's value that an error repeats
+LONGEST = 160  #: characters of each part of an error
+
+#: What an HTTP client cannot do: a command, an option of the command line, an argument in Python.
+ELSEWHERE = re.compile(r"(^|\W)(--?[a-z]|sc-runtime |pip |in Python)")
+#: Errors of the codec -> their kind, and what an HTTP client does about one whose own remedy is none for it.
+REMEDIES = (
+    (AudioError, "audio", "send one whole recording, such as a WAV or FLAC file"),
+    (TokensError, "tokens", "send tokens as POST /v1/tokens answers them"),
+    (SettingsError, "settings", "correct it, or leave it out; /docs and /v1/models list the values"),
+)
 
 log = logging.getLogger("sc_runtime.serving")
 
@@ -30,12 +40,12 @@ class ProblemError(Exception):
     """
 
     def __init__(
-        self, status: int, kind: str, given: str, expected: str, remedy: str = "", retry_after: int | None = None
+        self, status: int, kind: str, given: str, expected: str, remedy: str, retry_after: int | None = None
     ) -> None:
         self.status, self.kind = status, kind
-        self.given, self.expected, self.remedy = given, expected, remedy
+        self.given, self.expected, self.remedy = (shorten(text, LONGEST) for text in (given, expected, remedy))
         self.retry_after = retry_after
-        super().__init__(str(CodecError(given, expected, remedy)))
+        super().__init__(str(CodecError(self.given, self.expected, self.remedy)))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -58,54 +68,37 @@ def explain_error(error: Exception, request_id: str) -> ProblemError:
     """`error` as a problem. An error that no client can cause is logged, and its text stays on the server."""
     if isinstance(error, ProblemError):
         return error
-    for kind, name in ((AudioError, "audio"), (TokensError, "tokens"), (SettingsError, "settings")):
+    for kind, name, remedy in REMEDIES:
         if isinstance(error, kind):
-            return ProblemError(422, name, error.given, error.expected, error.remedy)
+            own = "" if ELSEWHERE.search(error.remedy) else error.remedy
+            return ProblemError(422, name, error.given, error.expected, own or remedy)
     log.error("request %s failed", request_id, exc_info=error)
     return ProblemError(500, "internal", "an error of the server", "an answer", "see the server's log")
 
 
-def explain_http_error(error: HTTPException) -> ProblemError:
-    """A router's or a parser's error: no such route, no such method, a form that cannot be read."""
+def explain_http_error(error: HTTPException, method: str, path: str) -> ProblemError:
+    """A router's error: no such address, no such method."""
     if error.status_code == 404:
-        return ProblemError(404, "not-found", "an address without a resource", "an address of /docs")
+        given = f"an address without a resource, {shorten(path)}"
+        return ProblemError(404, "not-found", given, "an address of /docs", "correct it; /docs lists them all")
     if error.status_code == 405:
-        return ProblemError(405, "method", "a method that the address does not have", "a method of /docs")
-    return ProblemError(error.status_code, "request", str(error.detail), "a request as /docs has it")
+        allowed = (error.headers or {}).get("Allow", "a method of /docs")
+        given = f"{method} {shorten(path)}"
+        return ProblemError(405, "method", given, f"{allowed} for this address", f"send it as {allowed}")
+    return ProblemError(
+        error.status_code, "request", str(error.detail), "a request as /docs describes it", "correct it as /docs has it"
+    )
 
 
-def explain_validation(error: RequestValidationError) -> ProblemError:
-    """The first of the values that do not fit the schema."""
-    first: Mapping[str, Any] = error.errors()[0]
-    place = ".".join(str(part) for part in first.get("loc", ()) if part not in ("query", "body"))
-    if first.get("type") == "extra_forbidden":
-        return ProblemError(422, "settings", f"parameter {place}", "a parameter of /docs", "leave it out")
-    given = f"{place} {first.get('input')!r}"[:200]
-    return ProblemError(422, "settings", given, str(first.get("msg", "another value")), "see /docs")
+def shorten(text: str, most: int = SHOWN) -> str:
+    """`text` in one line of at most `most` characters."""
+    line = one_line(text[:most])
+    return line if len(line) <= most and len(text) <= most else line[: most - 1] + "…"
 
 
 def answer_problem(problem: ProblemError, request_id: str) -> JSONResponse:
     document = problem.to_document(request_id)
     return JSONResponse(document, problem.status, headers=problem.headers, media_type=PROBLEM)
-
-
-def install_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem document."""
-
-    async def answer(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            problem = explain_validation(error)
-        elif isinstance(error, HTTPException):
-            problem = explain_http_error(error)
-        else:
-            problem = explain_error(error, find_request_id(request.scope))
-        response = answer_problem(problem, find_request_id(request.scope))
-        if isinstance(error, HTTPException) and error.headers:
-            response.headers.update(error.headers)
-        return response
-
-    for kind in (ProblemError, CodecError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, answer)
 
 
 def find_request_id(scope: Mapping[str, Any]) -> str:

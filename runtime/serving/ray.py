@@ -11,23 +11,29 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from sc_runtime.bundle.locate import locate_bundle
 from sc_runtime.errors import CodecError, SettingsError, one_line
-from sc_runtime.ray_cluster import connect
+from sc_runtime.ray_cluster import connect, turn_off_usage_reports
 
 from .app import create_app
+from .requests import validate
 from .settings import ServeSettings, parse_limit
+from .validation import explain_validation
 
 #: Ray 2.60 ends a proxy that has not started within 5 s, and starts it again. On two busy cores it never got ready. The
 #: processes of a cluster that is started here get this variable.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+#: The proxies of such a cluster answer with problem documents, for a replica that died too.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "sc_runtime.serving.ray_proxy.make_middlewares")
 
 from ray import serve
 from ray.serve import Application
@@ -60,8 +66,24 @@ class RayArguments(BaseModel):
         return ServeSettings.from_mapping({**same, "api_key": os.environ.get("SC_RUNTIME_API_KEY")})
 
 
-def build(arguments: RayArguments) -> Application:
-    """The Ray Serve application. A replica takes requests when its codec is loaded and warm."""
+def read_arguments(values: Mapping[str, Any]) -> RayArguments:
+    """`values`, which may be texts, as arguments. Raises SettingsError."""
+    try:
+        return validate(RayArguments, dict(values))
+    except RequestValidationError as error:
+        problem = explain_validation(error)
+        remedy = f"the arguments are {', '.join(RayArguments.model_fields)}"
+        raise SettingsError(problem.given, problem.expected.replace("/docs", "build"), remedy) from None
+
+
+def build(arguments: RayArguments | Mapping[str, Any]) -> Application:
+    """The Ray Serve application. A replica takes requests when its codec is loaded and warm.
+
+    arguments: `serve run` gives texts by name, as Ray 2.60 does not read annotations that are texts.
+    """
+    turn_off_usage_reports()  # `serve run` starts Ray after this
+    if not isinstance(arguments, RayArguments):
+        arguments = read_arguments(arguments)
     settings = arguments.make_settings()
 
     def build_replica() -> FastAPI:

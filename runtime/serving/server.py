@@ -9,11 +9,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import create_app
+from .middleware import choose_id
+from .problems import ProblemError, answer_problem
 from .service import Service
 from .settings import ServeSettings
 
@@ -32,6 +35,20 @@ class BoundedProtocol(H11Protocol):
     def close_silent(self) -> None:
         if self.cycle is None and self.transport.get_protocol() is self:  # else it has become a WebSocket
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP with a problem document, in place of uvicorn's plain text."""
+        remedy = "let an HTTP library write it; for https:// put a proxy with TLS in front"
+        problem = ProblemError(400, "http", "a request that is not HTTP/1.1", "HTTP/1.1", remedy)
+        response = answer_problem(problem, choose_id({}))
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(bytes(response.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):

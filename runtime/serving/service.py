@@ -81,7 +81,8 @@ class Service:
         """Raises ProblemError (503) if the codec is not loaded, or the server ends."""
         self.admission.check_open()
         if self.failure is not None:
-            raise ProblemError(503, "failed", "a server whose codec failed to load", "a loaded codec", "see its log")
+            given, remedy = "a server whose codec failed to load", "ask the server's owner, whose log states why"
+            raise ProblemError(503, "failed", given, "a loaded codec", remedy)
         if self.encoder is None:
             raise ProblemError(503, "starting", "a server that is starting", "a ready one", "wait for /readyz", 1)
         return self.encoder

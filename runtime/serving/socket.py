@@ -9,8 +9,9 @@ from typing import Any
 
 import anyio
 import numpy as np
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Request, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 
 from sc_runtime.spec import DecodeOptions, EncodeOptions
 from sc_runtime.token_files import is_container
@@ -19,7 +20,7 @@ from sc_runtime.tokens import Tokens
 from .admission import Ticket
 from .middleware import check_key, compare_key
 from .pcm import PcmUpload, Segment
-from .problems import ProblemError, explain_error, explain_validation, find_request_id
+from .problems import ProblemError, answer_problem, explain_error, find_request_id
 from .requests import find_service, validate
 from .schemas import (
     DECODE_OPTIONS,
@@ -32,6 +33,7 @@ from .schemas import (
 )
 from .service import Service
 from .sounds import SoundEncoder, find_format
+from .validation import explain_validation
 
 #: HTTP status of a problem -> close code of RFC 6455. 4408 and 4504 are this server's, named after the status.
 CLOSE_CODES = {400: 1007, 401: 1008, 408: 4408, 413: 1009, 422: 1007, 429: 1013, 503: 1013, 504: 4504}
@@ -63,6 +65,16 @@ async def stream(socket: WebSocket) -> None:
         await session.close(explain_validation(error))
     except Exception as error:
         await session.close(explain_error(error, find_request_id(socket.scope)))
+
+
+@router.api_route("/v1/stream", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def require_socket(request: Request) -> JSONResponse:
+    """What a client gets that asks for the address as for a page (RFC 9110, 15.5.22)."""
+    given, expected = f"an HTTP {request.method} of /v1/stream", "a WebSocket there"
+    remedy = "open it as ws:// or wss:// with a WebSocket library; /docs describes the messages"
+    response = answer_problem(ProblemError(426, "websocket", given, expected, remedy), find_request_id(request.scope))
+    response.headers.update({"upgrade": "websocket", "connection": "upgrade"})
+    return response
 
 
 class Session:

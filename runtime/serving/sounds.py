@@ -50,7 +50,8 @@ def find_format(name: str, bit_depth: int | None, stream: bool) -> SoundFormat:
         raise ProblemError(422, "settings", f"stream=true with {name}", expected, "choose another response_format")
     if bit_depth is not None:
         if bit_depth not in BIT_DEPTHS:
-            raise ProblemError(422, "settings", f"bit_depth {bit_depth}", " or ".join(map(str, BIT_DEPTHS)))
+            expected = " or ".join(map(str, BIT_DEPTHS))
+            raise ProblemError(422, "settings", f"bit_depth {bit_depth}", expected, "choose one, or leave it out")
         return SoundFormat(found.media_type, found.container, BIT_DEPTHS[bit_depth])
     return found
 

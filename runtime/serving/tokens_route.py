@@ -12,7 +12,7 @@ from sc_runtime.token_files import pack_npy
 from sc_runtime.tokens import Tokens
 
 from .describe import ANY_FILE, PROBLEMS, SOUND_EXAMPLE, describe_body
-from .problems import ProblemError
+from .problems import ProblemError, shorten
 from .requests import find_service, merge_settings
 from .schemas import ENCODE_OPTIONS, TokensDocument, TokensQuery, describe_tokens
 from .uploads import read_upload
@@ -94,4 +94,5 @@ def choose_format(named: str | None, accept: str) -> str:
             return "json"
         if preference > 0 and media_type in MEDIA_TYPES:
             return MEDIA_TYPES[media_type]
-    raise ProblemError(406, "accept", f"Accept {accept[:100]!r}", f"one of {', '.join(MEDIA_TYPES)}", "or use ?format=")
+    given, expected = f"Accept {shorten(accept)}", f"one of {', '.join(MEDIA_TYPES)}"
+    raise ProblemError(406, "accept", given, expected, "accept one of them, or name the format with ?format=")

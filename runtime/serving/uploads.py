@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO, cast
@@ -10,6 +11,7 @@ from typing import IO, Any, BinaryIO, cast
 import anyio
 from fastapi import Request
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .problems import ProblemError
@@ -52,16 +54,13 @@ class Upload:
 async def read_upload(request: Request, limits: Limits) -> Upload:
     """The body of `request`, whose size the middleware bounds. Raises ProblemError: 408 if it takes too long."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    with anyio.move_on_after(limits.upload_seconds):
+    with anyio.move_on_after(limits.upload_seconds), explaining_departure():
         if media_type == "multipart/form-data":
             return await read_form(request, limits)
         file: IO[bytes] = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (the caller closes it)
         try:
             async for chunk in request.stream():
                 file.write(chunk)
-        except ClientDisconnect:  # nobody reads the answer; without it the log has a traceback
-            file.close()
-            raise ProblemError(400, "left", "a body that ended early", "the whole body", "send it again") from None
         except BaseException:
             file.close()
             raise
@@ -71,13 +70,28 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
     raise ProblemError(408, "slow", given, expected, "send it faster, or in parts")
 
 
+@contextmanager
+def explaining_departure() -> Iterator[None]:
+    """In the block, a client that leaves is a ProblemError. Nobody reads it, but otherwise the log has a traceback."""
+    try:
+        yield
+    except ClientDisconnect:
+        raise ProblemError(400, "left", "a body that ended early", "the whole body", "send it again") from None
+
+
 async def read_form(request: Request, limits: Limits) -> Upload:
-    """A form with one file. Its text fields are settings."""
-    form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limits.token_bytes)
+    """A form with one file. Its text fields are settings. Raises ProblemError for a form that cannot be read."""
+    remedy = f"let an HTTP library write the form, as curl does with -F {FILE_FIELD}=@NAME"
+    try:
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limits.token_bytes)
+    except HTTPException as error:
+        given = f"a form that cannot be read ({str(error.detail).rstrip('.')})"
+        expected = f"multipart/form-data with a boundary, one file and at most {MAX_FIELDS} fields"
+        raise ProblemError(400, "form", given, expected, remedy) from error
     file = form.get(FILE_FIELD)
     if not isinstance(file, UploadFile):
         await form.close()
-        raise ProblemError(422, "form", f"a form without the file {FILE_FIELD!r}", "one file of that name")
+        raise ProblemError(422, "form", f"a form without the file {FILE_FIELD!r}", "one file of that name", remedy)
     fields: dict[str, Any] = {}
     for name in form:
         values = [value for value in form.getlist(name) if isinstance(value, str)]
