@@ -79,6 +79,7 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     assert f"{len(gpu.PARTS) - len(skipped)} of {len(gpu.PARTS)} parts ran" in shown
 
 
+@pytest.mark.slow
 def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
     """No bundle is needed. A second call takes what the first one left; a part that is named runs again."""
     pack = tmp_path / "none"
@@ -145,6 +146,7 @@ def hang(session: Session) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.slow
 def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) -> None:
     """What they had measured stays."""
     here = "tests.test_gpu_bench"
@@ -168,6 +170,7 @@ def test_parts_that_fail_abort_and_hang_do_not_end_the_others(tmp_path: Path) ->
     assert document["results"]["aborted"] == {"kept": 4}
 
 
+@pytest.mark.slow
 def test_parts_that_ran_are_left_and_others_are_tried_again(tmp_path: Path) -> None:
     def run(**functions: Any) -> dict[str, Any]:
         plan = [Part(name, f"tests.test_gpu_bench:{each.__name__}", 60) for name, each in functions.items()]

@@ -110,6 +110,7 @@ def test_the_kernel_encodes_an_fp16_bundle(tiny_fp16_bundle: Path, emulations: E
     assert isinstance(graph.bind(dict.fromkeys(("features", "acoustic"), 256), batch=1), LstmCall)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_trial_compares_all_ways(tiny_fp16_bundle: Path, emulations: Emulations) -> None:
     trial = compare(open_backend(emulations), Bundle.load(tiny_fp16_bundle), "acoustic_encoder", windows=(1,), runs=1)
