@@ -17,7 +17,7 @@ from bench import rtf
 from bench.harness.bundles import STAND_IN, build_bundle, find_seed
 from bench.harness.machine import measure_peak_memory
 from bench.harness.processes import Child
-from bench.harness.results import round_floats, write_results
+from bench.harness.results import describe_command, round_floats, write_results
 from bench.harness.timing import time_in_turns
 from bench.speed import first_sample, levers
 from bench.speed.inputs import make_codes, make_sound
@@ -386,3 +386,10 @@ def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path, capsys
     together = next(cases for lever, cases in found.items() if lever.startswith("encoding 12 recordings"))
     assert list(together) == ["alone", "together"]
     assert all(seconds > 0 for cases in found.values() for seconds in cases.values())
+
+
+def test_a_published_command_names_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = ["--bundle", str(ROOT / "engines" / "b"), "--out", str(tmp_path / "a.json"), "--seconds", "5,10", "./c"]
+    monkeypatch.setattr("sys.argv", ["rtf.py", *given])
+    expected = "python bench/rtf.py --bundle engines/b --out a.json --seconds 5,10 ./c"
+    assert describe_command("bench/rtf.py") == expected

@@ -38,8 +38,19 @@ def name_moment() -> str:
 
 
 def describe_command(*program: str) -> str:
-    """The command line of this process, as a user would repeat it: "python", `program`, the arguments."""
-    return " ".join(["python", *program, *sys.argv[1:]])
+    """The command line of this process, as a user would repeat it from the checkout: "python", `program`, the arguments.
+
+    Results are published, so a path outside the checkout is only a name.
+    """
+    return " ".join(["python", *program, *map(shorten_path, sys.argv[1:])])
+
+
+def shorten_path(argument: str) -> str:
+    """An absolute path as one from the root of the checkout, or as its name; any other argument as it is."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def write_results(path: Path, document: dict[str, Any]) -> None:
