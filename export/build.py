@@ -55,9 +55,9 @@ def main(
     precision: Annotated[
         str,
         typer.Option(
-            help="Precision of the graphs: float32; mixed, for GPUs: fp16 with float32 islands for sound, and float32 "
-            "for exact tokens; fp16 for tokens too; or int8 where that is harmless, for OpenVINO on processors. auto "
-            "is mixed with --engines, else float32."
+            help="Precision of the graphs. float32. mixed, for GPUs: tokens in float32, sound in fp16. fp16, for GPUs: "
+            "both in fp16, which changes tokens. int8, for OpenVINO on processors: some graphs in int8. auto: mixed "
+            "with --engines, else float32."
         ),
     ] = "auto",
     engines: Annotated[
@@ -109,7 +109,10 @@ def main(
 
 
 def choose_precision(name: str, engines: str | None) -> str:
-    """The precision `name`; "auto" is what keeps tokens exact. Raises SettingsError for an unknown name."""
+    """The precision `name`; "auto" is "mixed" with `engines`, else "float32". Both keep tokens exact.
+
+    Raises SettingsError for an unknown name.
+    """
     if name == "auto":
         return "mixed" if engines else "float32"
     if name not in PRECISIONS:
@@ -120,7 +123,8 @@ def choose_precision(name: str, engines: str | None) -> str:
 def check_int8(export: CodecExport, codec: str, engines: str | None) -> None:
     """Raises SettingsError if int8 is impossible, MissingExtraError if NNCF or OpenVINO is not installed."""
     if not export.int8:
-        raise SettingsError(f"--precision int8 of {codec}", "another: none of its graphs was measured in int8")
+        expected = "float32, mixed or fp16: none of its graphs was measured in int8"
+        raise SettingsError(f"--precision int8 of {codec}", expected)
     if engines:
         raise SettingsError(f"--engines {engines} with --precision int8", "--precision mixed: int8 is for processors")
     require_nncf()

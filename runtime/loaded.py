@@ -43,13 +43,13 @@ class LoadedBundle:
     def open_graph(self, graph: str) -> Graph:
         return self.graphs.get(graph, lambda: self.backend.open(self.bundle, graph))
 
-    def prepare_graph(self, graph: str, branches: int = 1, **axes: int) -> Graph:
+    def prepare_graph(self, graph: str, copies: int = 1, **axes: int) -> Graph:
         opened = self.open_graph(graph)
         if isinstance(opened, CompiledGraph):
             shapes = {name: spec.resolve(**axes) for name, spec in self.describe_inputs(graph).items()}
             for name in shapes.keys() - opened.shared:
                 rows, *row = shapes[name]
-                shapes[name] = (branches * rows, *row)
+                shapes[name] = (copies * rows, *row)
             opened.prepare(shapes)
         return opened
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .cuda.device import Device
 from .cuda.graph import DeviceGraph
+from .cuda.nearest import CudaNearestCentroid
 from .spec import TensorSpec
 
 Arrays = Mapping[str, np.ndarray]  #: name of an input or output -> its array
@@ -68,10 +69,10 @@ class Networks(Protocol):
 
     def open_graph(self, graph: str) -> Graph: ...
 
-    def prepare_graph(self, graph: str, branches: int = 1, **axes: int) -> Graph:
+    def prepare_graph(self, graph: str, copies: int = 1, **axes: int) -> Graph:
         """The graph, ready to run inputs whose dynamic axes have these sizes.
 
-        branches: rows of the other inputs for each row of those that the graph shares.
+        copies: an input that the graph does not share has this many times the batch's rows.
         """
         ...
 
@@ -84,6 +85,13 @@ class Networks(Protocol):
     def open_search(self, name: str, entries: slice | None = None) -> Search:
         """A search in the codebook `name`, or in its part `entries`. Indices count from the start of `entries`."""
         ...
+
+
+def open_device_search(networks: Networks, name: str, entries: slice | None = None) -> CudaNearestCentroid:
+    """The search in the codebook `name`, or in its part `entries`, of networks that run on a GPU."""
+    search = networks.open_search(name, entries)
+    assert isinstance(search, CudaNearestCentroid), name
+    return search
 
 
 def open_device_graph(networks: Networks, name: str) -> DeviceGraph:

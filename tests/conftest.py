@@ -77,6 +77,12 @@ def tiny_fp16_bundle() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_mixed_bundle() -> Path:
+    """50 tps, vocabulary 4096, tiny networks: tokens in float32, sound in FP16."""
+    return build_test_bundle(50, (4096,), "tiny", precision="mixed")
+
+
+@pytest.fixture(scope="session")
 def tiny_unicodec() -> Path:
     """UniCodec, tiny networks."""
     return build_test_bundle(None, (16384,), "tiny", codec="unicodec")

@@ -181,7 +181,10 @@ def test_branches_share_what_their_conditioning_does_not_reach(tiny_bundle: Path
     ("turned", "differs", "multiplied"), [(False, False, 2), (True, False, 4), (False, True, 4), (True, True, 4)]
 )
 def test_only_what_is_surely_the_same_is_shared(turned: bool, differs: bool, multiplied: int) -> None:
-    """-x + y. Nothing is shared where axis 0 is not the batch, nor in models whose operators differ."""
+    """|y| - x. Nothing is shared where axis 0 is not the batch, nor in models whose operators differ.
+
+    Two operators have one friendly name, as a graph may have them.
+    """
     feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.ones((4, 3), np.float32)}
     swap = np.array([1, 0])
 
@@ -192,7 +195,10 @@ def test_only_what_is_surely_the_same_is_shared(turned: bool, differs: bool, mul
         minus = opset13.constant(np.float32(-1))
         changed = opset13.multiply(opset13.transpose(x, swap), minus) if turned else opset13.multiply(x, minus)
         back = opset13.transpose(changed, swap) if turned else changed
-        return openvino.Model([opset13.add(opset13.abs(opset13.abs(back)) if extra else back, y)], [x, y])
+        size = opset13.abs(y)
+        changed.set_friendly_name("same")
+        size.set_friendly_name("same")
+        return openvino.Model([opset13.add(opset13.relu(opset13.relu(back)) if extra else back, size)], [x, y])
 
     model, repeated = rewriting.share_rows(build(2, differs), build(4, False), frozenset({"x"}))
     np.testing.assert_array_equal(run(model, feeds)[0], 1 - np.concatenate([feeds["x"]] * 2))
@@ -221,6 +227,8 @@ def test_graphs_that_make_tokens_are_not_rewritten(tiny_bundle: Path) -> None:
 
     bundle, backend = Bundle.load(tiny_bundle), OpenVinoBackend()
     opened = {name: backend.open(bundle, name) for name in ("audiomae", "tunet_step")}
+    assert opened["tunet_step"].shared == {"latent", "step"}  # type: ignore[attr-defined]
+    assert not OpenVinoGraph(backend.core, lambda: None, {}, None, True, False, True, frozenset({"latent"})).shared
     assert {name: graph.rewritten for name, graph in opened.items() if isinstance(graph, OpenVinoGraph)} == {
         "audiomae": False,
         "tunet_step": True,

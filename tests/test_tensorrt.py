@@ -329,6 +329,7 @@ def save_plans(bundle: Bundle, target: Target) -> None:
 BUNDLES = {
     "float32": "tiny_bundle",
     "fp16": "tiny_fp16_bundle",
+    "mixed": "tiny_mixed_bundle",
     "unicodec": "tiny_unicodec",
     "unicodec fp16": "tiny_fp16_unicodec",
 }
@@ -372,7 +373,12 @@ DECODES: list[dict[str, Any]] = [
 @needs_compiler
 @pytest.mark.parametrize(
     ("name", "bundle", "tolerance"),
-    [("tensorrt", "float32", 1e-4), ("rtx", "fp16", 0.05), ("onnxruntime-cuda", "fp16", 0.05)],
+    [
+        ("tensorrt", "float32", 1e-4),
+        ("rtx", "fp16", 0.05),
+        ("onnxruntime-cuda", "fp16", 0.05),
+        ("tensorrt", "mixed", 0.05),
+    ],
     indirect=["bundle"],
 )
 def test_decoding_on_the_device_is_decoding(

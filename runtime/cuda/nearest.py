@@ -82,6 +82,13 @@ class CudaNearestCentroid:
             self._refuse(queries[nearest.argmin()])
         return nearest
 
+    def check_found(self, nearest: npt.NDArray[np.int32], queries: int) -> None:
+        """Raises SettingsError, as `search` does, if a query got −1. `queries` is the address that was searched."""
+        if nearest.min() < 0:
+            query = np.empty(self.codebook.shape[1], np.float32)
+            self._device.read(queries + query.nbytes * int(nearest.argmin()), query)
+            self._refuse(query)
+
     @property
     def address(self) -> int:
         """Where the codebook lies on the GPU, float32 [N, D]."""

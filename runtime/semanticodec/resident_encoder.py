@@ -11,7 +11,7 @@ from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.graph import RECENT, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.networks import Networks, open_device_graph
+from sc_runtime.networks import Networks, open_device_graph, open_device_search
 from sc_runtime.once import OnceEach
 
 from .acoustic import count_filled
@@ -35,7 +35,8 @@ class ResidentEncoder:
 
         Several threads may call this; their windows run one group after the other.
         """
-        semantic, acoustic = map(self.open_search, (config.semantic_codebook, ACOUSTIC_CODEBOOK))
+        books = (config.semantic_codebook, ACOUSTIC_CODEBOOK)
+        semantic, acoustic = (open_device_search(self._networks, book) for book in books)
         with self.device.lock:
             group = self._groups.get(len(fbank), partial(EncodeGroup, self.device, self._graphs, len(fbank)))
             for stage, enqueue in group.list_stages(fbank, semantic, acoustic):
@@ -45,11 +46,6 @@ class ResidentEncoder:
     def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
         """Put a stage on the device's stream. A benchmark waits for each."""
         enqueue()
-
-    def open_search(self, codebook: str) -> CudaNearestCentroid:
-        search = self._networks.open_search(codebook)
-        assert isinstance(search, CudaNearestCentroid), codebook
-        return search
 
 
 class EncodeGroup:
@@ -99,10 +95,7 @@ class EncodeGroup:
         codes = np.empty((2, self._batch, self._positions), np.int32)
         self._device.read(self._codes.address, codes)
         for search, found, queries in zip((semantic, acoustic), codes, (self._features, self._acoustic), strict=True):
-            if found.min() < 0:  # the search on the host raises the error that describes it
-                values = np.empty((self._count, self._width), np.float32)
-                self._device.read(queries.address, values)
-                search.search(values)
+            search.check_found(found, queries.address)
         return np.stack([*codes], axis=-1)
 
     def _number_rows(self, fbank: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class UniCodecModel:
 
     @property
     def resident(self) -> ResidentUniCodec | None:
-        """The codec on a GPU, which keeps the tensors between the stages in its memory. None on the host."""
+        """The codec on a GPU, which keeps the tensors between the stages in its memory. None where the host runs it."""
         device = self.networks.device
         if device is None or not can_run(self.networks):
             return None

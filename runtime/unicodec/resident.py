@@ -11,8 +11,7 @@ import numpy as np
 from sc_runtime.cuda.device import Device, Memory
 from sc_runtime.cuda.graph import RECENT, Call
 from sc_runtime.cuda.join import GROUP, RowJoiner
-from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.networks import Networks, open_device_graph
+from sc_runtime.networks import Networks, open_device_graph, open_device_search
 from sc_runtime.once import OnceEach
 
 from .config import CODEBOOK
@@ -34,7 +33,7 @@ class Prepared:
 class ResidentUniCodec:
     """Encodes and decodes on `device`, with graphs of `networks` that run there.
 
-    Several threads may use it; their windows run one after the other. Raises BundleError or BackendError.
+    Several threads may use it; their windows run one after the other. Every method raises BundleError or BackendError.
     """
 
     def __init__(self, device: Device, networks: Networks) -> None:
@@ -49,7 +48,7 @@ class ResidentUniCodec:
 
         Raises SettingsError for features that are not finite.
         """
-        search = self.open_search(entries)
+        search = open_device_search(self._networks, CODEBOOK, entries)
         with self.device.lock:
             held = self._encoders.get(len(waveform), partial(self._prepare_encoder, len(waveform)))
             positions = held.shape[1]
@@ -63,10 +62,7 @@ class ResidentUniCodec:
             run_search = partial(search.search_on_device, held.made.address, positions, held.rows.address)
             self.enqueue("centroids", run_search)
             self.device.read(held.rows.address, found)
-            if found.min() < 0:  # the search on the host raises the error that describes it
-                features = np.empty(held.shape[1:], np.float32)
-                self.device.read(held.made.address, features)
-                search.search(features)
+            search.check_found(found, held.made.address)
         return found
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -90,11 +86,6 @@ class ResidentUniCodec:
         """Put a stage on the device's stream. A benchmark waits for each."""
         enqueue()
 
-    def open_search(self, entries: slice) -> CudaNearestCentroid:
-        search = self._networks.open_search(CODEBOOK, entries)
-        assert isinstance(search, CudaNearestCentroid)
-        return search
-
     def _prepare_encoder(self, samples: int) -> Prepared:
         return self._prepare("encoder", "waveform", "features", samples=samples)
 
@@ -102,7 +93,7 @@ class ResidentUniCodec:
         return self._prepare("decoder", "vectors", "waveform", positions=positions)
 
     def _prepare(self, name: str, given: str, made: str, **length: int) -> Prepared:
-        """The graph `name` for one window. The side of it that has positions says how many tokens there are."""
+        """The graph `name` for one window. The number of tokens is axis 1 of the features or of the vectors."""
         graph = open_device_graph(self._networks, name)
         shapes, sizes = graph.resolve(batch=1, **length), graph.count_bytes(batch=1, **length)
         memories = {key: self.device.allocate(sizes[key]) for key in (given, made)}

@@ -31,7 +31,7 @@ class OpenVinoGraph:
     identity: what the compiled graph depends on besides the shapes; it is kept on disk under this. None keeps nothing.
     one_by_one: runs a batch as batches of 1.
     rewritten: rewrites the model for speed before it is compiled for fixed shapes. Results change in the last digits.
-    shared: see `CompiledGraph`; only a rewritten graph has them.
+    shared: as in `CompiledGraph`. It is ignored unless the graph is rewritten and runs whole batches.
 
     Several threads may use it.
     """
@@ -50,7 +50,7 @@ class OpenVinoGraph:
         self.core, self.read, self.settings, self.identity = core, read, settings, identity
         self.one_by_one, self.free = one_by_one, free
         self.rewritten = rewritten and not free
-        self.shared = shared if self.rewritten else frozenset()
+        self.shared = shared if self.rewritten and not one_by_one else frozenset()
         self.compiled: OnceEach[tuple[tuple[int, ...], ...], CompiledModel] = OnceEach(KEPT_SHAPES)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Models rewritten for OpenVINO before they are compiled: the same functions in operators that run faster there.
 
-Each file is a pass over a model whose shapes are all fixed. A pass changes the places that it recognises, and leaves
-the rest as it is. What each gains: `python -m bench.speed.rewriting`.
+`rewrite` runs passes over a model whose shapes are all fixed. A pass changes the places that it recognises, and leaves
+the rest as it is. `share_rows` joins two such models. What each gains: `python -m bench.speed.rewriting`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""What rows of a batch have in common is computed once: the T-UNet up to where its conditioning enters."""
+"""Operators whose inputs are equal for several rows of a batch run once for these rows.
+
+In guided diffusion all branches of a window have the same latent and timestep. Only their conditioning differs.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-Key = tuple[str, int]  #: the name of an operator, and the number of one of its outputs
+Key = tuple[str, int]  #: the unique name of an operator, and the number of one of its outputs
 
 
 def share_rows(few: Any, many: Any, shared: frozenset[str]) -> tuple[Any, int]:
@@ -61,7 +64,7 @@ def pair_operators(few: Any, many: Any) -> list[tuple[Any, Any]]:
 
 
 def find_ratio(few: Any, many: Any) -> int:
-    """How often the rows of the output `few` make those of `many`; 0 if they do not."""
+    """The rows of `many` divided by the rows of `few`. 0 if the shapes differ otherwise, or if they do not divide."""
     if not (few.get_shape() and many.get_shape()):
         return 0
     (rows, *row), (all_rows, *other) = few.get_shape(), many.get_shape()
@@ -69,7 +72,7 @@ def find_ratio(few: Any, many: Any) -> int:
 
 
 def find_key(output: Any) -> Key:
-    return output.get_node().get_friendly_name(), output.get_index()
+    return output.get_node().get_name(), output.get_index()
 
 
 def is_shared(parameter: Any, shared: frozenset[str]) -> bool:
