@@ -136,7 +136,7 @@ class SemantiCodecModel:
         return DecodePlan(windows, settings, len(settings.choose_timesteps()), samples, OVERLAP_SAMPLES)
 
     def decode_windows(self, windows: list[DecodeWindow], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
-        """Windows -> pieces of the waveform of each: two halves of a window that runs alone, else the whole."""
+        """Windows -> pieces of the waveform of each: up to four parts of a window that runs alone, else the whole."""
         settings, codes = windows[0].settings, [window.codes for window in windows]
         noises, needed = [window.noise for window in windows], max(window.samples for window in windows)
         if decoder := self.decoder:
