@@ -16,7 +16,17 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from bench.kills import LOCAL_KINDS, RAY_KINDS, find_local_victims, read_folder, start_command, start_in_time, survive
+from bench.kills import (
+    LOCAL_KINDS,
+    RAY_KINDS,
+    STARTS,
+    find_local_victims,
+    read_folder,
+    running,
+    start_command,
+    start_in_time,
+    survive,
+)
 from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.collection.progress import Snapshot
@@ -224,6 +234,7 @@ def test_kills_are_spread_over_the_run_however_long_its_start_takes(tmp_path: Pa
     assert found["folders"] >= 2
     assert sum(shards > 0 for shards in found["shards_at_kill"]) >= 5
     assert len(set(found["shards_at_kill"])) >= 4
+    assert found["shards"] == 10
 
 
 def test_kills_go_on_without_a_victim_of_one_kind(tmp_path: Path) -> None:
@@ -257,6 +268,45 @@ def test_a_node_that_does_not_start_in_time_is_started_again() -> None:
 
     assert start_in_time(start, lambda: called.append("clean")) == "node"
     assert called == ["start", "clean", "start", "clean", "start"]
+
+
+def test_a_node_that_never_starts_leaves_nothing() -> None:
+    called: list[str] = []
+
+    def start() -> None:
+        called.append("start")
+        raise Exception("The current node timed out during startup.")
+
+    with pytest.raises(Exception, match="timed out"):
+        start_in_time(start, lambda: called.append("clean"))
+    assert called == ["start", "clean"] * STARTS
+
+
+class StubCluster:
+    """A cluster that counts its nodes, and starts no more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.nodes, self.is_up = most, 0, True
+
+    def add_node(self) -> int:
+        if self.nodes == self.most:
+            raise RuntimeError("no node")
+        self.nodes += 1
+        return self.nodes
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+
+def test_a_cluster_is_shut_down_after_the_block_and_if_a_node_does_not_start() -> None:
+    whole = StubCluster(3)
+    with running(whole, whole.add_node, 3) as nodes:
+        assert (nodes, whole.is_up) == ([1, 2, 3], True)
+    assert not whole.is_up
+    small = StubCluster(2)
+    with pytest.raises(RuntimeError, match="no node"), running(small, small.add_node, 3):
+        pass
+    assert not small.is_up
 
 
 @pytest.mark.heavy
