@@ -26,8 +26,9 @@ OUT_OF_MEMORY = (
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota, or a limit of the size of files
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  #: of this process, of this machine
-MISNAMED = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
-MISPLACED = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+#: Errors of a name or its permissions, as classes and, where there is none, as numbers.
+WRONG_NAME = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+WRONG_NAME_CODES = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class CodecError(Exception):
@@ -122,7 +123,7 @@ def choose_remedy(error: BaseException) -> str:
         return "allow more open files (ulimit -n)"
     if timed_out(error) or code == errno.EBUSY or "connect" in type(error).__name__.lower():
         return "check the connection, or try again later"
-    if isinstance(error, MISNAMED) or code in MISPLACED:
+    if isinstance(error, WRONG_NAME) or code in WRONG_NAME_CODES:
         return "check its name and permissions"
     return ""
 

@@ -74,10 +74,11 @@ class Fetcher:
                         names.append(str(path))
                 yield path
         except AudioError as error:
-            cause = error.__cause__
+            reason, cause = drop_name(error.given, names), error.__cause__
             if isinstance(cause, OSError) and cause.errno in OUT_OF_FILES:
-                raise OutputError(error.given, "a limit of open files that is not reached", error.remedy) from error
-            raise AudioError(drop_name(error.given, names), error.expected, error.remedy) from error
+                expected = "a limit of open files that is not reached"
+                raise OutputError(f"{item.source}: {reason}", expected, error.remedy) from error
+            raise AudioError(reason, error.expected, error.remedy) from error
 
     def fetch(self, item: Item, target: Path) -> Path:
         """The file that holds the bytes of `item`: its own if that is local, else `target`, which is written.
