@@ -165,4 +165,4 @@ def drop_name(text: str, names: list[str]) -> str:
     """`text` without the name of a file that begins it."""
     for name in sorted(names, key=len, reverse=True):
         text = text.removeprefix(f"{name}: ")
-    return text.replace(tempfile.gettempdir(), "")
+    return text.replace(tempfile.tempdir, "") if tempfile.tempdir else text  # set with the first copy
