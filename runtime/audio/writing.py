@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 OUTPUT_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+CHECK_SPACE = "check the free space"
 
 
 class AudioWriter:
@@ -32,7 +33,7 @@ class AudioWriter:
     samples: the number of samples written so far.
     """
 
-    def __init__(self, file: SoundFile, name: str, remedy: str) -> None:
+    def __init__(self, file: SoundFile, name: str, remedy: str = CHECK_SPACE) -> None:
         self._file, self._name, self._remedy = file, name, remedy
         self.samples = 0
 
@@ -71,10 +72,10 @@ def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int) ->
     check_rate("output", sample_rate)
     if isinstance(target, (str, os.PathLike)):
         name, suffix = os.fspath(target), Path(target).suffix.lower()
-        opening, remedy = replacing(Path(target)), "check the free space"
+        opening, remedy = replacing(Path(target)), CHECK_SPACE
     else:
         name, suffix = str(getattr(target, "name", "output stream")), ".wav"
-        opening, remedy = copying(target, name), f"check the free space in {tempfile.gettempdir()}"
+        opening, remedy = copying(target, name), f"{CHECK_SPACE} in {tempfile.gettempdir()}"
     container, encoding = OUTPUT_FORMATS.get(suffix, ("", ""))
     if not soundfile.check_format(container, encoding):
         raise OutputError(f"{name}: suffix {suffix!r}", "one of " + " ".join(OUTPUT_FORMATS))
