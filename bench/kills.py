@@ -88,14 +88,14 @@ def survive(
         expected: the files of an undisturbed run. The folder is compared each time it is complete, and begun anew.
         pause: seconds from the shard to the kill, at most: about what two shards take, so that kills meet every moment.
 
-    Returns the kills by kind, how many folders were completed, and for each kill how many shards there were. Raises
-    AssertionError if a folder differs.
+    Returns the kills by kind, how many folders were completed, how many shards each has, and for each kill how many
+    shards there were. Raises AssertionError if a folder differs.
     """
     generator, done, folders, failures = random.Random(seed), Counter[str](), 0, 0
     count = sum(name.startswith("shard-") for name in expected)
-    shards: list[int] = []
-    missed: set[str] = set()  # kinds of which there was no victim until the driver ended
-    moments: list[int] = []  # how many shards there are at the next kills, the first kill last
+    present: list[int] = []  # shards at each kill
+    missed: set[str] = set()  # kinds that had no victim before the driver ended
+    moments: list[int] = []  # number of shards at which each next kill is due, in descending order
     while True:
         if not folder.is_dir():
             left = min(KILLS_A_FOLDER, kills - done.total())
@@ -115,11 +115,11 @@ def survive(
             if kind not in victims:  # it has ended by itself meanwhile
                 continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                present = count_shards(folder)
+                shards = count_shards(folder)
                 victims[kind]()
                 done[kind] += 1
                 moments.pop()
-                shards.append(present)
+                present.append(shards)
                 missed.clear()
                 failures = 0
         _, errors = process.communicate()
@@ -127,7 +127,7 @@ def survive(
             assert read_folder(folder) == expected, "the folder differs from an undisturbed run's"
             folders, failures = folders + 1, 0
             if done.total() >= kills:
-                return {"kills": dict(done), "folders": folders, "shards_at_kill": shards}
+                return {"kills": dict(done), "folders": folders, "shards": count, "shards_at_kill": present}
             shutil.rmtree(folder)
         else:
             failures += 1
@@ -169,15 +169,18 @@ def find_local_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[],
 def start_in_time(start: Callable[[], Any], clean: Callable[[], None] = lambda: None) -> Any:
     """A node or a cluster. Ray 2.60 gives a node 30 s to start, which is too little on a busy machine: then again.
 
-    clean: removes what a start that failed has left.
+    clean: removes what a start that failed has left. It also runs after the last one, whose error is raised.
     """
-    for _ in range(STARTS - 1):
+    left = STARTS
+    while True:
+        left -= 1
         try:
             return start()
         except Exception as error:  # Ray raises a plain Exception
             log.print(f"a node did not start: {first_line(error)}")
             clean()
-    return start()
+            if not left:
+                raise
 
 
 def find_servers() -> set[psutil.Process]:
@@ -191,6 +194,15 @@ def find_servers() -> set[psutil.Process]:
 
 
 @contextlib.contextmanager
+def running(cluster: Any, add_node: Callable[[], Any], nodes: int) -> Iterator[list[Any]]:
+    """Yield `nodes` nodes that are added to `cluster`. It is shut down after the block, or if a node does not start."""
+    try:
+        yield [add_node() for _ in range(nodes)]
+    finally:
+        cluster.shutdown()
+
+
+@contextlib.contextmanager
 def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victims]]:
     """A Ray cluster of `nodes` nodes with one core each, and a head without: its address, and what can be killed.
 
@@ -199,7 +211,7 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(NICENESS, "0")
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "300")  # 30 is too little on a busy machine
-    os.environ.setdefault("RAY_health_check_timeout_ms", "60000")  # nor is a node dead that answers late
+    os.environ.setdefault("RAY_health_check_timeout_ms", "60000")  # a node that answers late is not dead
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
@@ -221,7 +233,6 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
         return start_node(lambda: cluster.add_node(num_cpus=1, num_gpus=num_gpus))
 
     cluster = start_node(lambda: Cluster(initialize_head=True, head_node_args=head))
-    workers = [add_node() for _ in range(nodes)]
 
     def find_victims(process: subprocess.Popen[str]) -> dict[str, Callable[[], None]]:
         def kill_node() -> None:
@@ -238,7 +249,5 @@ def ray_cluster(nodes: int = 3, num_gpus: int = 0) -> Iterator[tuple[str, Victim
                     victims["worker"] = child.kill
         return victims
 
-    try:
+    with running(cluster, add_node, nodes) as workers:
         yield cluster.address, find_victims
-    finally:
-        cluster.shutdown()

@@ -5,6 +5,7 @@ Every class also subclasses the builtin a caller would expect, so `except ValueE
 
 from __future__ import annotations
 
+import errno
 import math
 from typing import SupportsFloat, SupportsIndex
 
@@ -21,6 +22,13 @@ OUT_OF_MEMORY = (
     "unable to allocate",
     "could not allocate",
 )
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota, or a limit of the size of files
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  #: of this process, of this machine
+#: Errors of a name or its permissions, as classes and, where there is none, as numbers.
+WRONG_NAME = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+WRONG_NAME_CODES = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class CodecError(Exception):
@@ -104,6 +112,25 @@ def ran_out_of_memory(error: BaseException | str) -> bool:
     """Whether a library's error reports that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
+
+
+def choose_remedy(error: BaseException) -> str:
+    """What to do about a file or an object that could not be read or written. Empty if `error` does not show it."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code in FULL:
+        return "make room there, or name another place"
+    if code in OUT_OF_FILES:
+        return "allow more open files (ulimit -n)"
+    if timed_out(error) or code == errno.EBUSY or "connect" in type(error).__name__.lower():
+        return "check the connection, or try again later"
+    if isinstance(error, WRONG_NAME) or code in WRONG_NAME_CODES:
+        return "check its name and permissions"
+    return ""
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether `error`, of Python or of a library, is a timeout."""
+    return isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
 
 
 def first_line(error: BaseException | str) -> str:

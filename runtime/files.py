@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import OutputError, choose_remedy
 
 try:
     import fcntl
@@ -57,8 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        remedy = "check the folder, its permissions and the free space"
-        raise OutputError(f"{path}: {reason}", "a file that can be written", remedy) from error
+        raise OutputError(f"{path}: {reason}", "a file that can be written", choose_remedy(error)) from error
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from . import registry
 from .config import CodecConfig
-from .errors import SettingsError, TokensError
+from .errors import SettingsError, TokensError, choose_remedy
 
 MAGIC = b"SCTK"
 VERSION = 2
@@ -206,7 +206,7 @@ def open_token_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise TokensError(f"{os.fspath(path)}: {error.given}", error.expected, error.remedy) from error
     except OSError as error:
         given = f"{os.fspath(path)}: {error.strerror or error}"
-        raise TokensError(given, "a token file", "check its name and permissions") from error
+        raise TokensError(given, "a token file", choose_remedy(error)) from error
 
 
 def _check_information(config: CodecConfig) -> None:

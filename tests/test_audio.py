@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -539,6 +540,35 @@ def test_a_full_disk_is_reported(tmp_path, suffix, limit):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    """A stream is full when its device is; the WAV for it is written to a temporary folder first."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(OutputError) as caught:
+            save_audio(io.BytesIO(), np.tile(NOISE[:, 0], 5), RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.remedy == f"check the free space in {tmp_path}"
+
+
+class FailingStream:
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def read(self, size=-1):
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "room for a copy"), (errno.EIO, "")])
+def test_only_a_full_temporary_folder_needs_room(code, remedy):
+    with pytest.raises(AudioError) as caught:
+        Audio(FailingStream(code), rate=RATE)
+    assert caught.value.remedy.startswith(remedy) and bool(caught.value.remedy) == bool(remedy)
 
 
 # --- imports

@@ -24,7 +24,7 @@ from bench.speed.inputs import make_codes, make_sound
 from bench.speed.rows import Plan, SideRow
 from bench.speed.sides import DIRECTIONS, Run, Settings, SideProgram
 from bench.speed.stages import StageClock, open_timed_codec
-from bench.speed.subjects import SUBJECTS
+from bench.speed.subjects import SUBJECTS, find_subject
 from sc_runtime.accuracy import relative_error
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
@@ -323,6 +323,22 @@ def test_a_timed_codec_gives_what_the_codec_gives(tiny_bundle: Path) -> None:
     assert {"conditioning", "tunet", "vae_decoder", "hifigan"} <= set(clock.stages)
 
 
+def test_a_codec_without_a_timed_model_is_timed_by_graph(tiny_bundle: Path) -> None:
+    bundle, backend, clock = Bundle.load(tiny_bundle), choose_backend("onnxruntime", 1), StageClock()
+    timed = open_timed_codec(bundle, backend, clock, models={})
+    clock.start()
+    tokens = timed.encode(make_sound(1))
+    assert tokens == Codec(bundle, backend).encode(make_sound(1))
+    assert {"audiomae", "centroids", "acoustic_encoder"} <= set(clock.stages)
+
+
+def test_a_codec_without_a_subject_is_refused(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    object.__setattr__(bundle.manifest, "codec", "another")
+    with pytest.raises(SettingsError, match="a bundle of another; expected one of semanticodec, unicodec"):
+        find_subject(bundle)
+
+
 class Divider:
     """A program for a child process."""
 
@@ -390,6 +406,9 @@ def test_levers_are_timed_case_by_case(tiny_bundle: Path, tmp_path: Path, capsys
 
 def test_a_published_command_names_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = ["--bundle", str(ROOT / "engines" / "b"), "--out", str(tmp_path / "a.json"), "--seconds", "5,10", "./c"]
+    given += [f"--out={tmp_path}/b.json", f"-o{tmp_path}/c.json", f"--sides={ROOT}/x,{tmp_path}/y", "a/b", "s3://c/d"]
+    given += [f"file://{tmp_path}/d.json", "--rate=1/2"]
     monkeypatch.setattr("sys.argv", ["rtf.py", *given])
     expected = "python bench/rtf.py --bundle engines/b --out a.json --seconds 5,10 ./c"
+    expected += " --out=b.json -oc.json --sides=x,y a/b s3://c/d file://d.json --rate=1/2"
     assert describe_command("bench/rtf.py") == expected

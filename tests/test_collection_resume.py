@@ -6,17 +6,29 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from bench.kills import LOCAL_KINDS, RAY_KINDS, find_local_victims, read_folder, start_command, start_in_time, survive
+from bench.kills import (
+    LOCAL_KINDS,
+    RAY_KINDS,
+    STARTS,
+    find_local_victims,
+    read_folder,
+    running,
+    start_command,
+    start_in_time,
+    survive,
+)
 from sc_runtime.collection.folder import OutputFolder
 from sc_runtime.collection.plan import load_plan
 from sc_runtime.collection.progress import Snapshot
@@ -154,7 +166,7 @@ def test_a_disk_that_fills_up_is_one_line_and_what_is_done_stays_done(
 ) -> None:
     """The second shard cannot be written."""
     (line,) = run_limited(3, 100, recordings, tmp_path)
-    assert "shard-000001.parquet" in line and "check the folder, its permissions and the free space" in line
+    assert "shard-000001.parquet" in line and "make room there" in line
     out = tmp_path / "out"
     assert {name for name in read_folder(out) if name.startswith("shard")} == {"shard-000000.parquet"}
     tokenize(recordings, out, **SHARDS)
@@ -171,20 +183,63 @@ def test_a_full_temporary_folder_ends_the_run_and_is_no_error_of_a_recording(tmp
     if packed:
         source = pack_tar(tmp_path / "a.tar", {"a.flac": path.read_bytes()})
     (line,) = run_limited(0, 20_000, source, tmp_path)
-    assert "expected room for copies of recordings" in line and "$TMPDIR" in line
+    assert line.startswith(f"{tempfile.gettempdir()}: ") and "name another folder in $TMPDIR" in line
     assert not list((tmp_path / "out").glob("shard-*"))
     assert tokenize(source, tmp_path / "out", **SHARDS).failures == []
 
 
 def test_a_full_temporary_folder_is_one_line_for_an_object_store() -> None:
-    """A shard is written beside before it is sent."""
+    """A shard is written to a temporary file before it is sent: not the store is full."""
     folder = OutputFolder("memory://full")
-    with (
-        pytest.raises(OutputError, match=r"shard-000000\.parquet: No space left on device"),
-        folder.replacing("shard-000000.parquet"),
-    ):
+    with pytest.raises(OutputError) as caught, folder.replacing("shard-000000.parquet"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.given == f"{tempfile.gettempdir()}: No space left on device"
+    assert caught.value.remedy.startswith("make room there, or name another folder in $TMPDIR")
     assert folder.list_names() == set()
+
+
+def test_a_missing_temporary_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = OutputFolder("memory://missing")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError) as caught, folder.replacing("shard-000000.parquet"):
+        pass
+    assert caught.value.given == f"{tmp_path}/gone: No such file or directory"
+
+
+@pytest.mark.parametrize("output", ["memory://bugs", "bugs"])
+def test_a_bug_in_writing_a_shard_is_no_error_of_the_output(output: str, tmp_path: Path) -> None:
+    folder = OutputFolder(output if "://" in output else str(tmp_path / output))
+    for bug in (AssertionError("a bug"), ValueError("a bug")):
+        with pytest.raises(type(bug), match=r"^a bug$"), folder.replacing("shard-000000.parquet"):
+            raise bug
+
+
+class Silent:
+    """A filesystem that does not answer."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self.filesystem = filesystem
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)
+
+    def cat_file(self, path: str) -> bytes:
+        raise TimeoutError
+
+    def put_file(self, source: str, target: str) -> None:
+        raise TimeoutError
+
+
+def test_a_store_that_does_not_answer_is_one_line() -> None:
+    folder = OutputFolder("memory://silent")
+    folder.write(".plan/plan.json", b"{}")
+    folder.filesystem = Silent(folder.filesystem)
+    calls = [lambda: folder.write("shard-000000.parquet", b"a shard"), lambda: load_plan(folder)]
+    for call, expected in zip(calls, ["a folder that can be written", "a folder whose files can be read"], strict=True):
+        with pytest.raises(OutputError, match=r"^memory://.*silent/.*: timed out;") as caught:
+            call()
+        assert caught.value.expected == expected
+        assert caught.value.remedy == "check the connection, or try again later"
 
 
 def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
@@ -224,6 +279,7 @@ def test_kills_are_spread_over_the_run_however_long_its_start_takes(tmp_path: Pa
     assert found["folders"] >= 2
     assert sum(shards > 0 for shards in found["shards_at_kill"]) >= 5
     assert len(set(found["shards_at_kill"])) >= 4
+    assert found["shards"] == 10
 
 
 def test_kills_go_on_without_a_victim_of_one_kind(tmp_path: Path) -> None:
@@ -257,6 +313,45 @@ def test_a_node_that_does_not_start_in_time_is_started_again() -> None:
 
     assert start_in_time(start, lambda: called.append("clean")) == "node"
     assert called == ["start", "clean", "start", "clean", "start"]
+
+
+def test_a_node_that_never_starts_leaves_nothing() -> None:
+    called: list[str] = []
+
+    def start() -> None:
+        called.append("start")
+        raise Exception("The current node timed out during startup.")
+
+    with pytest.raises(Exception, match="timed out"):
+        start_in_time(start, lambda: called.append("clean"))
+    assert called == ["start", "clean"] * STARTS
+
+
+class StubCluster:
+    """A cluster that counts its nodes, and starts no more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.nodes, self.is_up = most, 0, True
+
+    def add_node(self) -> int:
+        if self.nodes == self.most:
+            raise RuntimeError("no node")
+        self.nodes += 1
+        return self.nodes
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+
+def test_a_cluster_is_shut_down_after_the_block_and_if_a_node_does_not_start() -> None:
+    whole = StubCluster(3)
+    with running(whole, whole.add_node, 3) as nodes:
+        assert (nodes, whole.is_up) == ([1, 2, 3], True)
+    assert not whole.is_up
+    small = StubCluster(2)
+    with pytest.raises(RuntimeError, match="no node"), running(small, small.add_node, 3):
+        pass
+    assert not small.is_up
 
 
 @pytest.mark.heavy

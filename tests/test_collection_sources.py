@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +20,17 @@ import soundfile
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
+import fsspec
 import pyarrow
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 from sc_runtime.audio import Audio
-from sc_runtime.collection.fetch import Fetcher
+from sc_runtime.collection.fetch import Fetcher, cut
 from sc_runtime.collection.items import Item
 from sc_runtime.collection.lengths import measure_items
 from sc_runtime.collection.sources import find_items
-from sc_runtime.errors import AudioError, SettingsError
+from sc_runtime.errors import AudioError, OutputError, SettingsError
 from tests.collections import RATE, make_sound, write_recordings
 
 
@@ -163,6 +169,14 @@ def test_a_tar_cut_short_gives_its_whole_members_and_one_error(tmp_path: Path, k
         read(cut)  # the text names no file, so that errors of many tars are of one kind
 
 
+@pytest.mark.parametrize("kept", [100, 511])
+def test_a_tar_whose_first_header_is_cut_has_no_members(tmp_path: Path, kept: int) -> None:
+    path = pack_tar(tmp_path / "cut.tar", {"a.flac": bytes(9728)})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(SettingsError, match=r"not a tar \(truncated header\).* copy one again that was cut short$"):
+        find_items([str(path)])
+
+
 def write_dataset(path: Path, rows: list[dict[str, Any]], group: int = 2) -> Path:
     """A Parquet file as Hugging Face datasets write audio: a struct of bytes and path."""
     audio = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -210,7 +224,7 @@ def write_file(name: str, data: bytes) -> Write:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda folder: folder / "missing.wav", r"missing\.wav: No such file or directory"),
+        (lambda folder: folder / "missing.wav", r"missing\.wav: No such .*: check its name and permissions"),
         (lambda folder: folder / "missing*.wav", r"missing\*\.wav: no file matches"),
         (lambda folder: folder, "no audio in this folder"),
         (write_file("empty.txt", b"\n"), r"empty\.txt: an empty list"),
@@ -252,3 +266,89 @@ def test_errors_do_not_name_the_file(tmp_path: Path) -> None:
         read(Item("a", str(tmp_path / "b.wav")))
     with pytest.raises(AudioError, match=r"^No such file or directory;"):
         read(Item("a", "memory://nothing/b.wav"))
+
+
+def test_a_copy_that_cannot_be_written_is_no_error_of_the_recording(recordings: Path, tmp_path: Path) -> None:
+    """Whatever the reason: here the folder is missing."""
+    path, gone = recordings / "speaker0" / "0000.flac", tmp_path / "gone" / "audio"
+    data = path.read_bytes()
+    (member,) = find_items([str(pack_tar(tmp_path / "t.tar", {"a.flac": data}))])
+    (row,) = find_items([str(write_dataset(tmp_path / "d.parquet", [{"audio": {"bytes": data}, "text": ""}]))])
+    fsspec.filesystem("memory").pipe_file("/copies/a.flac", data)
+    for item in (member, row, Item("a", "memory://copies/a.flac")):
+        with pytest.raises(OutputError, match=r"expected a folder that takes temporary files: .*\$TMPDIR"):
+            Fetcher(RATE, "first").fetch(item, gone)
+    with pytest.raises(OutputError, match="expected a folder that takes temporary files"):
+        cut(path, gone.with_suffix(".wav"), 0.0, 0.1, "first")
+    with pytest.raises(AudioError, match="No such file or directory"):
+        cut(tmp_path / "gone.flac", tmp_path / "part.wav", 0.0, 0.1, "first")
+
+
+class FailingFileSystem(MemoryFileSystem):
+    """A filesystem whose copies fail with `error`."""
+
+    protocol = "failing"
+    error: OSError
+
+    def get_file(self, rpath: str, lpath: str, *arguments: Any, **options: Any) -> None:
+        if self.error.errno == errno.EACCES:
+            self.error.filename = lpath
+        raise self.error
+
+
+def answer(error: OSError) -> OSError:
+    """`error` as s3fs makes it of a store's answer."""
+    error.__cause__ = RuntimeError("503")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        *((OSError(code, os.strerror(code)), OutputError) for code in (errno.ENOSPC, errno.EIO, errno.EROFS)),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), OutputError),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), OutputError),  # of the copy, which it names
+        (answer(OSError(errno.EIO, "unknown")), AudioError),
+        (PermissionError("Forbidden"), AudioError),
+        (OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), AudioError),
+    ],
+)
+def test_which_errors_of_a_copy_are_those_of_the_recording(error: OSError, kind: type[Exception]) -> None:
+    fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    FailingFileSystem.error = error
+    with pytest.raises(kind) as caught, Fetcher(RATE, "first").open(Item("a", "failing://bucket/a.flac")):
+        pass
+    assert type(caught.value) is kind
+    assert "sc-runtime-" not in str(caught.value)  # a folder that is gone when the error is read
+
+
+OUT_OF_FILES = """
+import resource, sys
+from sc_runtime.collection.fetch import Fetcher
+from sc_runtime.collection.items import Item
+from sc_runtime.errors import OutputError
+fetcher, used = Fetcher(16000, "first"), []
+with fetcher.open(Item("a", sys.argv[1])) as audio:  # the libraries are loaded
+    list(audio.blocks())
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+try:
+    while True:
+        used.append(open(sys.argv[1], "rb"))
+except OSError:
+    pass
+try:
+    with fetcher.open(Item("a", sys.argv[1])):
+        pass
+except OutputError as error:
+    message = str(error)
+used.clear()
+print(message)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit of open files")
+def test_too_many_open_files_are_no_error_of_the_recording(recordings: Path) -> None:
+    command = [sys.executable, "-c", OUT_OF_FILES, str(recordings / "speaker0" / "0000.flac")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Too many open files" in done.stdout and "allow more open files (ulimit -n)" in done.stdout

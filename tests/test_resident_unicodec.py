@@ -82,3 +82,22 @@ def test_stages_are_timed_and_change_nothing(tiny_unicodec: Path, emulations: Em
     clock.start()
     np.testing.assert_array_equal(codec.decode(tokens), sound)
     assert {"decoder"} <= set(clock.stages) <= {"decoder", "rest"}
+
+
+def test_a_timed_codec_uses_the_host_where_the_codec_does(
+    tiny_unicodec: Path, emulations: Emulations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sc_runtime.unicodec.resident.find_width", lambda networks: 12)
+    bundle, clock = Bundle.load(tiny_unicodec), StageClock()
+    codec = open_timed_codec(bundle, open_backend(emulations), clock)
+    clock.start()
+    assert codec.encode(make_sound(7777)) == Codec(bundle, open_backend(emulations)).encode(make_sound(7777))
+    assert set(clock.stages) == {"centroids", "rest"}
+
+
+def test_a_codec_without_a_timed_model_runs_on_a_gpu(tiny_unicodec: Path, emulations: Emulations) -> None:
+    bundle, clock = Bundle.load(tiny_unicodec), StageClock()
+    codec = open_timed_codec(bundle, open_backend(emulations), clock, models={})
+    clock.start()
+    assert codec.encode(make_sound(7777)) == Codec(bundle, open_backend(emulations)).encode(make_sound(7777))
+    assert clock.stages == {}

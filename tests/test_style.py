@@ -123,6 +123,18 @@ def find_module(name: str) -> Path | None:
     return None
 
 
+def list_secrets(*folders: Path) -> list[str]:
+    """What no file names: the home of the superuser, and `folders`, but for those like "/app", a word of any text."""
+    return ["/" + "root" + "/", *(f"{folder}/" for folder in folders if len(folder.parts) > 2)]
+
+
+def test_a_checkout_in_a_folder_of_the_root_forbids_no_words() -> None:
+    home, anywhere = Path("/home/user"), ["/" + "root" + "/"]
+    assert list_secrets(Path("/app"), Path("/")) == anywhere
+    assert list_secrets(Path("/runtime"), home) == [*anywhere, "/home/user/"]
+    assert list_secrets(Path("/work/main"), home) == [*anywhere, "/work/main/", "/home/user/"]
+
+
 def test_no_machine_paths_or_large_files_are_tracked() -> None:
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listing.returncode:
@@ -130,7 +142,7 @@ def test_no_machine_paths_or_large_files_are_tracked() -> None:
     files = [ROOT / name for name in listing.stdout.decode().split("\0") if name]
     sizes = {file: file.stat().st_size for file in files if file.is_file()}
     assert sum(sizes.values()) < 60e6
-    secrets = ["/" + "root" + "/", f"{ROOT}/", *([f"{Path.home()}/"] if Path.home().name else [])]
+    secrets = list_secrets(ROOT, Path.home())
     for file in sizes:
         if file.suffix in {".py", ".md", ".toml", ".json"}:
             text = file.read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from .machine import ROOT, describe_commit, describe_machine, list_versions
 
 RESULTS = ROOT / "bench" / "results"
 NUMBERS = re.compile(r"\[[^][{}\"]*\]")  #: a JSON list without strings, lists or objects
+#: Absolute paths in an argument: "/a", "/a,/b", "--out=/a", "-o/a", "file:///a".
+PATHS = re.compile(r"(?:(?<![^=,])|(?<=://)|(?<=^-\w))(?:/|[A-Za-z]:[\\/])[^,]*")
 
 
 def describe_run(*packages: str) -> dict[str, Any]:
@@ -38,19 +40,21 @@ def name_moment() -> str:
 
 
 def describe_command(*program: str) -> str:
-    """The command line of this process, as a user would repeat it from the checkout: "python", `program`, the arguments.
+    """The command line of this process, as a user would repeat it: "python", `program`, the arguments.
 
-    Results are published, so a path outside the checkout is only a name.
+    Results are published, so a path in the checkout begins at its root, and another absolute path is only a name.
     """
-    return " ".join(["python", *program, *map(shorten_path, sys.argv[1:])])
+    return " ".join(["python", *program, *map(shorten_paths, sys.argv[1:])])
 
 
-def shorten_path(argument: str) -> str:
-    """An absolute path as one from the root of the checkout, or as its name; any other argument as it is."""
-    path = Path(argument)
-    if not path.is_absolute():
-        return argument
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+def shorten_paths(argument: str) -> str:
+    """An argument in which absolute paths are paths from the root of the checkout, or names."""
+
+    def shorten(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+    return PATHS.sub(shorten, argument)
 
 
 def write_results(path: Path, document: dict[str, Any]) -> None:

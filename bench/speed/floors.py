@@ -16,7 +16,9 @@ from .stages import GRAPH_STAGES
 
 
 def count_work(bundle: Bundle) -> dict[str, Any]:
-    """For every graph the FLOP of one window, counted by torch on shapes alone, the bytes of its weights, its nodes.
+    """Counts, for every graph, the FLOP of one window, the bytes of the weights and the nodes.
+
+    torch counts the FLOP from shapes.
 
     `launches` is the number of nodes that compute on activations, as exported and in each variant. A node may launch
     more than one kernel.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -15,7 +15,7 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.cuda.device import Device
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.model import WindowPlan
+from sc_runtime.model import Model, WindowPlan
 from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from sc_runtime.semanticodec.model import SemantiCodecModel
@@ -70,7 +70,7 @@ class TimedBackend:
 
     def open(self, bundle: Bundle, graph: str) -> Graph:
         opened = self.backend.open(bundle, graph)
-        if self.gpu is not None:  # the codec's class for GPUs is timed: it takes a `DeviceGraph`
+        if self.gpu is not None:  # there the codec's resident class is timed, and it needs the `DeviceGraph` itself
             return opened
         return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
 
@@ -217,22 +217,34 @@ class TimedSemantiCodec(SemantiCodecModel):
 
 
 class TimedUniCodec(UniCodecModel):
-    """UniCodec that charges, on a GPU, the stages."""
+    """UniCodec that times its stages on a GPU.
+
+    If the runtime uses the host there, the graphs' time counts as "rest".
+    """
 
     def __init__(self, networks: Networks, clock: StageClock) -> None:
         super().__init__(networks)
         self.clock = clock
 
-    @cached_property
-    def resident(self) -> ResidentUniCodec | None:
-        device = self.networks.device
-        return None if device is None else TimedUniCodecOnGpu(device, self.networks, self.clock)
+    def open_resident(self, device: Device) -> TimedUniCodecOnGpu:
+        return TimedUniCodecOnGpu(device, self.networks, self.clock)
 
 
-MODELS = {model.spec.name: model for model in (TimedSemantiCodec, TimedUniCodec)}
+TimedModel = Callable[[Networks, StageClock], Model]  #: makes a model that charges its stages to the clock
+MODELS: dict[str, TimedModel] = {
+    TimedSemantiCodec.spec.name: TimedSemantiCodec,
+    TimedUniCodec.spec.name: TimedUniCodec,
+}
 
 
-def open_timed_codec(bundle: Bundle, backend: Backend, clock: StageClock) -> Codec:
-    """The codec of `bundle` on `backend`, which charges its stages to `clock`."""
-    model = partial(MODELS[bundle.manifest.codec], clock=clock)
-    return Codec(bundle, TimedBackend(backend, clock), model)
+def open_timed_codec(
+    bundle: Bundle, backend: Backend, clock: StageClock, models: Mapping[str, TimedModel] = MODELS
+) -> Codec:
+    """The codec of `bundle` on `backend`, which charges its stages to `clock`.
+
+    Of a codec that `models` lacks, the graphs and searches are timed on the host, and nothing on a GPU.
+    """
+    make = models.get(bundle.manifest.codec)
+    if make is None:
+        return Codec(bundle, TimedBackend(backend, clock) if backend.gpu is None else backend)
+    return Codec(bundle, TimedBackend(backend, clock), lambda networks: make(networks, clock))

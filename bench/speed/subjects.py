@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.harness.bundles import find_sizes, remake_weights
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.errors import SettingsError
 from sc_runtime.semanticodec.noise import SeededNoise
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.unicodec.windows import split_positions
@@ -84,7 +85,11 @@ SUBJECTS: dict[str, Subject] = {"semanticodec": SemantiCodecSubject(), "unicodec
 
 
 def find_subject(bundle: Bundle) -> Subject:
-    return SUBJECTS[bundle.manifest.codec]
+    """The subject of the codec of `bundle`. Raises SettingsError if there is none."""
+    name = bundle.manifest.codec
+    if name not in SUBJECTS:
+        raise SettingsError(f"a bundle of {name}", f"one of {', '.join(SUBJECTS)}, whose stages bench/rtf.py times")
+    return SUBJECTS[name]
 
 
 class SemantiCodecProcedure:

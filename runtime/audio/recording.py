@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sc_runtime.errors import AudioError, AudioWarning
+from sc_runtime.errors import FULL, AudioError, AudioWarning, choose_remedy
 from sc_runtime.spec import Mono
 
 from .arrays import SupportsArray, check_array, convert_array, read_array
@@ -153,13 +153,14 @@ class Audio:
                 shutil.copyfileobj(stream, file)
         except (OSError, TypeError) as error:  # TypeError: a text stream
             self.close()
-            remedy = f"room for a copy in {tempfile.gettempdir()} is needed"
+            is_full = isinstance(error, OSError) and error.errno in FULL
+            remedy = f"room for a copy in {tempfile.gettempdir()} is needed" if is_full else choose_remedy(error)
             raise AudioError(f"{self.name}: {error}", "a binary stream that can be read", remedy) from error
         return path
 
 
 def unreadable(name: str, error: OSError) -> AudioError:
-    return AudioError(f"{name}: {error.strerror}", "a file that can be read", "check its name and permissions")
+    return AudioError(f"{name}: {error.strerror}", "a file that can be read", choose_remedy(error))
 
 
 def measure(audio: Audio) -> tuple[int, float]:

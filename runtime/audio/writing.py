@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 OUTPUT_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+CHECK_SPACE = "check the free space"
 
 
 class AudioWriter:
     """An open audio file to which blocks are appended. `audio_writer` opens it.
 
+    name, remedy: of the OutputError when writing fails.
     samples: the number of samples written so far.
     """
 
-    def __init__(self, file: SoundFile, name: str) -> None:
-        self._file, self._name = file, name
+    def __init__(self, file: SoundFile, name: str, remedy: str = CHECK_SPACE) -> None:
+        self._file, self._name, self._remedy = file, name, remedy
         self.samples = 0
 
     def write(self, block: npt.NDArray[np.floating[Any]]) -> None:
@@ -52,7 +54,7 @@ class AudioWriter:
             try:
                 self._file.write(part)
             except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
-                raise output_error(self._name, error) from error
+                raise output_error(self._name, error, self._remedy) from error
             self.samples += len(part)
 
 
@@ -70,23 +72,23 @@ def audio_writer(target: str | os.PathLike[str] | BinaryIO, sample_rate: int) ->
     check_rate("output", sample_rate)
     if isinstance(target, (str, os.PathLike)):
         name, suffix = os.fspath(target), Path(target).suffix.lower()
-        opening = replacing(Path(target))
+        opening, remedy = replacing(Path(target)), CHECK_SPACE
     else:
         name, suffix = str(getattr(target, "name", "output stream")), ".wav"
-        opening = copying(target, name)
+        opening, remedy = copying(target, name), f"{CHECK_SPACE} in {tempfile.gettempdir()}"
     container, encoding = OUTPUT_FORMATS.get(suffix, ("", ""))
     if not soundfile.check_format(container, encoding):
         raise OutputError(f"{name}: suffix {suffix!r}", "one of " + " ".join(OUTPUT_FORMATS))
     with opening as path:
         try:
             with soundfile.SoundFile(native_path(path), "w", sample_rate, 1, encoding, format=container) as file:
-                yield (writer := AudioWriter(file, name))
+                yield (writer := AudioWriter(file, name, remedy))
             written = soundfile.info(native_path(path)).frames
         except soundfile.LibsndfileError as error:
-            raise output_error(name, error) from error
+            raise output_error(name, error, remedy) from error
         if written != writer.samples:
             given = f"{name}: {written} samples of {writer.samples} written"
-            raise OutputError(given, "all of them", "check the free space")
+            raise OutputError(given, "all of them", remedy)
 
 
 def save_audio(
@@ -113,6 +115,6 @@ def copying(stream: BinaryIO, name: str) -> Iterator[Path]:
             raise OutputError(f"{name}: {error.strerror}", "an output that takes the audio") from error
 
 
-def output_error(name: str, error: Exception) -> OutputError:
+def output_error(name: str, error: Exception, remedy: str) -> OutputError:
     reason = str(error).strip(". ") or "not everything was written"
-    return OutputError(f"{name}: {reason}", "an output that takes the audio", "check the free space")
+    return OutputError(f"{name}: {reason}", "an output that takes the audio", remedy)

@@ -46,7 +46,7 @@ def read_tar(uri: str) -> list[Item]:
                         found.append(Item(item_id, uri, member.name, member.offset_data, member.size))
         except tarfile.TarError as error:
             if end == 0:
-                remedy = "unpack a compressed tar: its members cannot be read one by one"
+                remedy = "unpack a compressed tar, or copy one again that was cut short"
                 raise SettingsError(f"{uri}: not a tar ({error})", "an uncompressed tar", remedy) from error
         file.seek(min(end, total))
         if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):

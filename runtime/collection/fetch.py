@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +11,26 @@ from threading import Lock
 from sc_runtime.audio import Audio
 from sc_runtime.audio.blocks import BLOCK_VALUES, Samples, mix
 from sc_runtime.audio.files import AudioFile, inspect_file, native_path
-from sc_runtime.errors import AudioError, OutputError
+from sc_runtime.errors import OUT_OF_FILES, AudioError, OutputError
 from sc_runtime.spec import Mono
 
 from .containers import ParquetAudio
-from .files import copy_file, copy_range, explaining, is_remote
+from .files import (
+    copy_file,
+    copy_range,
+    explaining,
+    is_remote,
+    refuse_temporary,
+    temporary_folder,
+    write_copy,
+    writing_temporary,
+)
 from .items import Item
 
 #: Formats of libsndfile in which a seek is exact. A decoder of another needs what stands before the place.
 SEEKABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")
 READABLE = "a recording that can be read"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota or a limit
-SYSTEM_ERROR = 2  #: libsndfile's code of a file that the system does not write
+SYSTEM_ERROR = 2  #: libsndfile's code for a failed call of the system
 
 
 class Fetcher:
@@ -42,7 +48,7 @@ class Fetcher:
     def open(self, item: Item) -> Iterator[Audio]:
         """Yield the sound of `item`. An AudioError of the block says why, without naming a file.
 
-        Raises OutputError if this machine has no room for a copy: then the recording is not at fault.
+        Raises OutputError if this machine cannot write a copy, or open a file more: the recording is not at fault.
         """
         with self.fetched(item) as path, Audio(path, rate=self.rate, mono=self.mono) as audio:
             yield audio
@@ -60,7 +66,7 @@ class Fetcher:
             with temporary_folder() as folder:
                 path = folder / "audio"
                 names.append(str(path))
-                with explaining(item.source, AudioError, READABLE), finding_room(folder):
+                with explaining(item.source, AudioError, READABLE):
                     path = self.fetch(item, path)
                     names.append(str(path))
                     if item.start is not None or item.duration is not None:
@@ -68,15 +74,22 @@ class Fetcher:
                         names.append(str(path))
                 yield path
         except AudioError as error:
-            raise AudioError(drop_name(error.given, names), error.expected, error.remedy) from error
+            reason, cause = drop_name(error.given, names), error.__cause__
+            if isinstance(cause, OSError) and cause.errno in OUT_OF_FILES:
+                expected = "a limit of open files that is not reached"
+                raise OutputError(f"{item.source}: {reason}", expected, error.remedy) from error
+            raise AudioError(reason, error.expected, error.remedy) from error
 
     def fetch(self, item: Item, target: Path) -> Path:
-        """The file that holds the bytes of `item`: its own if that is local, else `target`, which is written."""
+        """The file that holds the bytes of `item`: its own if that is local, else `target`, which is written.
+
+        Raises OutputError if `target` cannot be written, AudioError, and what the filesystem raises.
+        """
         if item.row is not None:
             with self._lock:
                 data, path = self._parquet.read(item.uri, item.row)
             if data is not None:
-                target.write_bytes(data)
+                write_copy(target, data)
                 return target
             if not path:
                 raise AudioError("neither bytes nor a path in this row", READABLE)
@@ -92,58 +105,37 @@ class Fetcher:
         return Path(item.uri)
 
 
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Yield a folder for copies. Raises OutputError if it cannot be made."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
-    except OSError as error:
-        raise refuse_copy(Path(tempfile.tempdir or "$TMPDIR"), error.strerror or str(error)) from error
-    with folder as name:
-        yield Path(name)
-
-
-@contextmanager
-def finding_room(folder: Path) -> Iterator[None]:
-    """Raise OutputError if the block finds no room for what it writes to `folder`."""
-    import soundfile
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise refuse_copy(folder, os.strerror(error.errno)) from error
-    except soundfile.LibsndfileError as error:
-        if error.code != SYSTEM_ERROR:
-            raise
-        raise refuse_copy(folder, error.error_string.strip(". ")) from error
-
-
-def refuse_copy(folder: Path, reason: str) -> OutputError:
-    remedy = "make room there, or name another folder in $TMPDIR; then the same command goes on"
-    return OutputError(f"{folder}: {reason}", "room for copies of recordings", remedy)
-
-
 def cut(source: Path, target: Path, start: float, duration: float | None, mono: Mono) -> Path:
     """Write a part of `source` to `target`: from `start` on, `duration` seconds or less, at its rate, as mono floats.
 
-    Raises AudioError for a part without a sample.
+    Raises AudioError for a part without a sample, and OutputError if `target` cannot be written.
     """
     import soundfile
 
-    file = inspect_file(source, str(source))
+    with explaining(str(source), AudioError, READABLE):
+        file = inspect_file(source, str(source))
     first = round(start * file.sample_rate)
     left = None if duration is None else round((start + duration) * file.sample_rate) - first
-    with soundfile.SoundFile(native_path(target), "w", file.sample_rate, 1, "FLOAT", format="WAV") as part:
-        for block in read_from(file, first, mono):
-            part.write(block[:left])
-            left = None if left is None else left - len(block)
-            if left is not None and left <= 0:
-                break
-        if part.frames == 0:
-            given = f"a part of {duration} s from {start} s on" if duration else f"a part from {start} s on"
-            raise AudioError(f"{given} that holds no sample", "a part within the recording")
+    try:
+        with (
+            writing_temporary(),
+            soundfile.SoundFile(native_path(target), "w", file.sample_rate, 1, "FLOAT", format="WAV") as part,
+        ):
+            for block in read_from(file, first, mono):
+                part.write(block[:left])
+                left = None if left is None else left - len(block)
+                if left is not None and left <= 0:
+                    break
+            count = part.frames
+    except soundfile.LibsndfileError as error:  # of `part`: `read_from` raises AudioError
+        if error.code != SYSTEM_ERROR:
+            raise
+        raise refuse_temporary(error.error_string.strip(". "), error) from error
+    except AssertionError as error:  # soundfile asserts that all was written
+        raise refuse_temporary("not everything was written", error) from error
+    if count == 0:
+        given = f"a part of {duration} s from {start} s on" if duration else f"a part from {start} s on"
+        raise AudioError(f"{given} that holds no sample", "a part within the recording")
     return target
 
 
@@ -162,14 +154,15 @@ def read_from(file: AudioFile, first: int, mono: Mono) -> Iterator[Samples]:
                     return
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{file.name}: {error.error_string.strip('. ')}", READABLE) from error
-    for block in file.read(mono, BLOCK_VALUES):
-        if first < len(block):
-            yield block[max(first, 0) :]
-        first -= len(block)
+    with explaining(file.name, AudioError, READABLE):
+        for block in file.read(mono, BLOCK_VALUES):
+            if first < len(block):
+                yield block[max(first, 0) :]
+            first -= len(block)
 
 
 def drop_name(text: str, names: list[str]) -> str:
     """`text` without the name of a file that begins it."""
     for name in sorted(names, key=len, reverse=True):
         text = text.removeprefix(f"{name}: ")
-    return text.replace(tempfile.gettempdir(), "")
+    return text.replace(tempfile.tempdir, "") if tempfile.tempdir else text  # set with the first copy

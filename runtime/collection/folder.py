@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +12,18 @@ from typing import Any
 from sc_runtime.errors import OutputError
 from sc_runtime.files import remove_abandoned, replacing, temporary_file
 
-from .files import explaining, is_object_store, join_uri, split_uri
+from .files import explaining, is_object_store, join_uri, split_uri, temporary_folder, writing_temporary
 
 PLAN_FOLDER = ".plan"  #: hidden from loaders of the shards
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  #: of a disk that has no second names
 WRITABLE = "a folder that can be written"
-CHECK = "check its name, the permissions and the free space"
+READABLE = "a folder whose files can be read"
 
 
 class OutputFolder:
     """A folder whose files appear whole or not at all: by one rename, or by one PUT.
 
-    Every method raises OutputError, naming the folder.
+    Every method raises OutputError, naming the folder, or the file in it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -32,7 +31,7 @@ class OutputFolder:
         self.is_local = not is_object_store(self.filesystem)
         self.uri = join_uri(self.filesystem, self.root)
         if self.is_local:
-            with self._explaining(self.uri):
+            with explaining(self.uri, OutputError, WRITABLE):
                 Path(self.root, PLAN_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def locate(self, name: str) -> str:
@@ -42,7 +41,7 @@ class OutputFolder:
     def list_names(self, folder: str = "") -> set[str]:
         """The files in the folder, or in `folder` in it; those in folders there are left out."""
         root = f"{self.root.rstrip('/')}/{folder}" if folder else self.root
-        with self._explaining(self.uri):
+        with explaining(self.uri, OutputError, READABLE):
             if self.is_local:
                 return {entry.name for entry in os.scandir(root) if entry.is_file()}
             self.filesystem.invalidate_cache()
@@ -54,7 +53,7 @@ class OutputFolder:
 
     def has(self, name: str) -> bool:
         path = f"{self.root.rstrip('/')}/{name}"
-        with self._explaining(self.locate(name)):
+        with explaining(self.locate(name), OutputError, READABLE):
             if self.is_local:
                 return Path(path).is_file()
             self.filesystem.invalidate_cache()
@@ -63,7 +62,7 @@ class OutputFolder:
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError if there is none."""
         path = f"{self.root.rstrip('/')}/{name}"
-        with self._explaining(self.locate(name)):
+        with explaining(self.locate(name), OutputError, READABLE):
             try:
                 return bytes(self.filesystem.cat_file(path))
             except FileNotFoundError as error:
@@ -72,25 +71,31 @@ class OutputFolder:
 
     @contextmanager
     def open(self, name: str, **options: Any) -> Iterator[Any]:
-        """Yield a file, open for reading; `options` are those of the filesystem's `open`."""
+        """Yield a file, open for reading; `options` are those of the filesystem's `open`.
+
+        An error of the block, as of a damaged file, becomes an OutputError too.
+        """
         path = f"{self.root.rstrip('/')}/{name}"
-        with self._explaining(self.locate(name)), self.filesystem.open(path, "rb", **options) as file:
+        with explaining(self.locate(name), OutputError, READABLE), self.filesystem.open(path, "rb", **options) as file:
             yield file
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a temporary file of this machine. It becomes `name` when the block ends, after fsync.
 
-        An OSError of the block, as of a full disk, becomes an OutputError too.
+        An OSError of the block, as of a full disk, becomes an OutputError too. It names the file, or, for an object
+        store, the folder of temporary files.
         """
         if self.is_local:
             with replacing(Path(self.root, name)) as path:
                 yield path
             return
-        with self._explaining(self.locate(name)), tempfile.TemporaryDirectory(prefix="sc-runtime-") as folder:
-            path = Path(folder, name.rpartition("/")[2])
-            yield path
-            self.filesystem.put_file(str(path), f"{self.root.rstrip('/')}/{name}")
+        with temporary_folder() as folder:
+            path = folder / name.rpartition("/")[2]
+            with writing_temporary():
+                yield path
+            with explaining(self.locate(name), OutputError, WRITABLE):
+                self.filesystem.put_file(str(path), f"{self.root.rstrip('/')}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """Put `data` in the place of `name`."""
@@ -104,7 +109,7 @@ class OutputFolder:
         other finds that out when it reads the file again.
         """
         path = f"{self.root.rstrip('/')}/{name}"
-        with self._explaining(self.locate(name)):
+        with explaining(self.locate(name), OutputError, WRITABLE):
             if not self.is_local:
                 return self._create_object(name, path, data)
             with temporary_file(Path(path).parent, Path(path).suffix) as temporary:
@@ -142,6 +147,3 @@ class OutputFolder:
             return
         for folder in (Path(self.root), Path(self.root, PLAN_FOLDER)):
             remove_abandoned(folder)
-
-    def _explaining(self, uri: str) -> Any:
-        return explaining(uri, OutputError, WRITABLE, CHECK)

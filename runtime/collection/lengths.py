@@ -25,7 +25,7 @@ def measure_items(items: list[Item]) -> list[Item]:
 def measure_item(item: Item, fetcher: Fetcher) -> Item:
     """`item` with its length. Of a whole object only the header is read; a member or a row is fetched.
 
-    Raises OutputError if this machine has no room for a copy.
+    Raises OutputError if this machine cannot write a copy.
     """
     import soundfile
 

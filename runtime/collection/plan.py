@@ -125,9 +125,8 @@ def load_plan(folder: OutputFolder) -> Plan | None:
         plan = Plan.from_json(folder.read(name))
         if len(plan.parts) != count:
             raise ValueError(f"{len(plan.parts)} parts")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         given = f"{folder.locate(name)}: {type(error).__name__} {error}"
-        raise OutputError(
-            given, f"a plan of format {FORMAT}", "another version made it: name another folder"
-        ) from error
+        remedy = "it was removed, damaged, or made by another version: name another folder"
+        raise OutputError(given, f"a plan of format {FORMAT}", remedy) from error
     return plan

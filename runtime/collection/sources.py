@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 EXPECTED = "a file, a folder, a pattern or a list that can be read"
-CHECK = "check the name and the permissions"
 PACKED_SUFFIXES = (".tar", ".parquet", ".tgz", ".gz", ".zst", *lists.SUFFIXES)
 
 
@@ -39,7 +38,7 @@ def find_items(sources: Iterable[str]) -> list[Item]:
     for source in sources:
         if not source:
             raise SettingsError("a source without a name", EXPECTED)
-        with explaining(source, AudioError, EXPECTED, CHECK):
+        with explaining(source, AudioError, EXPECTED):
             found += find_source(source)
     found.sort(key=lambda item: (item.id, item.source))
     for item, after in itertools.pairwise(found):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sc_runtime.audio import Audio, measure
+from sc_runtime.cuda.device import Device
 from sc_runtime.errors import AudioError
 from sc_runtime.model import DecodePlan, WindowPlan
 from sc_runtime.networks import Networks
@@ -110,7 +111,10 @@ class UniCodecModel:
         device = self.networks.device
         if device is None or not can_run(self.networks):
             return None
-        return self._residents.get("gpu", lambda: ResidentUniCodec(device, self.networks))
+        return self._residents.get("gpu", lambda: self.open_resident(device))
+
+    def open_resident(self, device: Device) -> ResidentUniCodec:
+        return ResidentUniCodec(device, self.networks)
 
     def embed(self, codes: np.ndarray, config: UniCodecConfig) -> np.ndarray:
         """The codebook's vectors, float32 [T, D], the input of the decoder. The published D is 512."""
