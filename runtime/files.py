@@ -7,6 +7,7 @@ program writes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -29,6 +30,7 @@ except ImportError:  # Windows
 
 PREFIX = ".sc-runtime-"  #: of temporary files; the machine, random digits and the suffix follow
 TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})-[0-9a-f]{{16}}(\..*)?", re.DOTALL)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: errors of a disk, a quota or a limit of file sizes
 OLD = 86_400  #: seconds after which a temporary file of another machine counts as left behind
 _swept: set[Path] = set()  #: folders in which this process has looked for temporary files
 

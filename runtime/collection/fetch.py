@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from sc_runtime.audio import Audio
 from sc_runtime.audio.blocks import BLOCK_VALUES, Samples, mix
 from sc_runtime.audio.files import AudioFile, inspect_file, native_path
 from sc_runtime.errors import AudioError, OutputError
+from sc_runtime.files import FULL
 from sc_runtime.spec import Mono
 
 from .containers import ParquetAudio
@@ -23,7 +23,6 @@ from .items import Item
 #: Formats of libsndfile in which a seek is exact. A decoder of another needs what stands before the place.
 SEEKABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")
 READABLE = "a recording that can be read"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota or a limit
 SYSTEM_ERROR = 2  #: libsndfile's code of a file that the system does not write
 
 
