@@ -84,6 +84,8 @@ def check_problem(problem: dict[str, Any]) -> None:
         ('{"codes": [[1, 2]], "interval": [1]}', "interval with 1 of its values", "all of them"),
         ('{"codes": [[1, 2]], "interval": [1, 2, 3]}', "interval [1, 2, 3]", "2 values"),
         ('{"codes": [[1, 2]], "' + "k" * 5000 + '": 1}', "parameter kkk", "a parameter of /docs"),
+        ('{"codes": [[1, 2]], "body": 1}', "parameter body", "a parameter of /docs"),
+        ('{"codes": [[1, 2]], "query": 1}', "parameter query", "a parameter of /docs"),
         ('{"codes": [[1, 2]], "steps": ' + "9" * 5000 + "}", "a document that is not JSON (number", "a JSON document"),
     ],
 )
@@ -114,6 +116,8 @@ def test_documents(client: Any, body: str, given: str, expected: str) -> None:
         ("vocab=" + "9" * 5000, "vocab '999", "a whole number of fewer digits"),
         ("preset=" + "p" * 5000, "preset 'ppp", "one of reference"),
         ("domain=" + "d" * 5000, "parameter domain", "a parameter of /docs"),
+        ("query=1", "parameter query", "a parameter of /docs"),
+        ("body=1", "parameter body", "a parameter of /docs"),
     ],
 )
 def test_parameters(client: Any, tokens: bytes, query: str, given: str, expected: str) -> None:
@@ -191,6 +195,7 @@ def test_recordings(client: Any) -> None:
         ('{"task": "sing"}', [], "task 'sing'"),
         ('{"task": "decode", "steps": "' + "x" * 5000 + '"}', [], "steps 'xxx"),
         ('{"task": "encode", "channels": 0}', [], "channels 0"),
+        ('{"task": "encode", "query": 1}', [], "parameter query"),
         ('{"task": "encode", "bit_depth": 7}', [], "bit_depth 7 of samples"),
         ('{"task": "encode", "segment_seconds": -1}', [], "segment_seconds -1"),
         ('{"task": "encode", "sample_rate": 5}', [b"ab", '{"type": "end"}'], "array: sample rate 5"),
@@ -209,15 +214,61 @@ def test_sockets(served: Any, first: Any, then: list[Any], given: str) -> None:
     check_problem(problem)
 
 
-def test_bytes_that_are_no_http(served: Any) -> None:
-    """A browser that opens https:// sends such bytes."""
-    for data in (b"\x16\x03\x01" + bytes(200), b"GET / HTTP/9\r\n\r\n"):
+@pytest.mark.parametrize(
+    ("sent", "status", "given"),
+    [
+        (b"\x16\x03\x01" + bytes(200), 400, "a request that is not HTTP/1.1"),  # a browser that opens https://
+        (b"GET / HTTP/9\r\n\r\n", 400, "a request that is not HTTP/1.1"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "a request without the header Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "a request with several headers Host"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nx: " + bytes([97]) * 70000,
+            431,
+            "a request whose headers take more than 65536",
+        ),
+        (b"GET /" + bytes([97]) * 70000, 431, "a request whose headers take more than 65536"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -4\r\n\r\n", 400, "a header Content-Length that is no number"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\n", 400, "headers Content-Length that differ"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "a body in a Transfer-Encoding"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length 5\r\n\r\n", 400, "a header that cannot be read"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nbad name: 5\r\n\r\n", 400, "a header that cannot be read"),
+    ],
+)
+def test_requests_that_h11_refuses(served: Any, sent: bytes, status: int, given: str) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(sent)
+        problem, _ = read_problem(connection, status)
+    assert problem["given"].startswith(given), problem
+    assert ("TLS" in problem["remedy"]) == (given == "a request that is not HTTP/1.1")
+
+
+def test_a_chunk_that_cannot_be_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request, which had begun, ends as if its client had left. Its id is that of the answer."""
+    logged: list[object] = []
+    for name in ("uvicorn.error", "sc_runtime.serving", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "error", lambda *texts, **given: logged.append(texts))
+    head = b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for pause in (0.0, 0.5):
         with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
-            connection.sendall(data)
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/problem+json" in head
-        check_problem(json.loads(body))
+            connection.sendall(head + b"2\r\nab\r\n")
+            time.sleep(pause)
+            connection.sendall(b"no number\r\n")
+            problem, sent = read_problem(connection, 400)
+        assert problem["given"] == "a body whose chunks cannot be read"
+        assert problem["request_id"] == "mine" and b"x-request-id: mine" in sent
+    served.wait_idle()
+    assert not logged
+
+
+def read_problem(connection: socket.socket, status: int) -> tuple[dict[str, Any], bytes]:
+    """The problem document of an answer after which the connection is closed, and its headers."""
+    head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    problem: dict[str, Any] = json.loads(body)
+    check_problem(problem)
+    assert b"content-type: application/problem+json" in head and problem["status"] == status
+    assert b"x-request-id: " + problem["request_id"].encode() in head
+    return problem, head
 
 
 def test_a_client_that_leaves_within_a_form_leaves_no_traceback(served: Any, client: Any, monkeypatch: Any) -> None:
