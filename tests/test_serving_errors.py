@@ -33,6 +33,9 @@ JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data"}
 #: Words of pydantic, and of the command line and Python, which say nothing to an HTTP client.
 FOREIGN = re.compile(r"Input should|Invalid JSON|Field required|parse|Tuple|(^|\W)--?[a-z]|sc-runtime |in Python")
+LONG = (
+    2**16 + 1
+)  #: bytes of headers that are refused; of a longer request some bytes may stay unread, which cuts the answer
 CURL = re.compile(r"as curl does with -F \S+")  #: the one option that a remedy may name
 
 
@@ -221,12 +224,8 @@ def test_sockets(served: Any, first: Any, then: list[Any], given: str) -> None:
         (b"GET / HTTP/9\r\n\r\n", 400, "a request that is not HTTP/1.1"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "a request without the header Host"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "a request with several headers Host"),
-        (
-            b"GET / HTTP/1.1\r\nHost: a\r\nx: " + bytes([97]) * 70000,
-            431,
-            "a request whose headers take more than 65536",
-        ),
-        (b"GET /" + bytes([97]) * 70000, 431, "a request whose headers take more than 65536"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx: ".ljust(LONG, b"a"), 431, "a request whose headers take more than 65536"),
+        (b"GET /".ljust(LONG, b"a"), 431, "a request whose headers take more than 65536"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -4\r\n\r\n", 400, "a header Content-Length that is no number"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\n", 400, "headers Content-Length that differ"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "a body in a Transfer-Encoding"),

@@ -53,7 +53,7 @@ class BoundedProtocol(H11Protocol):
         """
         running = self.cycle if self.cycle is not None and not self.cycle.response_complete else None
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            scope = running.scope if running else {"headers": []}
+            scope: Any = running.scope if running else {"headers": []}
             request_id = find_request_id(scope) or choose_id(Headers(scope=scope))
             response = answer_problem(explain_protocol_error(sys.exc_info()[1]), request_id)
             headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
