@@ -164,7 +164,7 @@ class Audio:
         return path
 
 
-def read_parts(stream: Any, name: str) -> Iterator[bytes]:
+def read_parts(stream: Any, name: str) -> Iterator[bytes | bytearray | memoryview]:
     """The bytes of `stream`. Raises AudioError if it cannot be read, or is no binary stream."""
     while True:
         try:
