@@ -1,11 +1,12 @@
 """Caches in the user's cache folder: compiled kernels, compiled graphs, and records of verified files.
 
 Every cache is optional. If there is no home folder, or the folder cannot be written, the work is done again each time,
-and the logger "sc_runtime.caches" warns once.
+and the logger "sc_runtime.caches" warns once of each cause.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import OutputError, first_line
+from .errors import first_line
 from .files import make_folder, write_atomically
 
 NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of all caches
 #: Bytes that all caches together may hold. The files that were used longest ago are deleted first.
 LIMIT_BYTES = 4_000_000_000
+COMMON = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  #: errors of the disk, which all caches share
 DIGEST = 32  #: hexadecimal digits of a SHA-256 in a file's name
 
 log = logging.getLogger(__name__)
@@ -41,10 +43,10 @@ def find_user_folder() -> Path | None:
         return None
 
 
-def report(text: str, cause: str = "") -> None:
-    """Log `text`, unless it, or another text with the same `cause`, was logged before."""
-    if (cause or text) not in _reported:
-        _reported.add(cause or text)
+def report(text: str) -> None:
+    """Log `text`, unless it was logged before."""
+    if text not in _reported:
+        _reported.add(text)
         log.warning("%s", text)
 
 
@@ -89,9 +91,8 @@ class Cache:
         try:
             make_folder(folder, folder.parent)
             write_atomically(path, data)
-        except (OSError, OutputError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            report(f"nothing is kept in {folder} ({reason})", str(folder.parent))  # the others fail for the same cause
+        except OSError as error:  # OutputError too
+            report(describe_failure(folder, error))
             return
         for other in self._find(key):
             if other != path:
@@ -107,6 +108,15 @@ class Cache:
     def _delete(self, path: Path) -> None:
         with suppress(OSError):
             path.unlink()
+
+
+def describe_failure(folder: Path, error: OSError) -> str:
+    """Why nothing is kept in `folder`, that of a cache. It names the folder of all caches if they fail alike."""
+    number = next((each.errno for each in (error.__cause__, error) if isinstance(each, OSError) and each.errno), None)
+    if number is None:
+        return f"nothing is kept in {folder} ({first_line(error)})"
+    are_alike = number in COMMON or not os.path.lexists(folder)
+    return f"nothing is kept in {folder.parent if are_alike else folder} ({os.strerror(number)})"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,36 @@ def test_a_spooled_stream_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stream_that_cannot_be_read_or_copied(tmp_path, monkeypatch):
+    """The error tells the two apart. A bound on the size of files stands for a full disk."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    closed, text, failing, numbers = (
+        io.BytesIO(b"x"),
+        io.TextIOWrapper(io.BytesIO(b"\xff\xfe")),
+        io.BytesIO(),
+        io.BytesIO(),
+    )
+    closed.close()
+    failing.read = lambda size: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    numbers.read = lambda size: 5
+    for stream in (closed, text, failing, numbers):
+        with pytest.raises(AudioError, match="expected a binary stream"):
+            Audio(stream, rate=RATE)
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(AudioError, match="expected room for a temporary file") as caught:
+            Audio(bytes(2_000_000), rate=RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.__cause__.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(AudioError, match="expected room for a temporary file"):
+        Audio(b"x", rate=RATE)
+
+
 @pytest.mark.parametrize(("dtype", "scale"), [("int16", 2**15), ("int32", 2**31)])
 def test_integer_arrays_are_scaled_to_one(dtype, scale):
     array = (NOISE * scale).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import os
@@ -19,7 +20,7 @@ from sc_runtime import Codec, caches
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.caches import Cache, make_key
-from sc_runtime.errors import BackendError
+from sc_runtime.errors import BackendError, OutputError
 from tests.conftest import ROOT
 
 has_openvino = importlib.util.find_spec("openvino") is not None
@@ -159,10 +160,30 @@ def test_a_cache_that_cannot_be_written_is_reported_once(home: Path, lines: list
     for _ in range(3):
         cache.write("key", b"data")
         assert cache.read("key") is None
-    reason = f"{home / 'kernels'}: Not a directory; expected a folder that can be made"
     Cache("verified", ".json").write("key", b"data")  # the cause is the same one, so this is no second line
-    assert lines == [f"nothing is kept in {home / 'kernels'} ({reason})"]
+    assert lines == [f"nothing is kept in {home} (Not a directory)"]
     assert caches.empty() == 0
+    home.parent.unlink()
+    home.mkdir(parents=True)
+    (home / "kernels").write_text("a file where one of the folders would be")
+    for _ in range(2):
+        cache.write("key", b"data")
+        Cache("verified", ".json").write("key", b"data")
+    assert lines[1:] == [f"nothing is kept in {home / 'kernels'} (File exists)"]
+
+
+@pytest.mark.parametrize(("number", "named"), [(errno.ENOSPC, "."), (errno.EROFS, "."), (errno.EACCES, "kernels")])
+def test_a_report_names_the_folder_of_all_caches_if_they_fail_alike(home: Path, number: int, named: str) -> None:
+    (home / "kernels").mkdir(parents=True)
+    failure = OutputError("a file", "one that can be written")
+    failure.__cause__ = OSError(number, "x")
+    for error in (failure, OSError(number, "x")):
+        found = caches.describe_failure(home / "kernels", error)
+        assert found == f"nothing is kept in {home / named} ({os.strerror(number)})"
+    failure.__cause__ = None  # a link, for example
+    assert caches.describe_failure(home / "kernels", failure).startswith(
+        f"nothing is kept in {home / 'kernels'} (a file; "
+    )
 
 
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_unicodec"])

@@ -228,6 +228,9 @@ def test_api_key_and_origins(tiny_bundle: Path) -> None:
         assert allowed.headers["access-control-allow-origin"] == "https://example.org"
         other = client.get("/healthz", headers={"origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers
+        asked = {"origin": "https://example.com", "access-control-request-method": "POST"}
+        preflight = client.options("/v1/tokens", headers=asked)  # which browsers read, and Starlette answers
+        assert (preflight.status_code, preflight.headers["content-type"][:10]) == (400, "text/plain")
         for origin, status in (("https://example.com", 403), ("https://example.org", 422), (served.url, 422)):
             headers = {"origin": origin, "x-api-key": "swordfish"}
             assert client.post("/v1/tokens", content=b"x", headers=headers).status_code == status

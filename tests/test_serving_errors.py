@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import io
 import json
 import logging
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ import soundfile
 
 from sc_runtime import Codec, Tokens
 from sc_runtime.errors import AudioError, SettingsError, TokensError
+from tests.conftest import ROOT
 
 served_in_thread = pytest.importorskip("tests.served", reason="needs the extra serve, and httpx")
 websockets = pytest.importorskip("websockets.sync.client", reason="needs websockets")
@@ -29,6 +33,9 @@ JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data"}
 #: Words of pydantic, and of the command line and Python, which say nothing to an HTTP client.
 FOREIGN = re.compile(r"Input should|Invalid JSON|Field required|parse|Tuple|(^|\W)--?[a-z]|sc-runtime |in Python")
+LONG = (
+    2**16 + 1
+)  #: bytes of headers that are refused; of a longer request some bytes may stay unread, which cuts the answer
 CURL = re.compile(r"as curl does with -F \S+")  #: the one option that a remedy may name
 
 
@@ -80,6 +87,8 @@ def check_problem(problem: dict[str, Any]) -> None:
         ('{"codes": [[1, 2]], "interval": [1]}', "interval with 1 of its values", "all of them"),
         ('{"codes": [[1, 2]], "interval": [1, 2, 3]}', "interval [1, 2, 3]", "2 values"),
         ('{"codes": [[1, 2]], "' + "k" * 5000 + '": 1}', "parameter kkk", "a parameter of /docs"),
+        ('{"codes": [[1, 2]], "body": 1}', "parameter body", "a parameter of /docs"),
+        ('{"codes": [[1, 2]], "query": 1}', "parameter query", "a parameter of /docs"),
         ('{"codes": [[1, 2]], "steps": ' + "9" * 5000 + "}", "a document that is not JSON (number", "a JSON document"),
     ],
 )
@@ -110,6 +119,8 @@ def test_documents(client: Any, body: str, given: str, expected: str) -> None:
         ("vocab=" + "9" * 5000, "vocab '999", "a whole number of fewer digits"),
         ("preset=" + "p" * 5000, "preset 'ppp", "one of reference"),
         ("domain=" + "d" * 5000, "parameter domain", "a parameter of /docs"),
+        ("query=1", "parameter query", "a parameter of /docs"),
+        ("body=1", "parameter body", "a parameter of /docs"),
     ],
 )
 def test_parameters(client: Any, tokens: bytes, query: str, given: str, expected: str) -> None:
@@ -187,6 +198,7 @@ def test_recordings(client: Any) -> None:
         ('{"task": "sing"}', [], "task 'sing'"),
         ('{"task": "decode", "steps": "' + "x" * 5000 + '"}', [], "steps 'xxx"),
         ('{"task": "encode", "channels": 0}', [], "channels 0"),
+        ('{"task": "encode", "query": 1}', [], "parameter query"),
         ('{"task": "encode", "bit_depth": 7}', [], "bit_depth 7 of samples"),
         ('{"task": "encode", "segment_seconds": -1}', [], "segment_seconds -1"),
         ('{"task": "encode", "sample_rate": 5}', [b"ab", '{"type": "end"}'], "array: sample rate 5"),
@@ -205,15 +217,57 @@ def test_sockets(served: Any, first: Any, then: list[Any], given: str) -> None:
     check_problem(problem)
 
 
-def test_bytes_that_are_no_http(served: Any) -> None:
-    """A browser that opens https:// sends such bytes."""
-    for data in (b"\x16\x03\x01" + bytes(200), b"GET / HTTP/9\r\n\r\n"):
+@pytest.mark.parametrize(
+    ("sent", "status", "given"),
+    [
+        (b"\x16\x03\x01" + bytes(200), 400, "a request that is not HTTP/1.1"),  # a browser that opens https://
+        (b"GET / HTTP/9\r\n\r\n", 400, "a request that is not HTTP/1.1"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "a request without the header Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "a request with several headers Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx: ".ljust(LONG, b"a"), 431, "a request whose headers take more than 65536"),
+        (b"GET /".ljust(LONG, b"a"), 431, "a request whose headers take more than 65536"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -4\r\n\r\n", 400, "a header Content-Length that is no number"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\n", 400, "headers Content-Length that differ"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "a body in a Transfer-Encoding"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length 5\r\n\r\n", 400, "a header that cannot be read"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nbad name: 5\r\n\r\n", 400, "a header that cannot be read"),
+    ],
+)
+def test_requests_that_h11_refuses(served: Any, sent: bytes, status: int, given: str) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(sent)
+        problem, _ = read_problem(connection, status)
+    assert problem["given"].startswith(given), problem
+    assert ("TLS" in problem["remedy"]) == (given == "a request that is not HTTP/1.1")
+
+
+def test_a_chunk_that_cannot_be_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request, which had begun, ends as if its client had left. Its id is that of the answer."""
+    logged: list[object] = []
+    for name in ("uvicorn.error", "sc_runtime.serving", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "error", lambda *texts, **given: logged.append(texts))
+    head = b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for pause in (0.0, 0.5):
         with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
-            connection.sendall(data)
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/problem+json" in head
-        check_problem(json.loads(body))
+            connection.sendall(head + b"2\r\nab\r\n")
+            time.sleep(pause)
+            connection.sendall(b"no number\r\n")
+            problem, sent = read_problem(connection, 400)
+        assert problem["given"] == "a body whose chunks cannot be read"
+        assert problem["request_id"] == "mine" and b"x-request-id: mine" in sent
+    served.wait_idle()
+    assert not logged
+
+
+def read_problem(connection: socket.socket, status: int) -> tuple[dict[str, Any], bytes]:
+    """The problem document of an answer after which the connection is closed, and its headers."""
+    head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    problem: dict[str, Any] = json.loads(body)
+    check_problem(problem)
+    assert b"content-type: application/problem+json" in head and problem["status"] == status
+    assert b"x-request-id: " + problem["request_id"].encode() in head
+    return problem, head
 
 
 def test_a_client_that_leaves_within_a_form_leaves_no_traceback(served: Any, client: Any, monkeypatch: Any) -> None:
@@ -224,7 +278,7 @@ def test_a_client_that_leaves_within_a_form_leaves_no_traceback(served: Any, cli
         "POST /v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\nContent-Type: multipart/form-data; boundary=x"
     )
     with socket.create_connection(("127.0.0.1", served.port)) as leaving:
-        leaving.send(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode())
+        leaving.sendall(f"{head}\r\n\r\n--x\r\n".encode())
         served_in_thread.wait_until(lambda: served.service.admission.tickets, 10)
     served.wait_idle()
     time.sleep(0.2)  # the error would be logged after the ticket is returned
@@ -232,13 +286,149 @@ def test_a_client_that_leaves_within_a_form_leaves_no_traceback(served: Any, cli
     assert not logged
 
 
+#: Remedies in the code that an HTTP client can follow; "…" is a value.
+FOLLOWED = {
+    "choose the vocabulary of …, or …",
+    "choose the vocabulary that the tokens were made with, if it is not …",
+    "convert it if its values are tokens",
+    "convert it to WAV",
+    "decode them with a bundle of … tps, or …",
+    "decode them with a bundle of …, or …",
+    "encode audio first",
+    "encode the audio again",
+    "get the file again",
+    "get the whole file",
+    "give the …tokens of one recording at a time",
+    "leave `samples` out for tokens that were cut or joined",
+    "leave it out",
+    "leave vocab out: it is for arrays and .npy files",
+    "parts of the file are damaged or missing",
+    "pickled files are never opened; save int64",
+    "save integers with numpy.save",
+    "save it as .npy",
+    "scale other integers yourself",
+    "split it into its files",
+    "split the file",
+    "the file is damaged, cut short, or not audio",
+    "the file is damaged; copy or encode it again",
+    "the tokens are damaged",
+    "the tokens are damaged, or of another codec or another bundle",
+    "transpose it",
+    "use 30 or fewer",
+    "use ddim or dpm",
+    "use …",
+}
+#: Those that it cannot.
+REPLACED = {
+    "add it: … --vocab …",
+    "check its name and permissions",
+    "check the encoder's output",
+    "convert it, with `ffmpeg -i IN OUT.flac` for example",
+    "do not write to the file while it is read",
+    "get the whole file, or accept what is left with --allow-truncated (in Python, allow_truncated=True)",
+    "give what Codec.encode returns",
+    "it was written by a newer version: upgrade sc-runtime",
+    "make room there, or name another folder in $TMPDIR",
+    "name the bundle, or use .sct",
+    "rebuild the bundle from an undamaged checkpoint",
+    "rename the output",
+    "repair its header, or convert it with `sox --ignore-length IN OUT`",
+    "split it, or raise the limit (max_seconds)",
+    "tensor.detach().cpu()",
+    "upgrade sc-runtime if it is newer",
+}
+#: What raises no error in a request.
+APART = ("cli", "collection", "drop_in.py", "ray.py", "settings.py")
+#: Errors that become problems of status 422 -> the place of the remedy among their arguments.
+CLASSES = {"AudioError": 2, "TokensError": 2, "SettingsError": 2, "LayoutError": 1}
+
+
+def collect_remedies() -> set[str]:
+    """The remedies in the code of the package, as `FOLLOWED` has them."""
+    files = [file for file in (ROOT / "runtime").rglob("*.py") if set(file.relative_to(ROOT).parts).isdisjoint(APART)]
+    modules = [list(ast.walk(ast.parse(file.read_text(encoding="utf-8")))) for file in files]
+    everywhere = [collect_names(nodes) for nodes in modules]
+    constants = {name: values for names in everywhere for name, values in names.items() if name.isupper()}
+    found: set[str] = set()
+    for nodes, names in zip(modules, everywhere, strict=True):
+        for node in nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES:
+                place = CLASSES[node.func.id]
+                named = [keyword.value for keyword in node.keywords if keyword.arg == "remedy"]
+                for remedy in [*node.args[place : place + 1], *named]:
+                    found |= list_texts(remedy, {**constants, **names})
+    return found
+
+
+def collect_names(nodes: list[ast.AST]) -> dict[str, list[ast.expr]]:
+    """Names of a module -> what is assigned to them."""
+    names: dict[str, list[ast.expr]] = {}
+    for node in nodes:
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            for name, value in pairs:
+                if isinstance(name, ast.Name):
+                    names.setdefault(name.id, []).append(value)
+    return names
+
+
+def list_texts(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:
+    """The texts that `node` can be; none if it is the remedy of another error."""
+    if isinstance(node, ast.Constant):
+        return {node.value}
+    if isinstance(node, ast.JoinedStr):
+        return {"".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)}
+    if isinstance(node, ast.IfExp):
+        return list_texts(node.body, names) | list_texts(node.orelse, names)
+    if isinstance(node, ast.Attribute) and node.attr == "remedy":
+        return set()
+    assert isinstance(node, ast.Name) and node.id in names, f"a remedy that this test cannot read: {ast.unparse(node)}"
+    return set().union(*(list_texts(value, names) for value in names[node.id]))
+
+
 def test_remedies_of_the_codecs_errors() -> None:
     """One that an HTTP client can follow stays; one of the command line or of Python, and none, is replaced."""
+    assert collect_remedies() == FOLLOWED | REPLACED, "a new remedy belongs in one of the two; one that is gone in none"
     for kind in (AudioError, TokensError, SettingsError):
-        assert explain_error(kind("x", "y", "split the file"), "").remedy == "split the file"
-        for remedy in ("", "use --allow-truncated", "name a file with -o", "sc-runtime build --tps 50"):
+        for remedy in FOLLOWED:
+            assert explain_error(kind("x", "y", remedy), "").remedy == remedy
+        for remedy in ("", *REPLACED):
             found = explain_error(kind("x", "y", remedy), "").remedy
-            assert found and found != remedy
+            assert found and found != remedy and found not in REPLACED, remedy
+
+
+def test_a_full_disk_is_not_the_clients_fault(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound on the size of files stands for it: of the copy that libsndfile reads, and of the body itself."""
+    resource = pytest.importorskip("resource")
+    logged: list[object] = []
+    log = logging.getLogger("sc_runtime.serving")
+    monkeypatch.setattr(log, "error", lambda *texts, **given: logged.append(texts))
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(20 * RATE), RATE, format="WAV")
+    copied, long = file.getvalue(), file.getvalue() * 3  # in memory while it arrives; in a temporary file
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    try:
+        answers = [client.post("/v1/tokens", content=body) for body in (copied, long)]
+        answers += [client.post("/v1/tokens", files={"file": ("a", body)}) for body in (copied, long)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for answer in answers:
+        problem = answer.json()
+        assert (answer.status_code, problem["type"]) == (507, "urn:sc-runtime:problem:storage"), problem
+        assert answer.headers["retry-after"] and tempfile.gettempdir() not in answer.text
+        assert problem["request_id"] in str(logged)
+        check_problem(problem)
+    assert client.post("/v1/tokens", content=copied).status_code == 200
+
+
+def test_other_errors_of_the_system_are_not_the_clients_fault() -> None:
+    for cause, status in ((errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 500), (errno.EMFILE, 500)):
+        error = AudioError("the recording: x", "a file that can be read", "check its name and permissions")
+        error.__cause__ = OSError(cause, "x")
+        assert explain_error(error, "").status == explain_error(error.__cause__, "").status == status
 
 
 def test_what_is_echoed_is_short_and_one_line() -> None:

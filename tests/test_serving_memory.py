@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
+
+from sc_runtime.serving.memory import VARIABLES, return_freed_memory
 
 PROGRAM = """
 import numpy as np
@@ -41,3 +44,10 @@ def test_freed_arrays_are_returned_to_the_system() -> None:
     made, kept = measure(MALLOC_ARENA_MAX="16")  # the user's choice stays, and shows what happens without the settings
     assert not made
     assert kept > resident + 150_000_000
+
+
+def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As musl, which has the name by which glibc is found."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert return_freed_memory(SimpleNamespace()) is False

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from sc_runtime import Codec, Tokens
-from sc_runtime.errors import SettingsError
 
 pytestmark = pytest.mark.heavy
 httpx = pytest.importorskip("httpx")
 psutil = pytest.importorskip("psutil")
+click = pytest.importorskip("click")
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("ray.serve", reason="needs the extra ray")
 
@@ -103,7 +103,8 @@ def test_answers_are_the_same(url: str, tiny_bundle: Path, tokens: Tokens, golde
         wrong = client.post("/v1/audio?steps=0", content=tokens.to_bytes())
         assert wrong.headers["content-type"] == "application/problem+json"
         assert client.post("/v1/audio", content=bytes(2**20)).status_code == 413
-        assert "POST" in client.get("/docs").text or client.get("/docs").status_code == 200
+        page = client.get("/docs")
+        assert page.headers["content-type"].startswith("text/html") and "openapi.json" in page.text
 
 
 class Load:
@@ -168,7 +169,7 @@ def test_serve_run_and_autoscaling(tiny_bundle: Path, tokens: Tokens, tmp_path: 
         if other.connect_ex(("127.0.0.1", SERVE_PORT)) == 0:
             pytest.skip(f"another program uses port {SERVE_PORT}")
     options = [f"bundle={tiny_bundle}", "backend=onnxruntime", "threads=1"]
-    options += [f"max_replicas={REPLICAS}", "target_ongoing_requests=1"]
+    options += [f"max_replicas={REPLICAS}", "target_ongoing_requests=1", "limits=token_bytes=262144,requests=32"]
     environment = {**ENVIRONMENT, "RAY_ADDRESS": "local"}  # else it joins any cluster of this machine
     environment.pop("RAY_USAGE_STATS_ENABLED", None)
     with start_command([*SERVE_RUN, *options], SERVE_PORT, tmp_path / "log", environment) as process:
@@ -200,18 +201,34 @@ def test_what_cannot_start_is_one_line(options: list[str], message: str) -> None
 
 def test_arguments_of_serve_run() -> None:
     """`serve run` gives texts. What it gives wrong is one line."""
-    from sc_runtime.serving.ray import RayArguments, read_arguments
+    from sc_runtime.serving.ray import RayArguments, build, read_arguments
 
-    found = read_arguments({"bundle": "embedded", "threads": "8", "gpus": "0.5", "max_replicas": "4"})
-    assert found == RayArguments(bundle="embedded", threads=8, gpus=0.5, max_replicas=4)
+    limits = "seconds=2.5,requests=16"
+    found = read_arguments({"bundle": "embedded", "threads": "8", "gpus": "0.5", "max_replicas": "4", "limits": limits})
+    expected = RayArguments(
+        bundle="embedded", threads=8, gpus=0.5, max_replicas=4, limits={"seconds": 2.5, "requests": 16}
+    )
+    assert found == expected
+    assert (found.make_settings().limits.seconds, found.make_settings().limits.requests) == (2.5, 16)
     for wrong, message in (
         ({"threads": "many"}, "threads 'many'; expected a whole number: the arguments are bundle"),
         ({"threads": "0"}, "threads '0'; expected at least 1: "),
         ({"replicas": "2"}, "parameter replicas; expected a parameter of build: "),
+        ({"limits": "seconds"}, "the limit 'seconds'; expected NAME=NUMBER"),
+        ({"limits": "seconds=2,colour=5"}, "setting colour; expected one of audio_bytes"),
+        ({"limits": "seconds=0"}, "seconds 0; expected more than 0"),
+        ({"min_replicas": "3"}, "3 replicas at least and 1 at most; expected"),
     ):
-        with pytest.raises(SettingsError) as caught:
-            read_arguments(wrong)
-        assert str(caught.value).startswith(message)
+        with pytest.raises(click.ClickException) as caught:
+            build(wrong)
+        assert caught.value.message.startswith(message) and len(caught.value.message.splitlines()) == 1
+
+
+def test_serve_run_prints_no_traceback() -> None:
+    run = subprocess.run([*SERVE_RUN, "threads=many"], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("Error: threads 'many'; expected a whole number")
+    assert "Traceback" not in run.stderr + run.stdout
 
 
 def test_a_cluster_that_does_not_answer_is_one_line() -> None:

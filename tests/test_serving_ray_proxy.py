@@ -49,10 +49,26 @@ def test_a_replica_that_died() -> None:
     assert problem["request_id"] == answer.headers["x-request-id"] == "from.the-client"
 
 
-@pytest.mark.parametrize(("status", "answered"), [(404, 404), (408, 504), (429, 429), (503, 503), (500, 503)])
-def test_text_of_the_proxy(status: int, answered: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "answered", "kind"),
+    [
+        (404, 404, "not-found"),
+        (408, 504, "timeout"),
+        (429, 429, "busy"),
+        (503, 503, "busy"),
+        (400, 400, "request"),
+        (413, 413, "request"),
+        (499, 400, "request"),  # no status of HTTP
+        (500, 500, "internal"),
+    ],
+)
+def test_text_of_the_proxy(status: int, answered: int, kind: str) -> None:
+    """Only what another try may mend says so."""
     answer = ask(answering(status, "text/plain; charset=utf-8"))
-    assert (answer.status_code, answer.json()["status"]) == (answered, answered)
+    problem = answer.json()
+    assert (answer.status_code, problem["status"]) == (answered, answered)
+    assert problem["type"] == f"urn:sc-runtime:problem:{kind}"
+    assert ("retry-after" in answer.headers) == (kind == "busy") == ("again" in problem["remedy"])
     assert answer.headers["content-type"] == "application/problem+json"
     assert "Ray, with" not in answer.text
 

@@ -169,6 +169,11 @@ def test_pages_of_other_origins(served: Any) -> None:
                 pass
 
 
+def test_an_unknown_address(served: Any) -> None:
+    with pytest.raises(websockets.InvalidStatus, match="403"), client_module.connect(f"{served.socket_url}/other"):
+        pass
+
+
 @pytest.mark.slow
 def test_api_key(tiny_bundle: Path) -> None:
     settings = served_in_thread.ServeSettings(str(tiny_bundle), backend="onnxruntime", api_key="swordfish")

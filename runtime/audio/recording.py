@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sc_runtime.errors import FULL, AudioError, AudioWarning, choose_remedy
+from sc_runtime.errors import AudioError, AudioWarning, choose_remedy, first_line
 from sc_runtime.spec import Mono
 
 from .arrays import SupportsArray, check_array, convert_array, read_array
@@ -25,6 +24,7 @@ from .blocks import BLOCK_VALUES, Samples, check_length, check_rate, check_sampl
 from .files import inspect_file
 
 AudioSource = SupportsArray | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+PART_BYTES = 1 << 20  #: of a stream that are copied at a time
 UNKNOWN = 1 << 48  #: samples: libsndfile states more than these where a file does not state its length
 
 
@@ -49,7 +49,8 @@ class Audio:
 
     Raises AudioError: here for a source that is missing, empty, not audio or cut short; in `blocks` for data that is
     damaged and for samples that are NaN, infinite or above 2³¹. The length of a file follows from what it holds (see
-    `layout`), not from what its header declares.
+    `layout`), not from what its header declares. If the system refused, for want of room for the copy of a stream for
+    example, its OSError is the cause of the AudioError.
     """
 
     def __init__(
@@ -145,18 +146,36 @@ class Audio:
             warnings.warn(text, AudioWarning, stacklevel=2)
 
     def _spool(self, stream: Any) -> Path:
-        """Copy `stream` to a temporary file. Returns its path."""
-        self._folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
-        path = Path(self._folder.name, "audio")
+        """Copy `stream` to a temporary file. Returns its path. Raises AudioError."""
         try:
+            self._folder = tempfile.TemporaryDirectory(prefix="sc-runtime-")
+            path = Path(self._folder.name, "audio")
             with path.open("wb") as file:
-                shutil.copyfileobj(stream, file)
-        except (OSError, TypeError) as error:  # TypeError: a text stream
+                for part in read_parts(stream, self.name):
+                    file.write(part)
+        except AudioError:
             self.close()
-            is_full = isinstance(error, OSError) and error.errno in FULL
-            remedy = f"room for a copy in {tempfile.gettempdir()} is needed" if is_full else choose_remedy(error)
-            raise AudioError(f"{self.name}: {error}", "a binary stream that can be read", remedy) from error
+            raise
+        except OSError as error:
+            self.close()
+            given = f"{self.name}: no copy in {tempfile.tempdir or '$TMPDIR'} ({error.strerror or error})"
+            remedy = "make room there, or name another folder in $TMPDIR"
+            raise AudioError(given, "room for a temporary file", remedy) from error
         return path
+
+
+def read_parts(stream: Any, name: str) -> Iterator[bytes | bytearray | memoryview]:
+    """The bytes of `stream`. Raises AudioError if it cannot be read, or is no binary stream."""
+    while True:
+        try:
+            part = stream.read(PART_BYTES)
+        except (OSError, TypeError, ValueError) as error:  # ValueError: it is closed, or text that is not UTF-8
+            raise AudioError(f"{name}: {first_line(error)}", "a binary stream that can be read") from error
+        if not part:
+            return
+        if not isinstance(part, (bytes, bytearray, memoryview)):
+            raise AudioError(f"{name}: a stream of {type(part).__name__}", "a binary stream")
+        yield part
 
 
 def unreadable(name: str, error: OSError) -> AudioError:

@@ -59,9 +59,9 @@ def encode(
 ) -> None:
     """Turn sound into tokens.
 
-    Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. One that -o
-    names is an error: it may be another recording's. A file that cannot be encoded is reported, the others are
-    encoded, and the exit code is 1.
+    Outputs that exist are kept, so that an interrupted run over a collection goes on where it stopped. If the file
+    that -o names exists, that is an error, because it may belong to another recording. A file that cannot be encoded
+    is reported, the others are encoded, and the exit code is 1.
     """
     from sc_runtime.audio.folders import scan_audio
 

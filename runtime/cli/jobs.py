@@ -56,7 +56,7 @@ class Job:
             raise OutputError(f"{self.target}: a folder", "the name of a file", "choose another name")
         check_folder(self.target)
         folder = next((folder for folder in self.target.parents if folder.exists()), self.target.parent)
-        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{self.target}: {folder} is not writable", "a folder that is", "name another with -o")
 
     def make_folders(self) -> None:

@@ -54,8 +54,8 @@ def plan_jobs(
         return Plan([Job(source, folder / replace_suffix(source.name, ending), folder if output else None)])
     target = Path(output or "")
     check_suffix(target, suffixes)
-    check_folder(target)
     if not target.parent.is_dir():
+        check_folder(target)
         raise OutputError(f"{target}: no folder {target.parent}", "a folder that exists", "make it first")
     return Plan([Job(source, target, is_named=True)])
 

@@ -20,6 +20,7 @@ BOUNDED = {
     500: "An error of the server. Its log has the request id.",
     503: "The server is starting or ending.",
     504: "The request took too long.",
+    507: "The server has no room for the request. `Retry-After` states when to try again.",
 }
 
 

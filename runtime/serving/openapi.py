@@ -12,8 +12,9 @@ from .schemas import AudioDocument, DecodeSettings, EncodeSettings, Problem
 
 REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = """
-Every answer that is an error is a problem document (RFC 9457): `given`, `expected` and `remedy` state what to change.
-`x-request-id` of a request is sent back, and stands in every problem document.
+Errors are problem documents (RFC 9457): `given`, `expected` and `remedy` state what to change. Only 503 for too many
+connections, a refused preflight of another origin and a refused handshake of a WebSocket hold none. `x-request-id` of
+a request is sent back, and stands in every problem document.
 
 `WS /v1/stream` takes one task a connection. The first message is text, JSON:
 
@@ -26,9 +27,9 @@ Every answer that is an error is a problem document (RFC 9457): `given`, `expect
   last window's codes may reach beyond the recording's end; the file's do not. With `segment_seconds` each segment of
   that length is a recording of its own, which is encoded when it has arrived.
 
-Close codes: 1000 done; 1007 settings, tokens or samples that cannot work; 1008 API key or origin; 1009 too large; 1011
-an error of the server; 1013 try again later; 4408 the client was silent; 4504 the task took too long. A problem
-document in a text message precedes every code but 1000.
+Close codes: 1000 done; 1007 settings, tokens or samples that cannot work; 1008 API key; 1009 too large; 1011 an error
+of the server; 1013 try again later; 4408 the client was silent; 4504 the task took too long. A problem document in a
+text message precedes every code but 1000. The handshake of a page of another origin gets 403.
 """
 
 

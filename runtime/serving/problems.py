@@ -11,16 +11,22 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from sc_runtime.errors import AudioError, CodecError, SettingsError, TokensError, one_line
+from sc_runtime.errors import FULL, AudioError, CodecError, SettingsError, TokensError, one_line
 
 PROBLEM = "application/problem+json"
 TYPE_PREFIX = "urn:sc-runtime:problem:"
 SHOWN = 80  #: characters of a client's value that an error repeats
 LONGEST = 160  #: characters of each part of an error
+STORAGE_SECONDS = 30  #: after which a client may try again if the disk was full
 
-#: What an HTTP client cannot do: a command, an option of the command line, an argument in Python.
-ELSEWHERE = re.compile(r"(^|\W)(--?[a-z]|sc-runtime |pip |in Python)")
-#: Errors of the codec -> their kind, and what an HTTP client does about one whose own remedy is none for it.
+#: Finds remedies that an HTTP client cannot follow: commands, options of the command line, arguments and calls in
+#: Python, changes to files of the server. `tests/test_serving_errors.py` sorts all remedies of the code.
+ELSEWHERE = re.compile(
+    r"(^|\W)--?[a-z]|\b(sc-runtime|pip|in Python|max_seconds|checkpoint|permissions|name the bundle)\b"
+    r"|\$TMPDIR|\w\.\w+\(|\bCodec\.|rename the output|the encoder's output|while it is read"
+)
+#: For each class of error: the kind of the problem, and the remedy for an HTTP client if the error's own remedy does
+#: not suit one.
 REMEDIES = (
     (AudioError, "audio", "send one whole recording, such as a WAV or FLAC file"),
     (TokensError, "tokens", "send tokens as POST /v1/tokens answers them"),
@@ -68,8 +74,13 @@ def explain_error(error: Exception, request_id: str) -> ProblemError:
     """`error` as a problem. An error that no client can cause is logged, and its text stays on the server."""
     if isinstance(error, ProblemError):
         return error
+    system = next((each for each in (error.__cause__, error) if isinstance(each, OSError)), None)
+    if system is not None and system.errno in FULL:
+        log.error("request %s: no room for its data: %s", request_id, error)
+        given, remedy = "a request for whose data the server has no room", "send it again later"
+        return ProblemError(507, "storage", given, "free space on its disk", remedy, STORAGE_SECONDS)
     for kind, name, remedy in REMEDIES:
-        if isinstance(error, kind):
+        if isinstance(error, kind) and system is None:  # the server opens only files of its own
             own = "" if ELSEWHERE.search(error.remedy) else error.remedy
             return ProblemError(422, name, error.given, error.expected, own or remedy)
     log.error("request %s failed", request_id, exc_info=error)

@@ -1,7 +1,7 @@
 """Replicas on Ray Serve. Needs the extra `ray`.
 
     python -m sc_runtime.serving.ray --max-replicas 4 --threads 8
-    serve run sc_runtime.serving.ray:build bundle=tps50-v32768 max_replicas=4 threads=8
+    serve run sc_runtime.serving.ray:build bundle=tps50-v32768 max_replicas=4 threads=8 limits=seconds=120,requests=16
 
 Every replica is a process with a codec of its own. Ray sends a request to the replica that has the fewest, and starts
 and ends replicas by the number of requests that run.
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
+import click
 import typer
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -54,7 +55,8 @@ class RayArguments(BaseModel):
     max_replicas: int = Field(1, ge=1)
     target_ongoing_requests: float = Field(4, ge=0.1, description="Of a replica; above it Ray starts another.")
     limits: dict[str, float | int] = Field(
-        default_factory=dict, description="Of each replica, by the names of `Limits`."
+        default_factory=dict,
+        description="Of each replica, by the names of `Limits`. `serve run` takes NAME=VALUE,NAME=VALUE.",
     )
 
     def make_settings(self) -> ServeSettings:
@@ -68,23 +70,33 @@ class RayArguments(BaseModel):
 
 def read_arguments(values: Mapping[str, Any]) -> RayArguments:
     """`values`, which may be texts, as arguments. Raises SettingsError."""
+    changed = dict(values)
+    if isinstance(limits := values.get("limits"), str):
+        changed["limits"] = dict(map(parse_limit, limits.split(",")))
     try:
-        return validate(RayArguments, dict(values))
+        return validate(RayArguments, changed)
     except RequestValidationError as error:
-        problem = explain_validation(error)
+        problem = explain_validation(error, "build")
         remedy = f"the arguments are {', '.join(RayArguments.model_fields)}"
-        raise SettingsError(problem.given, problem.expected.replace("/docs", "build"), remedy) from None
+        raise SettingsError(problem.given, problem.expected, remedy) from None
 
 
 def build(arguments: RayArguments | Mapping[str, Any]) -> Application:
     """The Ray Serve application. A replica takes requests when its codec is loaded and warm.
 
-    arguments: `serve run` gives texts by name, as Ray 2.60 does not read annotations that are texts.
+    arguments: Ray 2.60 does not resolve the annotations of this module, so `serve run` passes a dict of texts.
+
+    Raises ClickException, which `serve run` prints in one line; SettingsError for `RayArguments`.
     """
     turn_off_usage_reports()  # `serve run` starts Ray after this
-    if not isinstance(arguments, RayArguments):
-        arguments = read_arguments(arguments)
-    settings = arguments.make_settings()
+    if isinstance(arguments, RayArguments):
+        settings = arguments.make_settings()
+    else:
+        try:
+            arguments = read_arguments(arguments)
+            settings = arguments.make_settings()
+        except SettingsError as error:
+            raise click.ClickException(str(error)) from error
 
     def build_replica() -> FastAPI:
         return create_app(settings, wait_until_loaded=True)

@@ -1,10 +1,12 @@
 """What the proxy of Ray Serve answers by itself, as problem documents. This runs in the proxy's process.
 
-Ray 2.60 sends nothing for a replica that died, and its HTTP server makes that "Internal Server Error". Its other errors
-are plain text.
+If a replica dies, Ray 2.60 sends no answer. Its HTTP server then sends "Internal Server Error". Other errors of Ray are
+plain text.
 """
 
 from __future__ import annotations
+
+from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -20,7 +22,7 @@ REFUSALS = {
     404: ProblemError(404, "not-found", "an address that no replica serves yet", "a ready server", "wait for /readyz"),
     408: ProblemError(504, "timeout", "a request that took longer than Ray waits", "an answer in time", "send less"),
     429: ProblemError(429, "busy", "more requests than the replicas take", "fewer", "send it again later", 1),
-    503: ProblemError(503, "busy", "more requests than the replicas take", "fewer", "send it again later", 1),
+    503: ProblemError(503, "busy", "a request that no replica can take now", "fewer", "send it again later", 1),
 }
 
 
@@ -62,6 +64,18 @@ class ProxyAnswer:
         if message["type"] == "http.response.start":
             kind = Headers(raw=message["headers"]).get("content-type", "")
             is_rays = message["status"] >= 400 and kind.startswith("text/plain")
-            self.problem = REFUSALS.get(message["status"], LOST) if is_rays else None
+            self.problem = explain_refusal(message["status"]) if is_rays else None
         if self.problem is None:
             await self.send_message(message)
+
+
+def explain_refusal(status: int) -> ProblemError:
+    """An error of Ray as a problem with the same status, unless `REFUSALS` has a better one."""
+    if status in REFUSALS:
+        return REFUSALS[status]
+    known = status if status in list(HTTPStatus) else status // 100 * 100  # RFC 9110, section 15
+    if known < 500:
+        return ProblemError(known, "request", "a request that Ray refuses", "one as /docs describes it", "correct it")
+    return ProblemError(
+        known, "internal", "an error of Ray", "an answer", "ask the server's owner, whose log states why"
+    )

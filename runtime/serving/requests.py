@@ -34,8 +34,9 @@ def merge_settings(kind: type[Query], body: Mapping[str, Any], query: Query) -> 
 
 
 def validate(kind: type[Query], values: Any) -> Query:
-    """`values`, a mapping or JSON as bytes, as a `kind`. Raises RequestValidationError."""
+    """`values`, a mapping or JSON as bytes, as a `kind`. Raises RequestValidationError, as FastAPI does."""
     try:
         return kind.model_validate_json(values) if isinstance(values, bytes) else kind.model_validate(values)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from error
+        found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
+        raise RequestValidationError(found) from error

@@ -9,46 +9,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import create_app
-from .middleware import choose_id
-from .problems import ProblemError, answer_problem
+from .protocol import HEAD_BYTES, BoundedProtocol
 from .service import Service
 from .settings import ServeSettings
 
-SILENT_SECONDS = 5.0  #: after which a connection without a request is closed
 KEEP_SECONDS = 30  #: that a connection is kept for another request; longer than clients keep theirs
 LAST_SECONDS = 2.0  #: between the end of the time to drain and the end of what has not stopped by itself
-
-
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1, whose connections are closed if no request has arrived after `SILENT_SECONDS`."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(SILENT_SECONDS, self.close_silent)
-
-    def close_silent(self) -> None:
-        if self.cycle is None and self.transport.get_protocol() is self:  # else it has become a WebSocket
-            self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP with a problem document, in place of uvicorn's plain text."""
-        remedy = "let an HTTP library write it; for https:// put a proxy with TLS in front"
-        problem = ProblemError(400, "http", "a request that is not HTTP/1.1", "HTTP/1.1", remedy)
-        response = answer_problem(problem, choose_id({}))
-        headers = [*response.raw_headers, (b"connection", b"close")]
-        for event in (
-            h11.Response(status_code=400, headers=headers),
-            h11.Data(bytes(response.body)),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event))
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -98,6 +68,7 @@ def make_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 80
         host=host,
         port=port,
         http=BoundedProtocol,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=int(limits.drain_seconds + LAST_SECONDS),
         timeout_keep_alive=KEEP_SECONDS,

@@ -96,7 +96,7 @@ def parse_limit(text: str) -> tuple[str, float | int]:
     try:
         return name, int(value) if value.isdecimal() else float(value)
     except ValueError:
-        raise SettingsError(f"--limit {text}", "NAME=NUMBER, such as seconds=120") from None
+        raise SettingsError(f"the limit {text!r}", "NAME=NUMBER, such as seconds=120") from None
 
 
 def round_up_seconds(seconds: float) -> int:

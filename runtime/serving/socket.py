@@ -69,7 +69,7 @@ async def stream(socket: WebSocket) -> None:
 
 @router.api_route("/v1/stream", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
 async def require_socket(request: Request) -> JSONResponse:
-    """What a client gets that asks for the address as for a page (RFC 9110, 15.5.22)."""
+    """Answers 426 to a plain HTTP request for this address (RFC 9110, 15.5.22)."""
     given, expected = f"an HTTP {request.method} of /v1/stream", "a WebSocket there"
     remedy = "open it as ws:// or wss:// with a WebSocket library; /docs describes the messages"
     response = answer_problem(ProblemError(426, "websocket", given, expected, remedy), find_request_id(request.scope))

@@ -9,8 +9,6 @@ from fastapi.exceptions import RequestValidationError
 
 from .problems import ProblemError, shorten
 
-PLACES = ("query", "body")  #: first parts of a location, which name no parameter
-REMEDY = "correct it, or leave it out; /docs lists the values"
 OBJECT = ("a JSON object", "send an object, such as the one in /docs")
 
 #: Types of pydantic's errors -> what was expected.
@@ -36,25 +34,29 @@ EXPECTED = {
 }
 
 
-def explain_validation(error: RequestValidationError) -> ProblemError:
-    """The first of the values that do not fit the schema."""
+def explain_validation(error: RequestValidationError, described_in: str = "/docs") -> ProblemError:
+    """The first of the values that do not fit the schema, which `described_in` describes."""
     first: Mapping[str, Any] = error.errors()[0]
     kind, context = first["type"], first.get("ctx", {})
-    parts = [part for part in first["loc"] if part not in PLACES]
+    parts = first["loc"][1:]  # the first part is "query" or "body"
     place, value = shorten(".".join(map(str, parts))), first.get("input")
     if kind == "json_invalid":
         given = f"a document that is not JSON ({context.get('error', 'it cannot be read')})"
         return ProblemError(422, "json", given, "a JSON document", "let a JSON library write it")
     if kind == "extra_forbidden":
-        return ProblemError(422, "settings", f"parameter {place}", "a parameter of /docs", "leave it out")
+        return ProblemError(422, "settings", f"parameter {place}", f"a parameter of {described_in}", "leave it out")
     if kind == "missing" and isinstance(value, (list, tuple)):  # a pair of which only one value was sent
         name = ".".join(map(str, parts[:-1]))
         given, remedy = f"{name} with {len(value)} of its values", "send the others too"
         return ProblemError(422, "settings", given, "all of them", remedy)
     if kind == "missing":
-        return ProblemError(422, "settings", f"a document without {place}", place, f"add {place}; /docs describes it")
+        return ProblemError(
+            422, "settings", f"a document without {place}", place, f"add {place}; {described_in} describes it"
+        )
     given = f"{place} {shorten(repr(value))}" if place else f"a document that is {shorten(repr(value))}"
     if kind in ("model_type", "model_attributes_type"):
         return ProblemError(422, "settings", given, *OBJECT)
-    expected = EXPECTED.get(kind, "a value as /docs describes it").format_map(context)
-    return ProblemError(422, "settings", given, expected, REMEDY)
+    expected = EXPECTED.get(kind, f"a value as {described_in} describes it").format_map(context)
+    return ProblemError(
+        422, "settings", given, expected, f"correct it, or leave it out; {described_in} lists the values"
+    )
