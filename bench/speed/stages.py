@@ -14,7 +14,6 @@ from sc_runtime.backends.base import Backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.model import Model, WindowPlan
 from sc_runtime.networks import Arrays, CompiledGraph, Graph, Networks, Search, Shapes
 from sc_runtime.semanticodec.config import SemantiCodecConfig
@@ -23,7 +22,6 @@ from sc_runtime.semanticodec.noise import WindowNoise
 from sc_runtime.semanticodec.presets import Sampling
 from sc_runtime.semanticodec.resident import ResidentDecoder
 from sc_runtime.semanticodec.resident_encoder import ResidentEncoder
-from sc_runtime.unicodec.config import CODEBOOK
 from sc_runtime.unicodec.model import UniCodecModel
 from sc_runtime.unicodec.resident import ResidentUniCodec
 
@@ -74,8 +72,9 @@ class TimedBackend:
             return opened
         return TimedGraph(opened, GRAPH_STAGES.get(graph, graph), self.clock)
 
-    def open_search(self, codebook: np.ndarray) -> TimedSearch:
-        return TimedSearch(self.backend.open_search(codebook), self.clock)
+    def open_search(self, codebook: np.ndarray) -> Search:
+        search = self.backend.open_search(codebook)
+        return search if self.gpu is not None else TimedSearch(search, self.clock)
 
 
 class TimedSearch:
@@ -153,9 +152,6 @@ class TimedEncoder(ResidentEncoder):
     def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
         time_stage(self.clock, self.device, stage, enqueue)
 
-    def open_search(self, codebook: str) -> CudaNearestCentroid:
-        return unwrap(self._networks.open_search(codebook))
-
 
 class TimedUniCodecOnGpu(ResidentUniCodec):
     """UniCodec on a GPU that waits for it after each stage."""
@@ -167,9 +163,6 @@ class TimedUniCodecOnGpu(ResidentUniCodec):
     def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
         time_stage(self.clock, self.device, stage, enqueue)
 
-    def open_search(self, entries: slice) -> CudaNearestCentroid:
-        return unwrap(self._networks.open_search(CODEBOOK, entries))
-
 
 def time_stage(clock: StageClock, device: Device, stage: str, enqueue: Callable[[], None]) -> None:
     """Run a stage on `device` to its end, and charge its time to it."""
@@ -178,12 +171,6 @@ def time_stage(clock: StageClock, device: Device, stage: str, enqueue: Callable[
     if clock.is_running:
         device.sync()
     clock.lap(stage)
-
-
-def unwrap(search: Search) -> CudaNearestCentroid:
-    """The search on a GPU inside a `TimedSearch`."""
-    assert isinstance(search, TimedSearch) and isinstance(search.inner, CudaNearestCentroid)
-    return search.inner
 
 
 class TimedSemantiCodec(SemantiCodecModel):
