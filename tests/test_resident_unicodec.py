@@ -92,7 +92,7 @@ def test_a_timed_codec_uses_the_host_where_the_codec_does(
     codec = open_timed_codec(bundle, open_backend(emulations), clock)
     clock.start()
     assert codec.encode(make_sound(7777)) == Codec(bundle, open_backend(emulations)).encode(make_sound(7777))
-    assert set(clock.stages) == {"rest"}  # on a GPU only the resident classes are split
+    assert set(clock.stages) <= {"rest"}  # on a GPU only the resident classes are split
 
 
 def test_a_codec_without_a_timed_model_runs_on_a_gpu(tiny_unicodec: Path, emulations: Emulations) -> None:

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
-from sc_runtime.errors import AudioError, SettingsError, TokensError
+from sc_runtime.errors import AudioError, SettingsError, TokensError, choose_remedy
 from tests.conftest import ROOT
 
 served_in_thread = pytest.importorskip("tests.served", reason="needs the extra serve, and httpx")
@@ -321,7 +321,6 @@ FOLLOWED = {
 #: Those that it cannot.
 REPLACED = {
     "add it: … --vocab …",
-    "check its name and permissions",
     "check the encoder's output",
     "convert it, with `ffmpeg -i IN OUT.flac` for example",
     "do not write to the file while it is read",
@@ -337,6 +336,14 @@ REPLACED = {
     "tensor.detach().cpu()",
     "upgrade sc-runtime if it is newer",
 }
+#: What `errors.choose_remedy` returns where it has a remedy.
+CHOSEN = {
+    "make room there, or name another place",
+    "allow more open files (ulimit -n)",
+    "check the connection, or try again later",
+    "check its name and permissions",
+}
+REPLACED |= CHOSEN
 #: What raises no error in a request.
 APART = ("cli", "collection", "drop_in.py", "ray.py", "settings.py")
 #: Errors that become problems of status 422 -> the place of the remedy among their arguments.
@@ -382,10 +389,19 @@ def list_texts(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:
         return {"".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)}
     if isinstance(node, ast.IfExp):
         return list_texts(node.body, names) | list_texts(node.orelse, names)
+    if isinstance(node, ast.BoolOp):
+        return set().union(*(list_texts(value, names) for value in node.values))
     if isinstance(node, ast.Attribute) and node.attr == "remedy":
         return set()
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "choose_remedy":
+        return CHOSEN
     assert isinstance(node, ast.Name) and node.id in names, f"a remedy that this test cannot read: {ast.unparse(node)}"
     return set().union(*(list_texts(value, names) for value in names[node.id]))
+
+
+def test_the_chosen_remedies_are_those_of_the_function() -> None:
+    codes = {errno.ENOSPC, errno.EMFILE, errno.EBUSY, errno.ENOENT, errno.EIO}
+    assert {choose_remedy(OSError(code, "")) for code in codes} == CHOSEN | {""}
 
 
 def test_remedies_of_the_codecs_errors() -> None:
