@@ -207,7 +207,8 @@ def test_only_what_is_surely_the_same_is_shared(turned: bool, differs: bool, mul
     assert product.get_output_shape(0)[1 if turned else 0] == multiplied
 
 
-@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_guided_decode_is_that_of_a_backend_that_shares_nothing(tiny_bundle: Path, guidance: float) -> None:
     """Windows of two recordings run as a batch, in float32."""
     from sc_runtime import Codec

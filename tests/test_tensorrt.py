@@ -377,7 +377,7 @@ DECODES: list[dict[str, Any]] = [
         ("tensorrt", "float32", 1e-4),
         ("rtx", "fp16", 0.05),
         ("onnxruntime-cuda", "fp16", 0.05),
-        ("tensorrt", "mixed", 0.05),
+        pytest.param("tensorrt", "mixed", 0.05, marks=pytest.mark.slow),
     ],
     indirect=["bundle"],
 )
