@@ -34,6 +34,8 @@ from sc_runtime.errors import BundleError, CodecError, SettingsError
 from sc_runtime.semanticodec.config import SemantiCodecConfig
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # of the benches, not of the runtime
+
 STAGES = {
     "encode": {"fbank", "audiomae", "centroids", "acoustic_encoder", "rest"},
     "decode": {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"},

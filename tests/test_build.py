@@ -238,6 +238,7 @@ def test_a_relative_folder_names_the_same_bundle(
     assert stamp_folder(built) == before
 
 
+@pytest.mark.slow
 def test_force_builds_again_and_gives_the_same_bytes(built: Path) -> None:
     hashes, stamps = hash_folder(built), stamp_folder(built)
     build_few(built, force=True)
@@ -426,6 +427,7 @@ def test_every_size_that_is_read_is_in_the_recipe(name: str) -> None:
     assert not kept
 
 
+@pytest.mark.slow
 def test_what_does_not_depend_on_the_rate_is_built_once_for_all_rates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: list[str]
 ) -> None:

@@ -49,6 +49,8 @@ from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.networks.tunet import TUNet
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
+pytestmark = pytest.mark.slow  # a training in little
+
 CLIPS = 12  #: of each domain: 2048 centroids of sound need as many positions
 
 

@@ -217,6 +217,7 @@ def test_what_is_fetched_is_what_was_published(
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_twice(repository: Path, tmp_path: Path) -> None:
     with serving(Hub(repository)) as hub:
         first = fetch(hub.address, tmp_path, 4096)

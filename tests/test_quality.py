@@ -28,6 +28,8 @@ from sc_runtime.codec import Codec
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.semanticodec.presets import PRESETS, Sampling
 
+pytestmark = pytest.mark.slow  # of the benches, not of the runtime
+
 SETTINGS = ("--backend", "onnxruntime", "--threads", "1", "--steps", "2", "--metrics", "mel,stft,stoi,pesq")
 CURVES = ("--curves", "--curve-clips", "1", "--curve-steps", "2", "--curve-guidance", "1", "--curve-precision", "none")
 CURVES += ("--curve-intervals", "200-1000")

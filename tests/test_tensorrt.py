@@ -402,6 +402,7 @@ def test_decoding_on_the_device_is_decoding(
         assert codec.encode(noise) == reference.encode(noise)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_windows_of_several_recordings_run_together(
     bundle: Bundle, library: dict[str, Any], emulations: Emulations, monkeypatch: pytest.MonkeyPatch

@@ -722,6 +722,7 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
+@pytest.mark.slow
 def test_damaged_containers_are_refused_or_are_what_they_say() -> None:
     rng = random.Random(20)
     originals = []
