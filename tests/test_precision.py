@@ -420,6 +420,7 @@ def test_too_large_an_error_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 # What runs them on a CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_cpu_backends_run_them(tiny_bundle: Path, tiny_fp16_bundle: Path, golden: Path, backend: str) -> None:
     """In float32 with rounded weights; tokens that differ are those of near ties."""
