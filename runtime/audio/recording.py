@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sc_runtime.errors import AudioError, AudioWarning, choose_remedy, first_line
+from sc_runtime.errors import MAKE_ROOM, AudioError, AudioWarning, choose_remedy, first_line
 from sc_runtime.spec import Mono
 
 from .arrays import SupportsArray, check_array, convert_array, read_array
@@ -159,8 +159,7 @@ class Audio:
         except OSError as error:
             self.close()
             given = f"{self.name}: no copy in {tempfile.tempdir or '$TMPDIR'} ({error.strerror or error})"
-            remedy = "make room there, or name another folder in $TMPDIR"
-            raise AudioError(given, "room for a temporary file", remedy) from error
+            raise AudioError(given, "room for a temporary file", MAKE_ROOM) from error
         return path
 
 

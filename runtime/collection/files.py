@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sc_runtime.errors import (
     FULL,
+    MAKE_ROOM,
     OUT_OF_FILES,
     CodecError,
     MissingExtraError,
@@ -108,7 +109,7 @@ def writing_temporary() -> Iterator[None]:
 def refuse_temporary(reason: str, error: Exception) -> OutputError:
     """The error of temporary files that cannot be written, because of `error`."""
     code = error.errno if isinstance(error, OSError) else None
-    remedy = choose_remedy(error) if code in OUT_OF_FILES else "make room there, or name another folder in $TMPDIR"
+    remedy = choose_remedy(error) if code in OUT_OF_FILES else MAKE_ROOM
     given = f"{tempfile.tempdir or '$TMPDIR'}: {reason}"
     return OutputError(given, "a folder that takes temporary files", f"{remedy}; then the same command goes on")
 
