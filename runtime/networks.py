@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from .cuda.device import Device
+from .cuda.device import Device, Memory
 from .cuda.graph import DeviceGraph
 from .cuda.nearest import CudaNearestCentroid
 from .spec import TensorSpec
@@ -92,6 +92,11 @@ def open_device_search(networks: Networks, name: str, entries: slice | None = No
     search = networks.open_search(name, entries)
     assert isinstance(search, CudaNearestCentroid), name
     return search
+
+
+def upload_codebook(networks: Networks, device: Device, name: str) -> Memory:
+    """The codebook `name`, float32 [entries, D], copied to `device`."""
+    return device.upload(np.ascontiguousarray(networks.load_codebook(name), np.float32))
 
 
 def open_device_graph(networks: Networks, name: str) -> DeviceGraph:

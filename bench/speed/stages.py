@@ -142,28 +142,6 @@ class TimedDecoder(ResidentDecoder):
         return sound
 
 
-class TimedEncoder(ResidentEncoder):
-    """An encoder on a GPU that waits for it after each stage."""
-
-    def __init__(self, device: Device, networks: Networks, clock: StageClock) -> None:
-        super().__init__(device, networks)
-        self.clock = clock
-
-    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
-        time_stage(self.clock, self.device, stage, enqueue)
-
-
-class TimedUniCodecOnGpu(ResidentUniCodec):
-    """UniCodec on a GPU that waits for it after each stage."""
-
-    def __init__(self, device: Device, networks: Networks, clock: StageClock) -> None:
-        super().__init__(device, networks)
-        self.clock = clock
-
-    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
-        time_stage(self.clock, self.device, stage, enqueue)
-
-
 def time_stage(clock: StageClock, device: Device, stage: str, enqueue: Callable[[], None]) -> None:
     """Run a stage on `device` to its end, and charge its time to it."""
     clock.lap_host()
@@ -200,7 +178,9 @@ class TimedSemantiCodec(SemantiCodecModel):
     @cached_property
     def encoder(self) -> ResidentEncoder | None:
         device = self.networks.device
-        return None if device is None else TimedEncoder(device, self.networks, self.clock)
+        return (
+            None if device is None else ResidentEncoder(device, self.networks, partial(time_stage, self.clock, device))
+        )
 
 
 class TimedUniCodec(UniCodecModel):
@@ -213,8 +193,8 @@ class TimedUniCodec(UniCodecModel):
         super().__init__(networks)
         self.clock = clock
 
-    def open_resident(self, device: Device) -> TimedUniCodecOnGpu:
-        return TimedUniCodecOnGpu(device, self.networks, self.clock)
+    def open_resident(self, device: Device) -> ResidentUniCodec:
+        return ResidentUniCodec(device, self.networks, partial(time_stage, self.clock, device))
 
 
 TimedModel = Callable[[Networks, StageClock], Model]  #: makes a model that charges its stages to the clock

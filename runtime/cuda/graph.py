@@ -29,6 +29,12 @@ class Call(Protocol):
 
 Prepare = Callable[[Shapes, Addresses], Call]  #: fixes the shapes and addresses of all inputs and outputs of a graph
 ExplainCapture = Callable[[Mapping[str, int]], str | None]  #: as `DeviceGraph.explain_capture`, of the axes' sizes
+RunStage = Callable[[str, Callable[[], None]], None]  #: called with the name of a stage and what enqueues it
+
+
+def enqueue_stage(stage: str, enqueue: Callable[[], None]) -> None:
+    """Put a stage on the device's stream. A benchmark waits for each stage instead."""
+    enqueue()
 
 
 class DeviceGraph:

@@ -13,7 +13,7 @@ from sc_runtime.cuda.device import Device, Memory, Replay
 from sc_runtime.cuda.graph import RECENT, Call, DeviceGraph
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.solver import SolverKernel
-from sc_runtime.networks import Networks, open_device_graph
+from sc_runtime.networks import Networks, open_device_graph, upload_codebook
 from sc_runtime.once import OnceEach
 
 from .coefficients import DEPTH, find_multistep
@@ -41,7 +41,7 @@ class ResidentDecoder:
         self.device, self._networks = device, networks
         self._solver = SolverKernel(device, LATENT_SIZE, PHILOX_DOMAIN)
         self._graphs = {name: open_device_graph(networks, name) for name in DECODER_GRAPHS}
-        self._codebooks: dict[str, Memory] = {}
+        self._codebooks: OnceEach[str, Memory] = OnceEach()
         self._groups: OnceEach[int, Group] = OnceEach(RECENT)
 
     def run(
@@ -70,15 +70,11 @@ class ResidentDecoder:
 
     def condition(self, group: Group, codes: list[np.ndarray], config: SemantiCodecConfig) -> None:
         """Enqueue tokens -> keys and values of every window."""
-        acoustic, semantic = map(self._upload, (ACOUSTIC_CODEBOOK, config.semantic_codebook))
+        acoustic, semantic = (
+            self._codebooks.get(name, partial(upload_codebook, self._networks, self.device, name))
+            for name in (ACOUSTIC_CODEBOOK, config.semantic_codebook)
+        )
         group.condition(codes, acoustic.address, semantic.address)
-
-    def _upload(self, codebook: str) -> Memory:
-        """The codebook, on the GPU: copied there once."""
-        if codebook not in self._codebooks:
-            array = np.ascontiguousarray(self._networks.load_codebook(codebook), np.float32)
-            self._codebooks[codebook] = self.device.upload(array)
-        return self._codebooks[codebook]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import RECENT, DeviceGraph
+from sc_runtime.cuda.graph import RECENT, DeviceGraph, RunStage, enqueue_stage
 from sc_runtime.cuda.join import RowJoiner
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.networks import Networks, open_device_graph, open_device_search
@@ -25,8 +25,8 @@ NO_ROW = -1  #: of a position that is padding
 class ResidentEncoder:
     """Encodes on `device`, with graphs of `networks` that run there. Raises BundleError or BackendError."""
 
-    def __init__(self, device: Device, networks: Networks) -> None:
-        self.device, self._networks = device, networks
+    def __init__(self, device: Device, networks: Networks, run_stage: RunStage = enqueue_stage) -> None:
+        self.device, self._networks, self._run_stage = device, networks, run_stage
         self._graphs = {name: open_device_graph(networks, name) for name in ENCODER_GRAPHS}
         self._groups: OnceEach[int, EncodeGroup] = OnceEach(RECENT)
 
@@ -40,12 +40,8 @@ class ResidentEncoder:
         with self.device.lock:
             group = self._groups.get(len(fbank), partial(EncodeGroup, self.device, self._graphs, len(fbank)))
             for stage, enqueue in group.list_stages(fbank, semantic, acoustic):
-                self.enqueue(stage, enqueue)
+                self._run_stage(stage, enqueue)
             return group.read(semantic, acoustic)
-
-    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
-        """Put a stage on the device's stream. A benchmark waits for each."""
-        enqueue()
 
 
 class EncodeGroup:

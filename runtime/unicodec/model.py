@@ -63,12 +63,13 @@ class UniCodecModel:
         `options.domain` confines the search to its part of the codebook.
         """
         entries, resident = config.find_entries(options.domain), self.resident
+        search = self.networks.open_search(CODEBOOK, entries)
 
         def encode(waveform: np.ndarray) -> np.ndarray:
             if resident:
                 return resident.encode(waveform, entries)
             features = self.networks.run(self.encoder, waveform=waveform[np.newaxis])["features"][0]
-            return self.networks.open_search(CODEBOOK, entries).search(features)
+            return search.search(features)
 
         return [(encode(waveform) + np.int32(entries.start))[:, np.newaxis] for waveform in windows]
 

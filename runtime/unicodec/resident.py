@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from sc_runtime.cuda.device import Device, Memory
-from sc_runtime.cuda.graph import RECENT, Call
+from sc_runtime.cuda.graph import RECENT, Call, RunStage, enqueue_stage
 from sc_runtime.cuda.join import GROUP, RowJoiner
-from sc_runtime.networks import Networks, open_device_graph, open_device_search
+from sc_runtime.networks import Networks, open_device_graph, open_device_search, upload_codebook
 from sc_runtime.once import OnceEach
 
 from .config import CODEBOOK
@@ -36,8 +35,8 @@ class ResidentUniCodec:
     Several threads may use it; their windows run one after the other. Every method raises BundleError or BackendError.
     """
 
-    def __init__(self, device: Device, networks: Networks) -> None:
-        self.device, self._networks = device, networks
+    def __init__(self, device: Device, networks: Networks, run_stage: RunStage = enqueue_stage) -> None:
+        self.device, self._networks, self._run_stage = device, networks, run_stage
         self._encoders: OnceEach[int, Prepared] = OnceEach(RECENT)  #: by the number of samples
         self._decoders: OnceEach[int, Prepared] = OnceEach(RECENT)  #: by the number of positions
         self._codebooks: OnceEach[str, Memory] = OnceEach()
@@ -58,9 +57,9 @@ class ResidentUniCodec:
                 self.device.write(held.given.address, waveform)
                 held.call.enqueue()
 
-            self.enqueue("encoder", run)
+            self._run_stage("encoder", run)
             run_search = partial(search.search_on_device, held.made.address, positions, held.rows.address)
-            self.enqueue("centroids", run_search)
+            self._run_stage("centroids", run_search)
             self.device.read(held.rows.address, found)
             search.check_found(found, held.made.address)
         return found
@@ -69,7 +68,8 @@ class ResidentUniCodec:
         """codes [T] -> waveform float32 [n]."""
         with self.device.lock:
             held = self._decoders.get(len(codes), partial(self._prepare_decoder, len(codes)))
-            codebook, waveform = self._upload().address, np.empty(held.shape, np.float32)
+            upload = partial(upload_codebook, self._networks, self.device, CODEBOOK)
+            codebook, waveform = self._codebooks.get(CODEBOOK, upload).address, np.empty(held.shape, np.float32)
             rows = (HALVES * codes[:, np.newaxis] + np.arange(HALVES)).astype(np.int32)
 
             def run() -> None:
@@ -78,13 +78,9 @@ class ResidentUniCodec:
                 self._joiner.join(codebook, first, codebook, second, held.given.address, len(rows), step=HALVES)
                 held.call.enqueue()
 
-            self.enqueue("decoder", run)
+            self._run_stage("decoder", run)
             self.device.read(held.made.address, waveform)
         return waveform[0]
-
-    def enqueue(self, stage: str, enqueue: Callable[[], None]) -> None:
-        """Put a stage on the device's stream. A benchmark waits for each."""
-        enqueue()
 
     def _prepare_encoder(self, samples: int) -> Prepared:
         return self._prepare("encoder", "waveform", "features", samples=samples)
@@ -101,14 +97,6 @@ class ResidentUniCodec:
         rows = self.device.allocate(HALVES * np.dtype(np.int32).itemsize * positions)
         call = graph.bind({key: memory.address for key, memory in memories.items()}, batch=1, **length)
         return Prepared(call, memories[given], memories[made], rows, shapes[made])
-
-    def _upload(self) -> Memory:
-        """The codebook, on the GPU: copied there once."""
-
-        def upload() -> Memory:
-            return self.device.upload(np.ascontiguousarray(self._networks.load_codebook(CODEBOOK), np.float32))
-
-        return self._codebooks.get(CODEBOOK, upload)
 
 
 def find_width(networks: Networks) -> int:
