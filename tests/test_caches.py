@@ -186,6 +186,7 @@ def test_a_report_names_the_folder_of_all_caches_if_they_fail_alike(home: Path, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_unicodec"])
 def test_without_a_home_folder(bundle: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """No HOME, and no entry of the user in the system's list."""

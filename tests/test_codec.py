@@ -379,6 +379,7 @@ def test_import_encode_and_decode_never_import_torch(tiny_bundle: Path, golden: 
     assert run_program(program, tiny_bundle, golden / SPEECH).strip() == "196800"
 
 
+@pytest.mark.slow
 def test_encoding_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -> None:
     """Twenty minutes against five, the first length that fills every buffer: fifteen minutes are 58 MB as float32.
 

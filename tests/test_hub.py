@@ -281,7 +281,10 @@ def check_refusal(line: str, vocab: int, reason: str) -> None:
     assert re.search(reason, said), said
 
 
-@pytest.mark.parametrize(("case", "reason"), [("offline", r"offline mode"), ("closed port", r"[Cc]onnect")])
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [("offline", r"offline mode"), pytest.param("closed port", r"[Cc]onnect", marks=pytest.mark.slow)],
+)
 def test_the_build_command_without_a_hub_says_what_was_wanted(
     refused: dict[str, subprocess.Popen[str]], case: str, reason: str
 ) -> None:

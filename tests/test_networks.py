@@ -164,6 +164,7 @@ print(sum(shape.numel() for shape in shapes.values()), largest, after - before)
 """
 
 
+@pytest.mark.slow
 def test_tracing_the_largest_network_takes_no_memory_for_its_weights() -> None:
     """6 GB of LSTM at 25 tps."""
     result = subprocess.run(

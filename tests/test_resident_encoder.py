@@ -139,7 +139,7 @@ def test_the_fastest_way_that_is_right_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
-        ("import time; time.sleep(60)", "timed out"),
+        pytest.param("import time; time.sleep(60)", "timed out", marks=pytest.mark.slow),
         ("raise SystemExit('no GPU')", "ended with code 1: no GPU"),
         ("pass", "ended with code 0: it printed nothing"),
         ("print('[]')", r"ended with code 0: \[\]"),

@@ -155,6 +155,7 @@ def test_a_slow_client_joins_no_group() -> None:
     anyio.run(main)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_concurrent_requests_on_a_gpu_get_the_sound_of_decoding_alone(
     tiny_bundle: Path, emulations: Emulations

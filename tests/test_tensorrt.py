@@ -375,8 +375,8 @@ DECODES: list[dict[str, Any]] = [
     ("name", "bundle", "tolerance"),
     [
         ("tensorrt", "float32", 1e-4),
-        ("rtx", "fp16", 0.05),
-        ("onnxruntime-cuda", "fp16", 0.05),
+        pytest.param("rtx", "fp16", 0.05, marks=pytest.mark.slow),
+        pytest.param("onnxruntime-cuda", "fp16", 0.05, marks=pytest.mark.slow),
         pytest.param("tensorrt", "mixed", 0.05, marks=pytest.mark.slow),
     ],
     indirect=["bundle"],

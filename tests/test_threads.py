@@ -66,6 +66,7 @@ def list_tasks(codec: Codec, seconds: Sequence[float], **options: Any) -> list[T
     [("tiny_bundle", (0.05, 11), {"steps": 1, "guidance": 1.0}), ("tiny_unicodec", SECONDS, {})],
     ids=["fixed shapes", "free lengths"],
 )
+@pytest.mark.slow
 def test_eight_threads_get_what_one_gets(
     backend: str, bundle: str, seconds: tuple[float, ...], options: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
