@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sc_runtime.bundle.store import hash_file, take_stamp
+from sc_runtime.bundle.store import hash_file
+from sc_runtime.caches import take_stamp
 from sc_runtime.errors import CheckpointError
 
 from .spec import Shapes

@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ NAMES = ("kernels", "openvino", "tensorrt", "verified")  #: folders of all cache
 LIMIT_BYTES = 4_000_000_000
 COMMON = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  #: errors of the disk, which all caches share
 DIGEST = 32  #: hexadecimal digits of a SHA-256 in a file's name
+RECORDED_BYTES = 1_000_000  #: that a larger file was hashed is recorded, so that it is not hashed at each start
+USE_SECONDS = 3600.0  #: precision of a file's time of the last use; writing it makes a record of the file void
 
 log = logging.getLogger(__name__)
 _reported: set[str] = set()
@@ -72,9 +75,10 @@ class Cache:
         for path in self._find(key):
             with suppress(OSError, ValueError):  # an empty file raises ValueError
                 data = np.memmap(path, np.uint8, "r")
-                if hash_data(data.data) == path.name.split(".")[1]:
-                    with suppress(OSError):  # another user's file, or a disk that cannot be written to
+                with suppress(OSError):  # another user's file, or a disk that cannot be written to
+                    if time.time() - path.stat().st_mtime > USE_SECONDS:
                         os.utime(path)
+                if is_intact(path, data):
                     return data
             self._delete(path)
         return None
@@ -108,6 +112,29 @@ class Cache:
     def _delete(self, path: Path) -> None:
         with suppress(OSError):
             path.unlink()
+
+
+HASHED = Cache("verified", ".ok")  #: records of files that were hashed, bundles' and caches', by hash and stamp
+
+
+def take_stamp(path: Path) -> tuple[int, ...]:
+    """Size, times of modification and of change, device, inode: they change when a file is written or replaced."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
+
+
+def is_intact(path: Path, data: np.ndarray) -> bool:
+    """Whether `data`, uint8 [n], the content of a cache's file, has the hash in the file's name."""
+    digest = path.name.split(".")[1]
+    if len(data) < RECORDED_BYTES:
+        return hash_data(data.data) == digest
+    key = make_key(digest, *take_stamp(path))
+    if HASHED.read(key) is not None:
+        return True
+    if hash_data(data.data) != digest:
+        return False
+    HASHED.write(key, digest.encode())
+    return True
 
 
 def describe_failure(folder: Path, error: OSError) -> str:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,24 @@ ROUND_TRIP = """
 """
 
 
+def flush_compiled() -> None:
+    """Write the compiled graphs that are not written yet."""
+    if has_openvino:
+        from sc_runtime.backends.openvino.compiled import KEEPER
+
+        KEEPER.flush()
+
+
+def list_compiled(home: Path) -> list[Path]:
+    """The files of compiled graphs, all of which are written."""
+    flush_compiled()
+    return sorted((home / "openvino").iterdir())
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The program's folder in a cache folder that belongs to this test."""
+    flush_compiled()  # what another test compiled goes to another folder
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(caches, "_reported", set())
     return tmp_path / "cache" / "sc-runtime"
@@ -93,6 +109,34 @@ def test_what_was_altered_is_deleted(home: Path, damage: str) -> None:
     file.write_bytes(
         {"a bit": b"dat`", "cut": b"dat", "emptied": b"", "longer": b"data\0", "another's": b"else"}[damage]
     )
+    assert cache.read("key") is None
+    assert not file.exists()
+
+
+def test_a_large_file_is_hashed_once_until_it_changes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record holds for this file as it is: it is void when a byte is written, or when another file lies there."""
+    hashed: list[int] = []
+    hash_data = caches.hash_data
+
+    def count(data: bytes | memoryview) -> str:
+        hashed.append(len(data))
+        return hash_data(data)
+
+    cache, size = Cache("kernels", ".bin"), caches.RECORDED_BYTES
+    cache.write("key", bytes(size))
+    monkeypatch.setattr(caches, "hash_data", count)
+    for _ in range(3):
+        read = cache.read("key")
+        assert read is not None and not read.any() and len(read) == size
+    assert hashed.count(size) == 1
+    (file,) = (home / "kernels").iterdir()
+    shutil.copyfile(file, file.with_suffix(".copy"))
+    file.with_suffix(".copy").replace(file)
+    assert cache.read("key") is not None
+    assert hashed.count(size) == 2
+    with file.open("r+b") as opened:
+        opened.seek(size // 2)
+        opened.write(b"x")
     assert cache.read("key") is None
     assert not file.exists()
 
@@ -262,7 +306,7 @@ def test_a_compiled_graph_is_kept_and_used(tiny_bundle: Path, home: Path) -> Non
     bundle = Bundle.load(tiny_bundle)
     latent = np.random.default_rng(0).standard_normal((1, 8, 256, 16), np.float32)
     expected = choose_backend("openvino").open(bundle, "vae_decoder").run({"latent": latent})["mel"]
-    (blob,) = (home / "openvino").iterdir()
+    (blob,) = list_compiled(home)
     stamp = blob.stat().st_mtime_ns, blob.stat().st_ino
     os.utime(blob, (1, 1))
     again = choose_backend("openvino").open(bundle, "vae_decoder").run({"latent": latent})["mel"]
@@ -271,7 +315,50 @@ def test_a_compiled_graph_is_kept_and_used(tiny_bundle: Path, home: Path) -> Non
     assert blob.stat().st_ino == stamp[1]
     choose_backend("openvino", threads=1).open(bundle, "vae_decoder").run({"latent": latent})
     choose_backend("openvino").open(bundle, "vae_decoder").run({"latent": latent.repeat(2, axis=0)})
-    assert len(list((home / "openvino").iterdir())) == 3  # other settings, and other shapes, are other graphs
+    assert len(list_compiled(home)) == 3  # other settings, and other shapes, are other graphs
+
+
+@needs_openvino
+def test_a_compiled_graph_is_written_after_it_is_used_or_when_the_process_ends(
+    tiny_bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sound does not wait for it. Written from this process and from another, it is the same file."""
+    from sc_runtime.backends.openvino.compiled import KEEPER
+
+    code = """
+        import sys
+        from pathlib import Path
+        from sc_runtime.backends.select import choose_backend
+        from sc_runtime.bundle.store import Bundle
+        graph = choose_backend("openvino").open(Bundle.load(Path(sys.argv[1])), "vae_decoder")
+        graph.prepare({"latent": (1, 8, 256, 16)})
+    """
+    done = run_python(code, tiny_bundle)
+    assert done.returncode == 0, done.stderr
+    (blob,) = list_compiled(home)
+    blob.unlink()
+    monkeypatch.setattr(KEEPER, "seconds", 600.0)
+    choose_backend("openvino").open(Bundle.load(tiny_bundle), "vae_decoder").prepare({"latent": (1, 8, 256, 16)})
+    assert not list((home / "openvino").iterdir())
+    assert [path.name.split(".")[0] for path in list_compiled(home)] == [blob.name.split(".")[0]]
+
+
+@needs_openvino
+def test_a_compiled_graph_is_written_while_the_process_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+    from openvino import opset13
+
+    from sc_runtime.backends.openvino.compiled import Keeper
+
+    x = opset13.parameter([1], np.float32)
+    compiled = openvino.Core().compile_model(openvino.Model([opset13.relu(x)], [x]), "CPU")
+    keeper = Keeper(0.05)
+    for number in range(2):  # the second after the first was written
+        keeper.keep(f"key{number}", compiled)
+        until = time.monotonic() + 20
+        while len(list((home / "openvino").glob("*.blob"))) <= number and time.monotonic() < until:
+            time.sleep(0.02)
+    assert sorted(path.name.split(".")[0] for path in (home / "openvino").iterdir()) == ["key0", "key1"]
 
 
 @needs_openvino
@@ -284,7 +371,7 @@ def test_an_altered_compiled_graph_is_compiled_again(tiny_bundle: Path, home: Pa
         return choose_backend("openvino").open(bundle, "vae_decoder").run({"latent": latent})["mel"]
 
     expected = run()
-    (blob,) = (home / "openvino").iterdir()
+    (blob,) = list_compiled(home)
     sound = blob.read_bytes()
     generator = np.random.default_rng(0)
     for damage in range(4):
@@ -292,7 +379,7 @@ def test_an_altered_compiled_graph_is_compiled_again(tiny_bundle: Path, home: Pa
         data[generator.integers(len(data), size=20)] ^= 0xFF
         blob.write_bytes(data.tobytes()[: len(data) // 2 if damage == 3 else None])
         np.testing.assert_array_equal(run(), expected)
-        (blob,) = (home / "openvino").iterdir()  # compiled again, and kept
+        (blob,) = list_compiled(home)  # compiled again, and kept
         assert hash_file(blob)[:32] == blob.name.split(".")[1]
 
 
@@ -305,12 +392,12 @@ def test_a_kept_graph_that_openvino_refuses_is_compiled_again(
     latent = np.zeros((1, 8, 256, 16), np.float32)
     graph = choose_backend("openvino").open(bundle, "vae_decoder")
     expected = graph.run({"latent": latent})["mel"]
-    (blob,) = (home / "openvino").iterdir()
+    (blob,) = list_compiled(home)
     key = blob.name.split(".")[0]
     Cache("openvino", ".blob").write(key, b"another format")
     found = choose_backend("openvino").open(bundle, "vae_decoder").run({"latent": latent})["mel"]
     np.testing.assert_array_equal(found, expected)
-    (blob,) = (home / "openvino").iterdir()
+    (blob,) = list_compiled(home)
     assert blob.stat().st_size > 1000
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sc_runtime.caches import Cache, make_key
+from sc_runtime.caches import HASHED, make_key, take_stamp
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
@@ -23,7 +23,6 @@ from .external_data import list_locations
 from .manifest import BUILD, FORMAT, MALFORMED, MANIFEST, GraphEntry, Manifest
 
 VERIFIED = ".verified.json"  #: earlier versions wrote this file to bundles; it is ignored
-HASHED = Cache("verified", ".ok")
 BUILD_COMMAND = f"{BUILD} --tps 50"
 BUILD_AGAIN = f"build the bundle again with this version: {BUILD}"
 EMBEDDED = Path(__file__).parent.parent / "embedded"  #: the trained model that comes with the package
@@ -168,12 +167,6 @@ class Bundle:
                 raise BundleError(f"{path} has been altered or swapped", f"SHA-256 {sha256[:12]}…", remedy)
             HASHED.write(key, sha256.encode())
         self._verified.add(key)
-
-
-def take_stamp(path: Path) -> tuple[int, ...]:
-    """Size, times of modification and of change, device, inode: they change when a file is written or replaced."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def hash_file(path: Path) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import locale
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -63,6 +66,46 @@ class CompiledModel:
         return outputs
 
 
+class Keeper:
+    """Writes compiled models to the cache, not at once but some seconds later, or when the process ends.
+
+    The export stops every thread of Python, and a large file takes a second to write. Before the first sound they would
+    be waited for.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._pending: deque[tuple[str, Any]] = deque()
+        self._lock = threading.Lock()  #: held while models are written
+        self._has_started = threading.Event()
+        atexit.register(self.flush)
+
+    def keep(self, key: str, compiled: Any) -> None:
+        """Write `compiled` under `key` later."""
+        self._pending.append((key, compiled))
+        if not self._has_started.is_set():
+            self._has_started.set()
+            threading.Thread(target=self._wait, name="openvino-cache", daemon=True).start()
+
+    def flush(self) -> None:
+        """Write now what has not been written."""
+        with self._lock:
+            while self._pending:
+                key, compiled = self._pending.popleft()
+                with suppress(RuntimeError):  # what cannot be exported is compiled again next time
+                    with LOCALE:
+                        exported = compiled.export_model()
+                    BLOBS.write(key, exported.getbuffer())
+
+    def _wait(self) -> None:
+        time.sleep(self.seconds)
+        self._has_started.clear()
+        self.flush()
+
+
+KEEPER = Keeper(5.0)
+
+
 def compile_kept(core: Any, make: Callable[[], Any], settings: dict[str, Any], key: str | None) -> CompiledModel:
     """The model that `make` returns, compiled with `settings`. It is kept on disk under `key`, and read from there.
 
@@ -74,11 +117,8 @@ def compile_kept(core: Any, make: Callable[[], Any], settings: dict[str, Any], k
             return CompiledModel(import_blob(core, blob, settings), blob)
     with LOCALE:
         compiled = core.compile_model(make(), "CPU", settings)
-        if key is not None:
-            stream = io.BytesIO()
-            compiled.export_model(stream)
     if key is not None:
-        BLOBS.write(key, stream.getbuffer())
+        KEEPER.keep(key, compiled)
     return CompiledModel(compiled)
 
 
