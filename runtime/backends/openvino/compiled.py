@@ -63,47 +63,45 @@ class CompiledModel:
         results = request.infer(dict(feeds))
         outputs = {output.any_name: np.array(results[output]) for output in self.compiled.outputs}
         self._idle.append(request)  # not after an error: its state is unknown
+        KEEPER.write_due()
         return outputs
 
 
 class Keeper:
-    """Writes compiled models to the cache, not at once but some seconds later, or when the process ends.
+    """Writes compiled models to the cache, not at once but when some seconds have passed, or when the process ends.
 
-    The export stops every thread of Python, and a large file takes a second to write. Before the first sound they would
-    be waited for.
+    Before the first sound an export, which stops every thread of Python, and the writing of a large file would be
+    waited for. There is no thread for it: the first inference after that time does it.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._pending: deque[tuple[str, Any]] = deque()
-        self._lock = threading.Lock()  #: held while models are written
-        self._has_started = threading.Event()
+        self._pending: deque[tuple[float, str, Any]] = deque()  #: (time from which it may be written, key, model)
         atexit.register(self.flush)
 
     def keep(self, key: str, compiled: Any) -> None:
         """Write `compiled` under `key` later."""
-        self._pending.append((key, compiled))
-        if not self._has_started.is_set():
-            self._has_started.set()
-            threading.Thread(target=self._wait, name="openvino-cache", daemon=True).start()
+        self._pending.append((time.monotonic() + self.seconds, key, compiled))
+
+    def write_due(self) -> None:
+        """Write what is due."""
+        while self._pending and self._pending[0][0] <= time.monotonic():
+            self._write_next()
 
     def flush(self) -> None:
-        """Write now what has not been written."""
-        with self._lock:
-            while self._pending:
-                key, compiled = self._pending.popleft()
-                with suppress(RuntimeError):  # what cannot be exported is compiled again next time
-                    with LOCALE:
-                        exported = compiled.export_model()
-                    BLOBS.write(key, exported.getbuffer())
+        """Write all."""
+        while self._pending:
+            self._write_next()
 
-    def _wait(self) -> None:
-        time.sleep(self.seconds)
-        self._has_started.clear()
-        self.flush()
+    def _write_next(self) -> None:
+        with suppress(IndexError, RuntimeError):  # another thread was first; what is not exported is compiled again
+            _, key, compiled = self._pending.popleft()
+            with LOCALE:
+                exported = compiled.export_model()
+            BLOBS.write(key, exported.getbuffer())
 
 
-KEEPER = Keeper(5.0)
+KEEPER = Keeper(20.0)
 
 
 def compile_kept(core: Any, make: Callable[[], Any], settings: dict[str, Any], key: str | None) -> CompiledModel:
