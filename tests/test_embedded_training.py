@@ -28,8 +28,8 @@ from sc_runtime.export.embedded.training.assembly import assemble, load_audiomae
 from sc_runtime.export.embedded.training.clusters import cluster_domains
 from sc_runtime.export.embedded.training.command import app
 from sc_runtime.export.embedded.training.diffusion import (
+    Conditioned,
     DiffusionStage,
-    VectorQuantizer,
     align_positions,
     draw_steps,
     number_tokens,
@@ -54,17 +54,23 @@ from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
+    CENTROIDS,
     SCALE_FACTOR,
     load_weights,
+    prepare_context,
     prepare_latents,
 )
+from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.rows import use_rows
+from sc_runtime.export.embedded.training.sizes import TRAINED as TRAINED_SIZES
+from sc_runtime.export.embedded.training.tokens import Features, TokenDecoder, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder
+from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
-from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED, choose_sizes
+from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED, NetworkSizes, choose_sizes
 from sc_runtime.export.semanticodec.networks.tunet import SpatialTransformer, TUNet, embed_positions
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
@@ -78,8 +84,8 @@ TRAINED = [  #: (stage, network) of all that a bundle keeps
     ("mel_vae", "decoder"),
     ("vocoder", "hifigan"),
     ("diffusion", "tunet"),
-    ("diffusion", "acoustic_encoder"),
-    ("diffusion", "quantizer"),
+    ("tokens", "acoustic_encoder"),
+    ("tokens", "quantizer"),
 ]
 STEPS = 3  #: of one piece, on a clock that a step moves by a second
 
@@ -128,8 +134,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray) -> Path:
         audiomae = load_weights(AudioMAE(SIZES), load_audiomae(folder), CPU)
         vae = load_weights(VaeEncoder(SIZES), encoder, CPU)
         data = prepare_latents(folder, clips, audiomae, vae, SIZES.config)
-        train_piece(DiffusionStage(SIZES, data, CPU), folder)
+        train_piece(TokensStage(SIZES, data, CPU, 4), folder)
+        train_piece(DiffusionStage(SIZES, condition(folder, data), CPU), folder)
     return folder
+
+
+def condition(folder: Path, data: Features) -> Conditioned:
+    """The data of the T-UNet, of the tokens that were trained in `folder`."""
+    encoder = load_weights(AcousticEncoder(SIZES), load_average(folder, "tokens", "acoustic_encoder"), CPU)
+    return prepare_context(folder, data, encoder, load_average(folder, "tokens", "quantizer"))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +170,7 @@ def test_the_trained_networks_become_a_bundle_that_codes_sound(bundle: Bundle, c
 @pytest.mark.slow
 def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
     """Every restored weight equals the stored, rounded one. Then every stage that can continue trains for a piece."""
-    assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "diffusion")
+    assert restore_bundle(bundle, SIZES, SIZES, tmp_path) == ("audiomae", "mel_vae", "vocoder", "tokens", "diffusion")
     for stage, name in TRAINED:
         before, after = (load_average(where, stage, name) for where in (folder, tmp_path))
         kept = [key for key in before if stage != "audiomae" or key.startswith("encoder.")]
@@ -176,8 +189,9 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
     audiomae = load_weights(AudioMAE(SIZES), load_audiomae(tmp_path), CPU)
     data = prepare_latents(tmp_path, clips, audiomae, load_weights(VaeEncoder(SIZES), encoder, CPU), SIZES.config)
     assert json.loads((tmp_path / SCALE_FACTOR).read_text()) == scales[1]
-    for resumed in (DiffusionStage(SIZES, data, CPU), VocoderStage(SIZES, clips, encoder, decoder, CPU)):
+    for resumed in (TokensStage(SIZES, data, CPU, 4), VocoderStage(SIZES, clips, encoder, decoder, CPU)):
         assert train_piece(resumed, tmp_path)
+    assert train_piece(DiffusionStage(SIZES, condition(tmp_path, data), CPU), tmp_path)
 
     with pytest.raises(BundleError, match=r"holds a training already"):
         restore_bundle(bundle, SIZES, SIZES, tmp_path)
@@ -193,10 +207,16 @@ def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
     """The shipped model, in a training whose VAE is wider."""
     sizes = replace(EMBEDDED, vae_channels=24)
     bundle = Bundle.load(EMBEDDED_BUNDLE)
-    assert restore_bundle(bundle, EMBEDDED, sizes, tmp_path) == ("audiomae", "vocoder", "diffusion")
+    assert restore_bundle(bundle, EMBEDDED, sizes, tmp_path) == ("audiomae", "vocoder", "tokens", "diffusion")
     assert not (tmp_path / "mel_vae.pt").exists()
     assert not (tmp_path / SCALE_FACTOR).exists()
     HifiGan(sizes).load_state_dict(load_average(tmp_path, "vocoder", "hifigan"))
+
+
+def test_a_training_at_another_rate_keeps_what_has_its_size(tmp_path: Path) -> None:
+    sizes = replace(EMBEDDED, config=replace(EMBEDDED.config, tps=100))
+    assert restore_bundle(Bundle.load(EMBEDDED_BUNDLE), EMBEDDED, sizes, tmp_path) == ("audiomae", "mel_vae", "vocoder")
+    assert not (tmp_path / CENTROIDS).exists()
 
 
 def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
@@ -211,7 +231,7 @@ def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.nd
         assert np.load(tmp_path / f"ceiling-{name}.npy").dtype == np.int16
 
 
-@pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "diffusion"])
+@pytest.mark.parametrize("name", ["audiomae", "mel_vae", "vocoder", "tokens", "diffusion"])
 def test_a_stage_writes_its_state(folder: Path, name: str) -> None:
     state = torch.load(folder / f"{name}.pt", weights_only=True)
     assert (state["steps"], state["seconds"]) == (STEPS, STEPS)
@@ -362,12 +382,36 @@ def test_places_number_the_tokens_of_their_time_and_frequency() -> None:
     assert torch.equal(number_tokens(EMBEDDED.config, 32, 2)[5], torch.tensor([40, 42]))
 
 
-def test_attention_begins_at_the_token_of_each_place() -> None:
+def test_each_share_of_a_place_is_another_of_its_tokens() -> None:
+    """At 100 tps the tokens are a grid of 64 by 8."""
+    config = TRAINED_SIZES.config
+    first, second = (number_tokens(config, 64, 4, share) for share in (0, 0.5))
+    assert torch.equal(first, torch.arange(512).reshape(64, 8)[:, ::2])
+    assert torch.equal(second, first + 1)
+    covered = [int(number_tokens(config, 32, 2, share)[5, 1]) for share in torch.arange(8) / 8]
+    assert covered == [84, 85, 86, 87, 92, 93, 94, 95]
+
+
+def test_a_token_draws_the_latent_of_its_time_and_frequency() -> None:
+    """Without the blocks, which see neighbours, one position changes one patch."""
+    config = TRAINED_SIZES.config
+    decoder = TokenDecoder(config, width=16, blocks=0)
+    context = torch.zeros(1, config.positions, 2 * config.feature_width)
+    before = decoder(context)
+    context[0, 8 * 37 + 5] = 1
+    changed = (decoder(context) != before)[0].any(dim=0).nonzero()
+    assert changed.min(dim=0).values.tolist() == [4 * 37, 2 * 5]
+    assert changed.max(dim=0).values.tolist() == [4 * 37 + 3, 2 * 5 + 1]
+
+
+@pytest.mark.parametrize("sizes", [EMBEDDED, TRAINED_SIZES], ids=["50 tps", "100 tps"])
+def test_attention_begins_at_the_token_of_each_place(sizes: NetworkSizes) -> None:
     torch.manual_seed(0)
+    length, width = sizes.config.positions, 2 * sizes.config.feature_width
     with torch.no_grad():
-        tunet = TUNet(EMBEDDED)
-        align_positions(tunet, EMBEDDED)
-        context = torch.cat([torch.zeros(1, 256, 384), embed_positions(256, 64)[None]], dim=2)
+        tunet = TUNet(sizes)
+        align_positions(tunet, sizes)
+        context = torch.cat([torch.zeros(1, length, width), embed_positions(length, 64)[None]], dim=2)
         for transformer in tunet.modules():
             if not (isinstance(transformer, SpatialTransformer) and transformer.has_position_map):
                 continue
@@ -375,8 +419,12 @@ def test_attention_begins_at_the_token_of_each_place() -> None:
             places = transformer.position_map.flatten(2).transpose(1, 2)
             keys, _ = attention.project(context)
             weights = attention.split_heads(attention.to_q(places)) @ keys.transpose(-1, -2)
-            wanted = number_tokens(EMBEDDED.config, *transformer.position_map.shape[2:]).flatten()
-            assert torch.equal(weights.argmax(dim=3)[0], wanted.expand(weights.shape[1], -1))
+            heads = weights.shape[1]
+            wanted = [
+                number_tokens(sizes.config, *transformer.position_map.shape[2:], head / heads).flatten()
+                for head in range(heads)
+            ]
+            assert torch.equal(weights.argmax(dim=3)[0], torch.stack(wanted))
 
 
 def test_noisier_steps_are_likelier() -> None:

@@ -32,7 +32,6 @@ from .packing import (
     encode_clips,
     encode_held_out,
     list_clips,
-    send_stage,
     write_index,
 )
 from .plan import BATCHES, REHEARSED_BATCHES, REHEARSED_SECONDS, SECONDS, Plan, parse_numbers
@@ -46,13 +45,14 @@ MOST_PIECES = 5  #: calls besides the training for which there is time
 #: Tracked files that the training does not read. They are moved aside for the calls, to make room.
 ASIDE = ("runtime/embedded/*.data", "runtime/embedded/*.npy", "tests/golden", "tests/held_out", "bench/results")
 
-#: The diffusion comes last: it waits for those that are before it.
+#: Tokens and diffusion come last: they wait for those that are before them.
 PARTS = tuple(
     Part(stage, f"{ENTRY}:{function}", 600, background=True)
     for stage, function in {
         "mel_vae": "train_vae",
         "audiomae": "train_audiomae",
         "vocoder": "train_vocoder",
+        "tokens": "train_tokens",
         "diffusion": "train_diffusion",
     }.items()
 )
@@ -185,8 +185,8 @@ def train(
 def lay_starts(pack: Path, work: Path, out: Path) -> None:
     """Lay the weights of the pack where training continues from, unless an earlier call has done so.
 
-    Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The T-UNet's do not
-    before they have been trained on this call's latents.
+    Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The tokens' and the
+    T-UNet's do not before they have been trained on this call's latents.
     """
     state, returned = work / STATE, work / RETURNED
     for folder in (state, returned):
@@ -195,11 +195,11 @@ def lay_starts(pack: Path, work: Path, out: Path) -> None:
         (state / "fbanks.npy").symlink_to(work / "corpus" / "fbanks.npy")
     for stage in STAGES:
         start = pack / f"{stage}.pt"
-        for folder in (state, returned) if stage != "diffusion" else (state,):
+        for folder in (state,) if stage in ("tokens", "diffusion") else (state, returned):
             if start.exists() and not (folder / start.name).exists():
                 copy_whole(start, folder / start.name)
         if (returned / start.name).exists():
-            send_stage(returned / start.name, out)
+            copy_whole(returned / start.name, out / start.name)
 
 
 @app.command()

@@ -32,10 +32,9 @@ from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .clip_files import encode_opus, name_archive, name_clip
 
-STAGES = ("audiomae", "mel_vae", "vocoder", "diffusion")
+STAGES = ("audiomae", "mel_vae", "vocoder", "tokens", "diffusion")
 Networks = Mapping[str, Mapping[str, Tensor]]
 
-SECOND = "diffusion-tokens.pt"  #: of what comes back: the BiLSTM and the acoustic codebook
 ENTRY_BYTES = 200  #: of a file in an archive, at most, besides its name and content
 
 
@@ -105,34 +104,6 @@ def write_halves(path: Path, averages: Networks, networks: Networks, steps: int,
     state = {"steps": steps, "seconds": seconds, **kept, **more}
     with replacing(path) as temporary:
         torch.save(state, temporary)
-
-
-def send_stage(path: Path, out: Path) -> None:
-    """Copy a stage's file of weights to the folder `out` of what comes back, each file whole or not at all.
-
-    The file of the diffusion is larger than a file that comes back can be, so its smaller networks go into a second.
-    """
-    if path.stem != "diffusion":
-        copy_whole(path, out / path.name)
-        return
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    smaller = {name: state["networks"].pop(name) for name in list(state["networks"]) if name != "tunet"}
-    second = {"networks": smaller, "averages": smaller}
-    state["averages"] = state["networks"]
-    for name, content in ((SECOND, second), (path.name, state)):
-        temporary = out / f"{name}.part"
-        torch.save(content, temporary)
-        temporary.replace(out / name)
-
-
-def read_sent(folder: Path, stage: str) -> dict[str, Any]:
-    """The state of a stage that `send_stage` copied to `folder`: the inverse."""
-    state = torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True)
-    if stage == "diffusion":
-        second = torch.load(folder / SECOND, map_location="cpu", weights_only=True)
-        networks = state["networks"] | second["networks"]
-        state |= {"networks": networks, "averages": networks}
-    return state
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -11,8 +11,8 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.files import write_atomically
 
 FILE = "plan.json"
-SECONDS = {"mel_vae": 150.0, "audiomae": 90.0, "vocoder": 400.0, "diffusion": 400.0}
-BATCHES = {"mel_vae": 32, "audiomae": 64, "vocoder": 32, "diffusion": 64}
+SECONDS = {"mel_vae": 150.0, "audiomae": 90.0, "vocoder": 400.0, "tokens": 60.0, "diffusion": 340.0}
+BATCHES = {"mel_vae": 32, "audiomae": 64, "vocoder": 32, "tokens": 64, "diffusion": 64}
 REHEARSED_SECONDS = dict.fromkeys(SECONDS, 2.0)  #: of CPU time
 REHEARSED_BATCHES = dict.fromkeys(BATCHES, 2)
 RESERVE = 15.0  #: seconds before the end of the call, at which training ends and the last weights are written

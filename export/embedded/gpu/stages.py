@@ -1,8 +1,8 @@
 """The stages as parts of `bench.harness.parts`: processes that share the card, each with a budget of seconds.
 
 The VAE, AudioMAE and the vocoder begin at once. The vocoder takes over the VAE's weights whenever they are written.
-AudioMAE's process then makes features, centroids and semantic tokens. The T-UNet, the BiLSTM and the codebook begin
-when VAE and AudioMAE have ended: latents of a VAE that changes would be of no use.
+AudioMAE's process then makes features, centroids and semantic tokens. The BiLSTM and the codebook begin when VAE and
+AudioMAE have ended: latents of a VAE that changes would be of no use. The T-UNet begins when the tokens are trained.
 
 `work`/state has the full states, `work`/returned the averaged weights as float16, of which `out` has copies.
 """
@@ -30,20 +30,24 @@ from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder
 from sc_runtime.export.embedded.training.preparation import (
     CENTROIDS,
+    CONTEXT,
     SCALE_FACTOR,
     load_clips,
     load_weights,
+    prepare_context,
     prepare_latents,
     prepare_semantic,
 )
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.tokens import Features, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
+from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 
 from .captured import ALL, Captured, CaptureFailed, prepare_cuda, prepare_optimizers
 from .clip_files import read_held_out
-from .packing import STAGES, Networks, send_stage, write_halves
+from .packing import STAGES, Networks, copy_whole, write_halves
 from .plan import RESERVE, Plan
 
 STATE, RETURNED, EAGER = "state", "returned", "eager"  #: folders in `work`; EAGER: choices that cannot be captured
@@ -108,7 +112,7 @@ class Worker:
         """Write the weights of this part's stage to be returned: averaged ones where there are any."""
         path = self.returned / f"{self.session.part}.pt"
         write_halves(path, averages, networks, steps, spent, **more)
-        send_stage(path, self.plan.out)
+        copy_whole(path, self.plan.out / path.name)
 
     def load(self, stage: str, network: str) -> dict[str, Tensor] | None:
         """The averaged weights of `network` that were last written, or came with the pack; None if there are none."""
@@ -231,21 +235,36 @@ def train_audiomae(session: Session) -> dict[str, Any]:
     return {**result, "steps": worker.count_steps("audiomae"), "prepared_in_s": round(time.monotonic() - started, 1)}
 
 
-def train_diffusion(session: Session) -> dict[str, Any]:
-    """Part: T-UNet, BiLSTM and acoustic codebook, on the latents of the VAE as it came out."""
+def train_tokens(session: Session) -> dict[str, Any]:
+    """Part: BiLSTM and acoustic codebook, on the latents of the VAE as it came out."""
     worker = Worker(session)
     worker.wait_for("audiomae")
     worker.wait_for("mel_vae")
+    (worker.state / CONTEXT).unlink(missing_ok=True)  # of other tokens, if this is not the first call
+    stage = TokensStage(TRAINED, load_features(worker), worker.device, worker.plan.batches["tokens"])
+
+    def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
+        made_with = {name: worker.count_steps(name) for name in ("audiomae", "mel_vae")}
+        worker.write(*states_of(averages, stage), steps, spent, made_with=made_with)
+        return False
+
+    return {**worker.train(stage, review), "steps": worker.count_steps("tokens")}
+
+
+def train_diffusion(session: Session) -> dict[str, Any]:
+    """Part: the T-UNet, on the tokens as they came out."""
+    worker = Worker(session)
+    worker.wait_for("tokens")
     started = time.monotonic()
-    audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
-    encoder = load_weights(VaeEncoder(TRAINED), worker.need("mel_vae", "encoder"), worker.device)
-    data = prepare_latents(worker.state, load_clips(worker.plan.corpus), audiomae, encoder, TRAINED.config)
-    stage = DiffusionStage(TRAINED, data, worker.device, worker.plan.batches["diffusion"])
-    worker.report(f"features and latents in {time.monotonic() - started:.1f} s")
+    data = load_features(worker)
+    encoder = load_weights(AcousticEncoder(TRAINED), worker.need("tokens", "acoustic_encoder"), worker.device)
+    conditioned = prepare_context(worker.state, data, encoder, worker.need("tokens", "quantizer"))
+    stage = DiffusionStage(TRAINED, conditioned, worker.device, worker.plan.batches["diffusion"])
+    worker.report(f"features, latents and tokens in {time.monotonic() - started:.1f} s")
     inputs = {
         "centroids": torch.from_numpy(np.array(data.centroids)).half(),
         "scale_factor": json.loads((worker.state / SCALE_FACTOR).read_text()),
-        "made_with": {name: worker.count_steps(name) for name in ("audiomae", "mel_vae")},
+        "made_with": {name: worker.count_steps(name) for name in ("audiomae", "mel_vae", "tokens")},
     }
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
@@ -253,3 +272,10 @@ def train_diffusion(session: Session) -> dict[str, Any]:
         return False
 
     return {**worker.train(stage, review), "steps": worker.count_steps("diffusion")}
+
+
+def load_features(worker: Worker) -> Features:
+    """The outputs of AudioMAE, the centroids and the VAE for all clips."""
+    audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
+    encoder = load_weights(VaeEncoder(TRAINED), worker.need("mel_vae", "encoder"), worker.device)
+    return prepare_latents(worker.state, load_clips(worker.plan.corpus), audiomae, encoder, TRAINED.config)

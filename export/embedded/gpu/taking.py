@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from sc_runtime.errors import SettingsError
-from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
+from sc_runtime.export.embedded.training.preparation import CENTROIDS, CONTEXT, SCALE_FACTOR
 from sc_runtime.files import replacing, write_atomically
 
-from .packing import STAGES, read_sent
+from .packing import STAGES
 from .stages import LOSSES
 
-CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, SCALE_FACTOR)  #: of other weights
+CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, CONTEXT, SCALE_FACTOR)  #: of other weights
 
 
 def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
@@ -25,22 +25,23 @@ def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
 
     The T-UNet brings the centroids and the scale factor that it was trained with. Without it those in `state` go, as
     do all that was computed from other weights. Raises SettingsError if nothing came back, if `state` holds a stage
-    that came back, or if the T-UNet was trained with other weights than those that are beside it.
+    that came back, or if the tokens or the T-UNet were trained with other weights than those that are beside
+    them.
     """
     found = {stage: read_stage(folder, stage) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
     if not found:
         raise SettingsError(f"{folder}", f"a folder with one of {', '.join(f'{stage}.pt' for stage in STAGES)}")
     if there := [stage for stage in found if (state / f"{stage}.pt").exists()]:
         raise SettingsError(f"{state} with {there[0]}.pt", "a folder without a training", "give a new one")
-    made_with = found.get("diffusion", {}).get("made_with", {})
-    for stage, steps in made_with.items():
-        if stage not in found or found[stage]["steps"] != steps:
-            have = found[stage]["steps"] if stage in found else "none"
-            raise SettingsError(
-                f"{stage}.pt of {have} updates",
-                f"of {steps}, with which diffusion.pt was trained",
-                "take the files of one call, or remove diffusion.pt",
-            )
+    for made in [stage for stage in ("tokens", "diffusion") if stage in found]:
+        for stage, steps in found[made].get("made_with", {}).items():
+            if stage not in found or found[stage]["steps"] != steps:
+                have = found[stage]["steps"] if stage in found else "none"
+                raise SettingsError(
+                    f"{stage}.pt of {have} updates",
+                    f"of {steps}, with which {made}.pt was trained",
+                    f"take the files of one call, or remove {made}.pt",
+                )
     state.mkdir(parents=True, exist_ok=True)
     for name in CACHES:
         (state / name).unlink(missing_ok=True)
@@ -58,7 +59,7 @@ def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
 def read_stage(folder: Path, stage: str) -> dict[str, Any]:
     """The state of a stage in `folder`. Raises SettingsError if it is none."""
     try:
-        return read_sent(folder, stage)
+        return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
         raise SettingsError(f"{folder / stage}.pt", "a whole state of a stage", "remove it, or take another") from None
 

@@ -29,7 +29,7 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
     """
     states = {
         "audiomae": load_audiomae(folder),
-        "acoustic_encoder": load_average(folder, "diffusion", "acoustic_encoder"),
+        "acoustic_encoder": load_average(folder, "tokens", "acoustic_encoder"),
         "tunet": load_average(folder, "diffusion", "tunet"),
         "vae_decoder": load_average(folder, "mel_vae", "decoder"),
         "hifigan": load_average(folder, "vocoder", "hifigan"),
@@ -41,7 +41,7 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
         network = NETWORKS[name]
         for key in list_shapes(network, sizes):
             files[network.file][key] = state[key.removeprefix(network.prefix)].half()
-    codebook = load_average(folder, "diffusion", "quantizer")["embed"]
+    codebook = load_average(folder, "tokens", "quantizer")["embed"]
     files["encoder"][ACOUSTIC_CODEBOOK] = codebook[None].half()
     checkpoint = folder / CHECKPOINT
     config = sizes.config

@@ -1,8 +1,8 @@
 """`python -m export.embedded.training`: the networks of the embedded model, stage by stage, in pieces.
 
-The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), diffusion (audiomae,
-mel_vae). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE encoder:
-vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
+The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), tokens (audiomae, mel_vae),
+diffusion (tokens). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE
+encoder: vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
 `bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
@@ -22,6 +22,7 @@ from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
@@ -32,13 +33,21 @@ from .loop import Stage, choose_device, fit, load_average, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
-from .preparation import cached, load_clips, load_weights, prepare_latents
+from .preparation import cached, load_clips, load_weights, prepare_context, prepare_latents
 from .restoring import restore_bundle
 from .sizes import TRAINED
+from .tokens import TokensStage
 from .vocoder import VocoderStage
 
 RESULTS = ("restore", "assemble", "ceilings", "curves")
-BUDGETS = {"audiomae": 20.0, "mel_vae": 20.0, "vae_encoder": 10.0, "vocoder": 60.0, "diffusion": 60.0}  #: minutes
+BUDGETS = {
+    "audiomae": 20.0,
+    "mel_vae": 20.0,
+    "vae_encoder": 10.0,
+    "vocoder": 60.0,
+    "tokens": 20.0,
+    "diffusion": 60.0,
+}  #: minutes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -110,7 +119,13 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> S
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
     data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config)
-    return DiffusionStage(TRAINED, data, device)
+    if name == "tokens":
+        return TokensStage(TRAINED, data, device)
+    acoustic_encoder = load_weights(
+        AcousticEncoder(TRAINED), load_average(folder, "tokens", "acoustic_encoder"), device
+    )
+    quantizer = load_average(folder, "tokens", "quantizer")
+    return DiffusionStage(TRAINED, prepare_context(folder, data, acoustic_encoder, quantizer), device)
 
 
 def run() -> None:

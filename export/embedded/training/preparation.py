@@ -18,12 +18,13 @@ from sc_runtime.semanticodec.config import LATENT_SHAPE, SemantiCodecConfig
 from sc_runtime.semanticodec.fbank import count_frames
 
 from .clusters import cluster_domains
-from .diffusion import Latents
+from .diffusion import Conditioned
 from .filterbanks import choose_lengths, compute_fbanks
 from .mel import LogMel
+from .tokens import Features, quantize_features
 
 BATCH = 16
-SCALE_FACTOR, CENTROIDS = "scale_factor.json", "centroids.npy"
+SCALE_FACTOR, CENTROIDS, CONTEXT = "scale_factor.json", "centroids.npy", "context.npy"
 
 
 def load_clips(corpus: Path) -> np.ndarray:
@@ -110,8 +111,8 @@ def prepare_semantic(
 
 def prepare_latents(
     folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
-) -> Latents:
-    """The data of stage `diffusion`.
+) -> Features:
+    """The data of stage `tokens`.
 
     The VAE's scale factor, one over the standard deviation of the latents, is cached too.
     """
@@ -127,7 +128,23 @@ def prepare_latents(
         write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
     scale = json.loads((folder / SCALE_FACTOR).read_text())
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
-    return Latents(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
+    return Features(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
+
+
+def prepare_context(
+    folder: Path, data: Features, acoustic_encoder: nn.Module, quantizer: dict[str, Tensor]
+) -> Conditioned:
+    """The data of stage `diffusion`: the latents, and the quantised features of the trained tokens."""
+    device = next(acoustic_encoder.parameters()).device
+    entries = quantizer["embed"].to(device).float()
+
+    def compute(path: Path) -> None:
+        context = open_memmap(path, mode="w+", dtype=np.float16, shape=data.joined.shape)
+        for rows in batches(len(context)):
+            context[rows] = quantize_features(data, acoustic_encoder, entries, rows, device).cpu().numpy()
+        context.flush()
+
+    return Conditioned(data.latents, cached(folder / CONTEXT, compute))
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:

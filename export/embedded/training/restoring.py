@@ -25,9 +25,9 @@ from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.export.weights import read_weights
 from sc_runtime.files import replacing, write_atomically
 
-from .diffusion import VectorQuantizer
 from .masked_autoencoder import MaskedAutoencoder
 from .preparation import CENTROIDS, SCALE_FACTOR
+from .quantizer import VectorQuantizer
 
 
 def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, folder: Path) -> tuple[str, ...]:
@@ -51,8 +51,9 @@ def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, fo
                 networks[name].load_state_dict(weights, strict=name != "autoencoder")
     scale = float(read_weights(bundle, "vae_decoder")["scale_factor"])
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / CENTROIDS) as temporary:
-        np.save(temporary, bundle.load_codebook(f"semantic-{sizes.config.vocab}"))
+    if sizes.config == stored.config:
+        with replacing(folder / CENTROIDS) as temporary:
+            np.save(temporary, bundle.load_codebook(stored.config.semantic_codebook))
     if "mel_vae" in kept:
         write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
     for stage in kept:
@@ -67,11 +68,11 @@ def build_networks(sizes: NetworkSizes) -> dict[str, dict[str, nn.Module]]:
         "audiomae": {"autoencoder": MaskedAutoencoder(sizes)},
         "mel_vae": {"decoder": VaeDecoder(sizes)},
         "vocoder": {"hifigan": HifiGan(sizes)},
-        "diffusion": {
-            "tunet": TUNet(sizes),
+        "tokens": {
             "acoustic_encoder": AcousticEncoder(sizes),
             "quantizer": VectorQuantizer(config.acoustic_vocab, config.feature_width),
         },
+        "diffusion": {"tunet": TUNet(sizes)},
     }
 
 
