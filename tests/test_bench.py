@@ -19,7 +19,7 @@ from bench.harness.machine import measure_peak_memory
 from bench.harness.processes import Child
 from bench.harness.results import describe_command, round_floats, write_results
 from bench.harness.timing import time_in_turns
-from bench.speed import first_sample, levers
+from bench.speed import first_sample, levers, together
 from bench.speed.inputs import make_codes, make_sound
 from bench.speed.rows import Plan, SideRow
 from bench.speed.sides import DIRECTIONS, Run, Settings, SideProgram
@@ -389,6 +389,19 @@ def test_the_first_sample_comes_after_all_that_it_needs(tiny_bundle: Path, tmp_p
     for start in starts.values():
         assert 0 < start["imported"] < start["loaded"] < start["first_sample"]
         assert start["samples"] == 42_880 - 10_240  # a part of a window; its end is cross-faded with the next piece
+
+
+@pytest.mark.slow
+def test_recordings_together_are_timed_against_the_published_procedure(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "together.json"
+    arguments = ["--recordings", "5", "--block", "2", "--published", "1", "--out", str(out)]
+    assert run_command(together.app, ["--bundle", str(tiny_bundle), *arguments]) == 0
+    found = json.loads(out.read_text())
+    ours, theirs = found["sides"].values()
+    assert found["ratio"] == pytest.approx(theirs["seconds"] / ours["seconds"], rel=1e-4)
+    for side in (ours, theirs):
+        assert 0 < side["spread_s"][0] <= side["seconds"] <= side["spread_s"][1]
+        assert side["rtf"] == pytest.approx(side["seconds"] / 10, rel=1e-4)
 
 
 @pytest.mark.slow
