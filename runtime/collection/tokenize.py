@@ -114,7 +114,8 @@ def tokenize_collection(
         follow.add_earlier(counts[number])
     work = WorkerSettings(folder.uri, str(codec.bundle.path), backend, threads, precision, batch, retry_errors)
     planned = time.perf_counter()
-    reports = {report.number: report for report in chosen.run(work, todo, follow)}
+    files = follow.files / max(len(shards.numbers), 1)
+    reports = {report.number: report for report in chosen.run(work, todo, files, follow)}
     elapsed = time.perf_counter() - planned
     folder.remove_leftovers()
 
