@@ -157,7 +157,7 @@ def time_ray(source: Path, out: Path, bundle: str) -> tuple[float, float, float,
     A thread looks when shards appear: the driver learns it later, when the worker has begun the next group.
     """
     shards = RAY_FILES // RAY_SHARD_FILES
-    first = len(split(list(range(shards)), 1)[0])
+    first = len(split(list(range(shards)), RAY_SHARD_FILES, 1)[0])
     moments: dict[int, tuple[float, float, float]] = {}
 
     def watch() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,48 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@dataclass
+class Kills:
+    """The kills that have happened, and those that are to come.
+
+    kinds: what is killed. The kind that was killed least is next.
+    wanted: number of kills, of which a folder sees at most KILLS_A_FOLDER.
+    shards: number of shards of a folder that is complete.
+    pause: seconds from the shard at which a kill is due to the kill, at most.
+    """
+
+    kinds: Sequence[str]
+    wanted: int
+    shards: int
+    pause: float
+    generator: random.Random
+    done: Counter[str] = field(default_factory=Counter)  #: by kind
+    present: list[int] = field(default_factory=list)  #: number of shards at each kill
+    due: list[int] = field(default_factory=list)  #: number of shards at each next kill of this folder, descending
+    missed: set[str] = field(default_factory=set)  #: kinds that had no victim before a driver ended
+
+    def begin_folder(self) -> None:
+        left = min(KILLS_A_FOLDER, self.wanted - self.done.total())
+        self.due = sorted((self.generator.randrange(self.shards) for _ in range(left)), reverse=True)
+
+    def choose_kind(self) -> str:
+        """The kind to be killed next."""
+        if len(self.missed) == len(self.kinds):
+            self.missed.clear()
+        return min(self.kinds, key=lambda name: (name in self.missed, self.done[name], self.generator.random()))
+
+    def choose_pause(self) -> float:
+        """Seconds from the shard at which the kill is due to the kill."""
+        return self.generator.uniform(0.0, self.pause)
+
+    def add(self, kind: str, shards: int) -> None:
+        """Count a kill that happened when there were `shards` shards."""
+        self.done[kind] += 1
+        self.due.pop()
+        self.present.append(shards)
+        self.missed.clear()
+
+
 def survive(
     start: Callable[[], subprocess.Popen[str]],
     find_victims: Victims,
@@ -80,7 +123,7 @@ def survive(
     """Start drivers until `kills` kills have happened and the last driver has succeeded.
 
     A kill is due when a random number of shards is there, and some time has passed. So kills are spread over the run,
-    however long its start takes. The kind that was killed least is next.
+    however long its start takes.
 
     Arguments:
         start: starts a driver that writes to `folder`.
@@ -91,48 +134,50 @@ def survive(
     Returns the kills by kind, how many folders were completed, how many shards each has, and for each kill how many
     shards there were. Raises AssertionError if a folder differs.
     """
-    generator, done, folders, failures = random.Random(seed), Counter[str](), 0, 0
     count = sum(name.startswith("shard-") for name in expected)
-    present: list[int] = []  # shards at each kill
-    missed: set[str] = set()  # kinds that had no victim before the driver ended
-    moments: list[int] = []  # number of shards at which each next kill is due, in descending order
+    counted, folders, failures = Kills(kinds, kills, count, pause, random.Random(seed)), 0, 0
     while True:
         if not folder.is_dir():
-            left = min(KILLS_A_FOLDER, kills - done.total())
-            moments = sorted((generator.randrange(count) for _ in range(left)), reverse=True)
+            counted.begin_folder()
         process = start()
-        while moments:
-            if len(missed) == len(kinds):
-                missed.clear()
-            kind = min(kinds, key=lambda name: (name in missed, done[name], generator.random()))
-            if not wait_for_shards(process, folder, moments[-1], find_victims, kind):
-                if process.returncode == 0:  # it was not killed
-                    missed.add(kind)
-                break
-            if has_ended(process, generator.uniform(0.0, pause)):
-                break
-            victims = find_victims(process)
-            if kind not in victims:  # it has ended by itself meanwhile
-                continue
-            with contextlib.suppress(psutil.NoSuchProcess):
-                shards = count_shards(folder)
-                victims[kind]()
-                done[kind] += 1
-                moments.pop()
-                present.append(shards)
-                missed.clear()
-                failures = 0
+        if kill_when_due(process, folder, counted, find_victims):
+            failures = 0
         _, errors = process.communicate()
         if process.returncode == 0:
             assert read_folder(folder) == expected, "the folder differs from an undisturbed run's"
             folders, failures = folders + 1, 0
-            if done.total() >= kills:
-                return {"kills": dict(done), "folders": folders, "shards": count, "shards_at_kill": present}
+            if counted.done.total() >= kills:
+                found = {"kills": dict(counted.done), "folders": folders, "shards": count}
+                return {**found, "shards_at_kill": counted.present}
             shutil.rmtree(folder)
         else:
             failures += 1
             known = process.returncode == -signal.SIGKILL or any(text in errors for text in EXPECTED_ERRORS)
             assert known and failures <= MOST_FAILURES, f"exit code {process.returncode}: {errors}"
+
+
+def kill_when_due(process: subprocess.Popen[str], folder: Path, kills: Kills, find_victims: Victims) -> bool:
+    """Kill what is due until `process`, a driver that writes to `folder`, ends or nothing is due.
+
+    Returns whether there was a kill.
+    """
+    before = kills.done.total()
+    while kills.due:
+        kind = kills.choose_kind()
+        if not wait_for_shards(process, folder, kills.due[-1], find_victims, kind):
+            if process.returncode == 0:  # it was not killed
+                kills.missed.add(kind)
+            break
+        if has_ended(process, kills.choose_pause()):
+            break
+        kill = find_victims(process).get(kind)
+        if kill is None:  # it has ended by itself meanwhile
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            shards = count_shards(folder)
+            kill()
+            kills.add(kind, shards)
+    return kills.done.total() > before
 
 
 def count_shards(folder: Path) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SettingsError
+from .errors import TRY_ANOTHER, BackendError, BundleError
 
 BLOCK_SCORES = 1 << 23  #: float32 scores held at a time (32 MiB), however many queries there are
 RESCORED_ROWS = 1024  #: centroids compared in float64 at a time
 NORM_LIMIT = 1e18  #: bound on a vector's norm about the codebook's mean; its square is far from overflowing float32
 UNIT_ROUNDOFF = 2.0**-24  #: u of float32
+REBUILD = "rebuild the bundle from an undamaged checkpoint"  #: the remedy for a codebook
 
 
 class NearestCentroid:
@@ -35,7 +36,7 @@ class NearestCentroid:
     """
 
     def __init__(self, codebook: npt.NDArray[np.float32]) -> None:
-        """`codebook` float32 [N, D], N and D ≥ 1; kept, not copied. Raises `SettingsError`."""
+        """`codebook` float32 [N, D], N and D ≥ 1; kept, not copied. Raises `BundleError`."""
         self.codebook = codebook
         self._mean, self._centred, squares = centre_codebook(codebook)
         self._largest = float(np.sqrt(squares.max()))
@@ -44,8 +45,8 @@ class NearestCentroid:
     def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """Indices int32 [n] of the centroids nearest to `queries` float32 [n, D]; of equals, the lowest.
 
-        Memory: 32 MiB of scores (or one row of N, if more) at a time. Raises `SettingsError` for another
-        shape or dtype and for values that are not finite.
+        Memory: 32 MiB of scores (or one row of N, if more) at a time. Raises `BackendError` for another
+        shape or dtype and for values that are not finite: queries come from a network, not from the user.
         """
         count, width = self.codebook.shape
         check_queries(queries, width)
@@ -63,8 +64,7 @@ class NearestCentroid:
             centred = queries - self._mean
         norms = np.sqrt(_square_norms(centred))
         if not np.all(norms < NORM_LIMIT):
-            first = int(np.argmin(norms < NORM_LIMIT))
-            raise SettingsError(f"query of norm {norms[first]:g}", "finite features", "check the encoder's output")
+            raise explain_query(norms[int(np.argmin(norms < NORM_LIMIT))])
         np.matmul(centred, self._centred.T, out=scores)
         np.subtract(scores, self._half_squares, out=scores)
         nearest = scores.argmax(axis=1)
@@ -95,24 +95,28 @@ class NearestCentroid:
 def centre_codebook(
     codebook: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """(mean [D], codebook − mean [N, D], squared norms [N] of its rows) of `codebook` [N, D]. Raises SettingsError."""
+    """(mean [D], codebook − mean [N, D], squared norms [N] of its rows) of `codebook` [N, D]. Raises BundleError."""
     if codebook.ndim != 2 or codebook.dtype != np.float32 or 0 in codebook.shape:
-        raise SettingsError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]")
+        raise BundleError(f"codebook of {describe_array(codebook)}", "float32 [centroids, width]", REBUILD)
     with np.errstate(over="ignore", invalid="ignore"):
         mean = codebook.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = codebook - mean
     squares = _square_norms(centred)
     largest = float(np.sqrt(squares.max()))
     if not largest < NORM_LIMIT:
-        remedy = "rebuild the bundle from an undamaged checkpoint"
-        raise SettingsError(f"codebook with vectors of norm {largest:g}", "finite values", remedy)
+        raise BundleError(f"codebook with vectors of norm {largest:g}", "finite values", REBUILD)
     return mean, centred, squares
 
 
 def check_queries(queries: npt.NDArray[np.float32], width: int) -> None:
-    """Raises `SettingsError` for queries that are not float32 [n, width]."""
+    """Raises `BackendError` for queries that are not float32 [n, width]."""
     if queries.ndim != 2 or queries.shape[1] != width or queries.dtype != np.float32:
-        raise SettingsError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]")
+        raise BackendError(f"queries of {describe_array(queries)}", f"float32 [queries, {width}]", TRY_ANOTHER)
+
+
+def explain_query(norm: float) -> BackendError:
+    """The error of a query with `norm` about the codebook's mean that is NORM_LIMIT or more, or not a number."""
+    return BackendError(f"query of norm {norm:g}", "finite features", TRY_ANOTHER)
 
 
 def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -118,7 +118,7 @@ class Codec:
                 of a few megabytes may hold hours of silence.
             progress: called with (windows done, windows in all).
 
-        Raises AudioError for sound that cannot be read, SettingsError for an option that cannot work.
+        Raises AudioError for sound that cannot be read, SettingsError for an option, BackendError for a failed run.
         """
 
         def report(number: int, done: int, windows: int) -> None:

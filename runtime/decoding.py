@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from .errors import BackendError, TokensError
+from .errors import TRY_ANOTHER, BackendError, TokensError
 from .model import DecodePlan, Model
 from .overlap_add import overlap_add
 from .spec import Progress
@@ -129,7 +129,5 @@ def require_finite(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """`pieces` of sound, as they come. Raises BackendError at the first value that is not finite."""
     for piece in pieces:
         if not np.isfinite(piece).all():
-            raise BackendError(
-                "decoded samples that are not finite", "finite samples", "try another backend (--backend)"
-            )
+            raise BackendError("decoded samples that are not finite", "finite samples", TRY_ANOTHER)
         yield piece

@@ -27,6 +27,7 @@ OUT_OF_MEMORY = (
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: of a disk, a quota, or a limit of the size of files
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  #: of this process, of this machine
 MAKE_ROOM = "make room there, or name another folder in $TMPDIR"  #: the remedy for a full folder of temporary files
+TRY_ANOTHER = "try another backend (--backend)"  #: the remedy for a network that fails or gives no number
 #: Errors of a name or its permissions, as classes and, where there is none, as numbers.
 WRONG_NAME = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 WRONG_NAME_CODES = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)

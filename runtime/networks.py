@@ -43,7 +43,10 @@ class Search(Protocol):
     """Nearest-neighbour search in one codebook. Several threads may search at once."""
 
     def search(self, queries: np.ndarray) -> np.ndarray:
-        """Indices int32 [n] of the vectors nearest to `queries` float32 [n, D]; of equals, the lowest."""
+        """Indices int32 [n] of the vectors nearest to `queries` float32 [n, D]; of equals, the lowest.
+
+        Raises BackendError for queries that are not finite.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from sc_runtime import centroids
 from sc_runtime.centroids import NearestCentroid
-from sc_runtime.errors import CodecError, SettingsError
+from sc_runtime.errors import BackendError, BundleError
 
 
 def brute_force(codebook: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -165,10 +165,10 @@ def test_values_that_are_not_finite_are_refused(bad):
     codebook = np.zeros((10, 8), np.float32)
     queries = np.zeros((4, 8), np.float32)
     queries[2, 3] = bad
-    with pytest.raises(SettingsError, match="query of norm"):
+    with pytest.raises(BackendError, match="query of norm"):
         NearestCentroid(codebook).search(queries)
     codebook[1, 1] = bad
-    with pytest.raises(SettingsError, match="codebook with vectors of norm"):
+    with pytest.raises(BundleError, match="codebook with vectors of norm"):
         NearestCentroid(codebook)
 
 
@@ -176,11 +176,11 @@ def test_values_that_are_not_finite_are_refused(bad):
     "codebook", [np.zeros(8, np.float32), np.zeros((0, 8), np.float32), np.zeros((8, 0), np.float32), np.zeros((8, 8))]
 )
 def test_other_codebooks_are_refused(codebook):
-    with pytest.raises(CodecError, match="codebook of"):
+    with pytest.raises(BundleError, match="codebook of"):
         NearestCentroid(codebook)
 
 
 @pytest.mark.parametrize("queries", [np.zeros(8, np.float32), np.zeros((2, 7), np.float32), np.zeros((2, 8))])
 def test_other_queries_are_refused(queries):
-    with pytest.raises(CodecError, match="queries of"):
+    with pytest.raises(BackendError, match="queries of"):
         NearestCentroid(np.zeros((3, 8), np.float32)).search(queries)

@@ -17,6 +17,7 @@ import sys
 import time
 import zlib
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -922,15 +923,17 @@ def damage(tiny_bundle, tmp_path):
 def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
     """A graph or codebook that is missing, cut, altered or swapped; a manifest that is not one."""
     graph, codebook, manifest = damage / "hifigan.onnx", damage / "semantic-32768.npy", damage / "manifest.json"
+    recipe = "sc-runtime build --tps 50 --vocab 4096,32768 --seeded 1 --size tiny"
+    rebuild = f": rebuild it: {recipe} --out {damage} --force"
+    again = "; expected a manifest of format 2: build the bundle again with this version: sc-runtime build"
 
-    def expect(command, source, name):
+    def expect(command, source, given, remedy=rebuild):
         arguments = ["out.sct"] if command == "encode" else ["out.wav", *QUICK]
         code, out, err = call(command, source, "--bundle", damage, "-o", *arguments)
         assert (code, out) == (1, "")
         assert len(err.splitlines()) == 1, err
-        assert err.startswith("error: ")
-        assert name in err
-        assert "rebuild it" in err or "build" in err
+        assert err.startswith(f"error: {given}")
+        assert err.endswith(f"{remedy}\n")
         assert not list(tmp_path.glob("out.*"))
         assert not list(tmp_path.glob(".*"))
 
@@ -938,26 +941,34 @@ def test_damaged_bundles(call, tokens, speech, damage, tmp_path):
         whole = file.read_bytes()
         altered = bytearray(whole)
         altered[len(whole) // 2] ^= 1
+        digest = sha256(whole).hexdigest()[:12]
         file.unlink()
-        expect(command, source, file.name)
+        expect(command, source, f"{file} is missing; expected {len(whole)} bytes")
         file.write_bytes(whole[:-1])
-        expect(command, source, file.name)
+        expect(command, source, f"{file} holds {len(whole) - 1} bytes; expected {len(whole)} bytes")
         file.write_bytes(altered)
-        expect(command, source, file.name)
+        expect(command, source, f"{file} has been altered or swapped; expected SHA-256 {digest}…")
         file.write_bytes(whole)
 
-    other = damage / "swapped"
+    other, decoder = damage / "swapped", damage / "vae_decoder.onnx"
     graph.rename(other)
-    (damage / "vae_decoder.onnx").rename(graph)
-    other.rename(damage / "vae_decoder.onnx")
-    expect("decode", tokens, ".onnx")
+    decoder.rename(graph)
+    other.rename(decoder)
+    expect("decode", tokens, f"{graph} holds {graph.stat().st_size} bytes; expected {decoder.stat().st_size} bytes")
 
     text = manifest.read_text()
-    for changed in ("", "{", "[]", text.replace('"format": 2', '"format": 3'), text.replace('"tps"', '"rate"')):
+    for changed, reason in (
+        ("", "EOF while parsing a value"),
+        ("{", "EOF while parsing an object"),
+        ("[]", "no JSON object"),
+        (text.replace('"format": 2', '"format": 3'), "manifest format 3, this version reads 2"),
+        (text.replace('"tps"', '"rate"'), "the manifest has been altered"),
+    ):
         manifest.write_text(changed)
-        expect("decode", tokens, "manifest")
+        expect("decode", tokens, f"{manifest}: ValueError {reason}", again)
     manifest.unlink()
-    expect("decode", tokens, "manifest")
+    missing = "; expected the folder of a built bundle: sc-runtime build --tps 50"
+    expect("decode", tokens, f"{damage}: no readable manifest.json", missing)
 
 
 # --- outputs that cannot be written ----------------------------------------------------------------------------

@@ -245,6 +245,21 @@ def test_the_command_reports(recordings: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_the_command_takes_a_list_with_tabs(recordings: Path, tmp_path: Path, expected: dict[str, Tokens]) -> None:
+    """As Common Voice has it: a sentence may begin with a quote that does not end, or hold commas."""
+    rows = ["client_id\tpath\tsentence", 'x\tspeaker0/0000.flac\t"Yes, he said', 'x\tspeaker1/0001.flac\tNo", she said']
+    source = recordings / "validated.tsv"
+    source.write_text("\n".join(rows) + "\n")
+    try:
+        code, output, errors = run_command(source, "-o", tmp_path, "--json")
+    finally:
+        source.unlink()
+    assert (code, errors) == (0, "")
+    assert (json.loads(output)["files"], json.loads(output)["errors"]) == (2, 0)
+    found = {row_id: tokens.codes.tolist() for row_id, tokens in read_collection(tmp_path)}
+    assert found == {row_id: expected[row_id].codes.tolist() for row_id in ("speaker0/0000", "speaker1/0001")}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 def test_progress_is_shown_on_a_terminal(recordings: Path, tmp_path: Path) -> None:
     """A pipe gets none: `test_the_command_reports` compares all that is printed there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,49 @@ import pytest
 
 from sc_runtime.cli.tokenize import format_snapshot, parse_part, tokenize
 from sc_runtime.collection.cluster import check_places, choose_threads, count_places
-from sc_runtime.collection.local import choose_gpus, split
+from sc_runtime.collection.local import choose_gpus, run_in_process, split
 from sc_runtime.collection.progress import Progress, Snapshot
 from sc_runtime.collection.rows import Counts, Row
 from sc_runtime.collection.tokenize import tokenize_collection
-from sc_runtime.collection.worker import Failure, ShardReport
+from sc_runtime.collection.worker import Failure, ShardReport, WorkerSettings
 from sc_runtime.errors import BackendError, SettingsError
 from sc_runtime.ray_cluster import turn_off_usage_reports
+from tests.collections import tokenize as tokenize_small
+from tests.collections import write_recordings
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 1000])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_groups_hold_every_shard_once_and_are_several_for_each_worker(count: int, workers: int) -> None:
-    groups = split(list(range(count)), workers)
+@pytest.mark.parametrize("files", [0.5, 300, 1e6])
+def test_groups_hold_every_shard_once_and_are_several_for_each_worker(count: int, files: float, workers: int) -> None:
+    groups = split(list(range(count)), files, workers)
     assert [number for group in groups for number in group] == list(range(count))
     assert len(groups) >= min(count, 4 * workers)
+
+
+def test_groups_are_of_many_shards_where_these_are_small() -> None:
+    """The progress moves once a group: of a thousand recordings, or of a shard if that has more."""
+    numbers = list(range(1000))
+    sizes = {files: {len(group) for group in split(numbers, files, 2)} for files in (1, 125, 200, 400, 501, 1000, 1e5)}
+    assert sizes == {1: {8}, 125: {8}, 200: {5}, 400: {2}, 501: {1}, 1000: {1}, 1e5: {1}}
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_groups_are_chosen_by_the_recordings_of_a_shard(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def run(settings: WorkerSettings, numbers: list[int], files: float, *_: object) -> Iterator[ShardReport]:
+        given.append(files)
+        return run_in_process(settings, numbers, None)
+
+    name = {"local": "run_processes", "ray": "run_on_ray"}[engine]
+    monkeypatch.setattr(f"sc_runtime.collection.engines.{name}", run)
+    write_recordings(tmp_path / "in", 7)
+    for _ in range(2):  # the second run has nothing to do
+        tokenize_small(tmp_path / "in", tmp_path / "out", engine=engine, workers=2, shard_files=3, threads=1)
+    assert given == [7 / 3, 7 / 3]
 
 
 def test_each_worker_has_its_gpus() -> None:

@@ -242,6 +242,33 @@ def test_a_store_that_does_not_answer_is_one_line() -> None:
         assert caught.value.remedy == "check the connection, or try again later"
 
 
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_a_shard_is_synced_whole_before_it_is_renamed(
+    recordings: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it has its name by one rename within its folder."""
+    synced: dict[int, int] = {}  # inode -> bytes
+    renamed: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def record_sync(descriptor: int) -> None:
+        sync(descriptor)
+        facts = os.fstat(descriptor)
+        synced[facts.st_ino] = facts.st_size
+
+    def record_replace(self: Path, target: Path) -> Path:
+        facts = self.stat()
+        assert synced[facts.st_ino] == facts.st_size > 0 and self.parent == target.parent
+        renamed.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    tokenize(recordings, tmp_path, format=format, **SHARDS)
+    shards = [name for name in renamed if name.startswith("shard-")]
+    assert shards == sorted(path.name for path in tmp_path.glob("shard-*")) and len(shards) == 4
+
+
 def test_a_killed_driver_loses_nothing(recordings: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     process = start_command(recordings, "-o", tmp_path, "--shard-files", 2)
     while process.poll() is None and not list(tmp_path.glob("shard-*")):

@@ -95,7 +95,7 @@ def test_a_name_of_pattern_letters_that_exists_is_no_pattern(recordings: Path, t
     assert list_ids(folder / "a*.flac") == ["a*"]
 
 
-@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "tsv", "TSV", "parquet"])
 def test_lists_name_recordings(recordings: Path, suffix: str) -> None:
     paths = ["speaker0/0000.flac", str(recordings / "speaker1" / "0001.flac")]
     target = recordings / f"list.{suffix}"
@@ -106,6 +106,8 @@ def test_lists_name_recordings(recordings: Path, suffix: str) -> None:
         target.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif suffix == "csv":
         target.write_text("id,path,speaker\n" + "".join(f"{row['id']},{row['path']},x\n" for row in rows))
+    elif suffix.lower() == "tsv":
+        target.write_text("id\tpath\tspeaker\n" + "".join(f"{row['id']}\t{row['path']}\tx\n" for row in rows))
     else:
         parquet.write_table(pyarrow.Table.from_pylist(rows), target)
     items = find_items([str(target)])
@@ -235,6 +237,14 @@ def write_file(name: str, data: bytes) -> Write:
         (write_file("time.jsonl", b'{"path": "a.wav", "start": "x"}'), r"line 1: start 'x'"),
         (write_file("time.csv", b"path,duration\na.wav,-1\n"), r"line 2: duration '-1'"),
         (write_file("zero.csv", b"path,duration\na.wav,0\n"), r"line 2: a duration of 0"),
+        (write_file("open.csv", b'path,text\na.wav,"b\nb.wav,c\n'), r"open\.csv, line 3: unexpected end of data"),
+        (write_file("no.tsv", b"name\ttext\na\tb\n"), r"no\.tsv: no column of paths \(it has name, text\)"),
+        (write_file("commas.tsv", b"path,text\na.wav,b\n"), r"no column of paths \(it has path,text\)"),
+        (write_file("empty.tsv", b"path\ttext\n"), r"empty\.tsv: an empty list"),
+        (write_file("bad.tsv", b"path\n\xff"), r"bad\.tsv: not UTF-8"),
+        (write_file("time.tsv", b"path\tduration\na.wav\t-1\n"), r"line 2: duration '-1'"),
+        (write_file("less.tsv", b"text\tpath\na\n"), r"less\.tsv, line 2: the path None"),
+        (write_file("long.tsv", b"path\n" + b"a" * 200_000), r"long\.tsv, line 2: field larger than field limit"),
         (write_file("none.jsonl", b'{"path": null}'), r"line 1: the path None"),
         (write_file("same.txt", b"a.wav\na.flac\n"), r"two recordings of the id 'a': .*a\.flac and .*a\.wav"),
         (write_file("no.tar", b"no tar"), r"no\.tar: not a tar"),

@@ -147,7 +147,7 @@ def test_an_error_of_a_worker_s_start_is_raised(tiny_bundle: Path, tmp_path: Pat
     tokenize(tmp_path / "in", tmp_path / "out")
     settings = WorkerSettings(str(tmp_path / "out"), str(tiny_bundle), "onnxruntime")
     with pytest.raises(BundleError, match="put the same one on every machine"):
-        list(run_processes(settings, [0], 1, 0))
+        list(run_processes(settings, [0], 1, 1, 0))
 
 
 def test_shards_are_cut_by_files_or_by_hours() -> None:

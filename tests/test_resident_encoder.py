@@ -18,7 +18,7 @@ from sc_runtime.backends.lstm_choice import IN_TURN, LIBRARY_LSTM, TOGETHER, WAY
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda.lstm import LstmCall
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import BackendError
 from tests.emulated_device import EmulatedDevice, Emulations
 from tests.test_tensorrt import PROCESSOR
 
@@ -87,7 +87,7 @@ def test_features_that_are_not_finite_are_refused_as_on_the_cpu(tiny_bundle: Pat
     codec, reference = Codec(bundle, open_backend(emulations)), Codec.load(tiny_bundle, backend="onnxruntime")
     window = np.full((1024, 128), np.inf, np.float32)
     for each in (codec, reference):
-        with pytest.raises(SettingsError, match="expected finite features"):
+        with pytest.raises(BackendError, match="expected finite features"):
             each.model.encode_windows([window], each.config, None)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ import pytest
 from bench.speed.stages import StageClock, open_timed_codec
 from sc_runtime import Codec
 from sc_runtime.bundle.store import Bundle
-from sc_runtime.errors import SettingsError
+from sc_runtime.errors import BackendError
 from sc_runtime.spec import EncodeOptions
 from sc_runtime.unicodec.model import UniCodecModel
 from tests.emulated_device import Emulations
@@ -57,7 +57,7 @@ def test_features_that_are_not_finite_are_refused_as_on_the_cpu(tiny_unicodec: P
     bundle = Bundle.load(tiny_unicodec)
     window = np.full(960, np.inf, np.float32)
     for codec in (Codec(bundle, open_backend(emulations)), Codec.load(tiny_unicodec, backend="onnxruntime")):
-        with pytest.raises(SettingsError, match="expected finite features"):
+        with pytest.raises(BackendError, match="expected finite features"):
             codec.model.encode_windows([window], codec.config, EncodeOptions())
 
 

@@ -11,7 +11,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import pytest
 import soundfile
 
 from sc_runtime import Codec, Tokens
-from sc_runtime.errors import AudioError, SettingsError, TokensError, choose_remedy
+from sc_runtime.centroids import NearestCentroid
+from sc_runtime.errors import AudioError, CodecError, SettingsError, TokensError, choose_remedy
 from tests.conftest import ROOT
 
 served_in_thread = pytest.importorskip("tests.served", reason="needs the extra serve, and httpx")
@@ -321,7 +322,6 @@ FOLLOWED = {
 #: Those that it cannot.
 REPLACED = {
     "add it: … --vocab …",
-    "check the encoder's output",
     "convert it, with `ffmpeg -i IN OUT.flac` for example",
     "do not write to the file while it is read",
     "get the whole file, or accept what is left with --allow-truncated (in Python, allow_truncated=True)",
@@ -329,7 +329,6 @@ REPLACED = {
     "it was written by a newer version: upgrade sc-runtime",
     "make room there, or name another folder in $TMPDIR",
     "name the bundle, or use .sct",
-    "rebuild the bundle from an undamaged checkpoint",
     "rename the output",
     "repair its header, or convert it with `sox --ignore-length IN OUT`",
     "split it, or raise the limit (max_seconds)",
@@ -438,6 +437,45 @@ def test_a_full_disk_is_not_the_clients_fault(client: Any, monkeypatch: pytest.M
         assert problem["request_id"] in str(logged)
         check_problem(problem)
     assert client.post("/v1/tokens", content=copied).status_code == 200
+
+
+def test_networks_that_give_no_numbers_are_not_the_clients_fault(served: Any, client: Any, monkeypatch: Any) -> None:
+    """Features that are not finite come from the encoder. The log says what the client need not know."""
+    logged: list[object] = []
+    log = logging.getLogger("sc_runtime.serving")
+    monkeypatch.setattr(log, "error", lambda *texts, **given: logged.append((texts, given)))
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(RATE), RATE, format="WAV")
+    networks = served.service.require_codec().networks
+    run = networks.run
+
+    def spoil(graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.full_like(array, np.nan) for name, array in run(graph, **feeds).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "run", spoil)
+        answer = client.post("/v1/tokens", content=file.getvalue())
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (500, "urn:sc-runtime:problem:internal"), problem
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["request_id"] in str(logged) and "query of norm nan" in str(logged)
+    check_problem(problem)
+    assert client.post("/v1/tokens", content=file.getvalue()).status_code == 200
+
+
+def test_a_bundle_and_a_backend_are_not_the_clients_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("sc_runtime.serving"), "error", lambda *texts, **given: None)
+    codebook = np.zeros((3, 8), np.float32)
+    calls: list[Callable[[], object]] = [
+        lambda: NearestCentroid(codebook[0]),
+        lambda: NearestCentroid(codebook + np.float32(np.inf)),
+        lambda: NearestCentroid(codebook).search(codebook[:, :7]),
+        lambda: NearestCentroid(codebook).search(codebook + np.float32(np.nan)),
+    ]
+    for call in calls:
+        with pytest.raises(CodecError) as raised:
+            call()
+        assert explain_error(raised.value, "").status == 500, raised.value
 
 
 def test_other_errors_of_the_system_are_not_the_clients_fault() -> None:

@@ -34,5 +34,5 @@ class Backend(Protocol):
         ...
 
     def open_search(self, codebook: np.ndarray) -> Search:
-        """A search in `codebook`, float32 [entries, D]. Raises BackendError."""
+        """A search in `codebook`, float32 [entries, D]. Raises BundleError, BackendError."""
         ...

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from sc_runtime.errors import BackendError, first_line, ran_out_of_memory
-
-TRY_ANOTHER = "try another backend (--backend)"
+from sc_runtime.errors import TRY_ANOTHER, BackendError, first_line, ran_out_of_memory
 
 
 def describe_failure(

@@ -29,8 +29,8 @@ def tokenize(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Audio files, folders, patterns, lists (.txt, .jsonl, .csv, .parquet), tars, or Parquet files with "
-            "audio bytes: paths, or URIs such as s3://bucket/folder.",
+            help="Audio files, folders, patterns, lists (.txt, .jsonl, .csv, .tsv, .parquet), tars, or Parquet files "
+            "with audio bytes: paths, or URIs such as s3://bucket/folder.",
         ),
     ],
     *,

@@ -46,11 +46,12 @@ class ShardActor:
 
 
 def run_on_ray(
-    settings: WorkerSettings, numbers: list[int], workers: int | None, gpus_per_worker: float
+    settings: WorkerSettings, numbers: list[int], files: float, workers: int | None, gpus_per_worker: float
 ) -> Iterator[ShardReport]:
     """Encode the shards `numbers` in actors of Ray. Reports come as groups of shards are finished.
 
     Arguments:
+        files: recordings of a shard, about.
         workers: number of actors. None takes as many as the cluster holds now.
         gpus_per_worker: GPUs that an actor declares, a fraction if several share one. Without one it declares its CPU
             threads.
@@ -68,7 +69,7 @@ def run_on_ray(
     if not (workers and os.environ.get("RAY_ADDRESS")):  # that cluster may grow: Ray waits for a machine
         check_places(ray.nodes(), cpus, gpus_per_worker)
     size = workers or count_places(ray.cluster_resources(), cpus, gpus_per_worker)
-    groups = split(numbers, size)
+    groups = split(numbers, files, size)
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items(

@@ -36,8 +36,10 @@ class Engine:
         if not (math.isfinite(self.gpus_per_worker) and self.gpus_per_worker >= 0):
             raise SettingsError(f"{self.gpus_per_worker} GPUs of each worker", "a number, 0 or more")
 
-    def run(self, settings: WorkerSettings, numbers: list[int], progress: Progress) -> Iterator[ShardReport]:
-        """Encode shards, and report each as it is finished."""
+    def run(
+        self, settings: WorkerSettings, numbers: list[int], files: float, progress: Progress
+    ) -> Iterator[ShardReport]:
+        """Encode shards, of about `files` recordings each, and report each as it or its group is finished."""
         workers = self.workers or 1
         if self.name == "local" and workers == 1:
             for report in run_in_process(settings, numbers, progress.add_row):
@@ -45,11 +47,11 @@ class Engine:
                 yield report
             return
         if self.name == "ray":
-            reports = run_on_ray(settings, numbers, self.workers, self.gpus_per_worker)
+            reports = run_on_ray(settings, numbers, files, self.workers, self.gpus_per_worker)
         else:
             threads = settings.threads or max(1, count_cores() // workers)
             settings = dataclasses.replace(settings, threads=threads)
-            reports = run_processes(settings, numbers, workers, self.gpus_per_worker)
+            reports = run_processes(settings, numbers, files, workers, self.gpus_per_worker)
         for report in reports:
             progress.add_shard(report)
             yield report

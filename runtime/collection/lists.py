@@ -1,4 +1,4 @@
-"""Lists of recordings: text, JSON lines, CSV or Parquet, a row a recording."""
+"""Lists of recordings: text, JSON lines, CSV, TSV or Parquet, a row a recording."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .items import Item
 
 PATH_COLUMNS = ("path", "uri", "url", "file", "audio", "audio_filepath", "filename", "file_name", "source")
 START_COLUMNS = ("start", "offset")  #: the second is NeMo's
-SUFFIXES = (".txt", ".jsonl", ".csv")  #: Parquet lists come from `containers`
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")  #: Parquet lists come from `containers`
 COLUMNS = f"a column of paths or URIs: {', '.join(PATH_COLUMNS)}"
 
 Rows = Iterable[tuple[str, dict[str, Any]]]  #: (what an error calls the row, its columns)
 
 
 def read_list(uri: str) -> list[Item]:
-    """The recordings that a .txt, .jsonl or .csv list names. Raises SettingsError."""
+    """The recordings that a .txt, .jsonl, .csv or .tsv list names. Raises SettingsError."""
     with explaining(uri, SettingsError, "a list that can be read"), open_uri(uri) as file:
         try:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="").read()
         except UnicodeDecodeError:
             raise SettingsError(f"{uri}: not UTF-8", "a list in UTF-8") from None
-    readers = {".txt": read_lines, ".jsonl": read_json_lines, ".csv": read_csv}
+    readers = {".txt": read_lines, ".jsonl": read_json_lines, ".csv": read_csv, ".tsv": read_tsv}
     return list_items(uri, readers[PurePosixPath(uri).suffix.lower()](uri, text))
 
 
@@ -60,11 +60,24 @@ def read_json_lines(uri: str, text: str) -> Rows:
 
 
 def read_csv(uri: str, text: str) -> Rows:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if reader.fieldnames is not None:
-        find_column(uri, reader.fieldnames, PATH_COLUMNS)
-    for row in reader:
-        yield f"{uri}, line {reader.line_num}", row
+    """Strict, as a quote without its end would swallow the rows after it."""
+    return read_columns(uri, csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def read_tsv(uri: str, text: str) -> Rows:
+    """Columns with a tab between them. A quote is a character like others: texts hold single ones."""
+    return read_columns(uri, csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def read_columns(uri: str, reader: csv.DictReader[str]) -> Rows:
+    try:
+        if reader.fieldnames is not None:
+            find_column(uri, reader.fieldnames, PATH_COLUMNS)
+        for row in reader:
+            yield f"{uri}, line {reader.line_num}", row
+    except csv.Error as error:
+        given = f"{uri}, line {reader.reader.line_num}: {error}"  # the other number is that of the last row
+        raise SettingsError(given, "columns of texts", "correct the line, or save the list as .jsonl") from error
 
 
 def find_column(uri: str, columns: Iterable[str], wanted: Iterable[str]) -> str:

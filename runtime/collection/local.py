@@ -18,6 +18,7 @@ from sc_runtime.errors import BackendError
 from .worker import ShardReport, ShowRow, Worker, WorkerSettings
 
 GROUP_SHARDS = 8  #: at most, that a process is given at a time
+GROUP_FILES = 1000  #: recordings among which a last batch that is not full costs little
 MOST_DEATHS = 3  #: of workers one after the other, without a shard that was finished
 
 
@@ -28,17 +29,18 @@ def run_in_process(settings: WorkerSettings, numbers: list[int], show: ShowRow |
 
 
 def run_processes(
-    settings: WorkerSettings, numbers: list[int], workers: int, gpus_per_worker: float
+    settings: WorkerSettings, numbers: list[int], files: float, workers: int, gpus_per_worker: float
 ) -> Iterator[ShardReport]:
-    """Encode the shards `numbers` in `workers` processes. Reports come as shards are finished.
+    """Encode the shards `numbers`, of about `files` recordings each, in `workers` processes.
 
+    Reports come as groups of shards are finished.
     A process that dies takes its shards in work with it; new processes do them again. Raises BackendError if that
     happens MOST_DEATHS times in a row without a shard that was finished.
     """
     left, deaths = list(numbers), 0
     while left:
         try:
-            for report in run_pool(settings, left, workers, gpus_per_worker):
+            for report in run_pool(settings, split(left, files, workers), workers, gpus_per_worker):
                 left.remove(report.number)
                 deaths = 0
                 yield report
@@ -50,15 +52,15 @@ def run_processes(
 
 
 def run_pool(
-    settings: WorkerSettings, numbers: list[int], workers: int, gpus_per_worker: float
+    settings: WorkerSettings, groups: list[list[int]], workers: int, gpus_per_worker: float
 ) -> Iterator[ShardReport]:
-    """`run_processes` until a process dies. Raises BrokenProcessPool."""
+    """`run_processes` for groups of shards, until a process dies. Raises BrokenProcessPool."""
     context = multiprocessing.get_context("spawn")
     ended, parent = context.Pipe(duplex=False)
     arguments = (settings, ended, context.Value("i", 0), workers, gpus_per_worker)
     pool = ProcessPoolExecutor(workers, context, start_worker, arguments)
     try:
-        waiting: set[Future[list[ShardReport]]] = {pool.submit(run_group, group) for group in split(numbers, workers)}
+        waiting: set[Future[list[ShardReport]]] = {pool.submit(run_group, group) for group in groups}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda future: future.exception() is not None):  # what was done, first
@@ -113,10 +115,11 @@ def choose_gpus(number: int, share: float, visible: str | None) -> str:
     return ",".join(names[gpu % len(names)] if names else str(gpu) for gpu in range(first, last))
 
 
-def split(numbers: list[int], workers: int) -> list[list[int]]:
-    """Groups of shards for `workers` workers.
+def split(numbers: list[int], files: float, workers: int) -> list[list[int]]:
+    """Groups of shards, of about `files` recordings each, for `workers` workers.
 
-    They are large, as batches reach across the shards of a group. Each worker gets several, so that all end together.
+    Batches reach across the shards of a group, which matters to small shards. A group of GROUP_FILES recordings is
+    large enough, as the progress moves when one ends. Each worker gets several, so that all end together.
     """
-    size = max(1, min(GROUP_SHARDS, len(numbers) // (4 * workers)))
+    size = max(1, min(GROUP_SHARDS, int(GROUP_FILES / max(files, 1)), len(numbers) // (4 * workers)))
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]

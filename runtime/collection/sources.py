@@ -27,7 +27,7 @@ def find_items(sources: Iterable[str]) -> list[Item]:
     """Every recording of `sources`, sorted by id.
 
     A source is a path, or a URI that fsspec opens: of an audio file; of a folder, with the folders in it; a pattern of
-    `*`, `?` and `[]`; a list (.txt, .jsonl, .csv, .parquet); a tar; or a Parquet file with audio bytes.
+    `*`, `?` and `[]`; a list (.txt, .jsonl, .csv, .tsv, .parquet); a tar; or a Parquet file with audio bytes.
 
     The id of a file is its path in the folder, without the suffix. A list states ids, or has paths. In a tar it is the
     names of tar and member, in a Parquet file the column `id`, or the names of file and row.

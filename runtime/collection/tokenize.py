@@ -59,8 +59,8 @@ def tokenize_collection(
     bytes depend on the sources, the bundle and the settings, not on the engine, the workers or what went wrong.
 
     Arguments:
-        sources: audio files, folders, patterns, lists (.txt, .jsonl, .csv, .parquet), tars or Parquet files with audio
-            bytes: paths, or URIs that fsspec opens.
+        sources: audio files, folders, patterns, lists (.txt, .jsonl, .csv, .tsv, .parquet), tars or Parquet files with
+            audio bytes: paths, or URIs that fsspec opens.
         output: a folder: a path, or a URI.
         engine: "local" works on this machine, "ray" on a Ray cluster (of $RAY_ADDRESS, else one started here).
         workers: processes, or Ray actors. None is 1 locally, and on Ray as many as the cluster holds.
@@ -114,7 +114,8 @@ def tokenize_collection(
         follow.add_earlier(counts[number])
     work = WorkerSettings(folder.uri, str(codec.bundle.path), backend, threads, precision, batch, retry_errors)
     planned = time.perf_counter()
-    reports = {report.number: report for report in chosen.run(work, todo, follow)}
+    files = follow.files / max(len(shards.numbers), 1)
+    reports = {report.number: report for report in chosen.run(work, todo, files, follow)}
     elapsed = time.perf_counter() - planned
     folder.remove_leftovers()
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime.centroids import check_queries
-from sc_runtime.errors import BackendError, SettingsError
+from sc_runtime.centroids import check_queries, explain_query
+from sc_runtime.errors import BackendError
 
 from .device import Argument, Device, Memory
 from .screening import GROUP, SLICE, TILE_CENTROIDS, TILE_QUERIES, ScreenedCodebook, fill_up, screen_codebook
@@ -39,7 +39,7 @@ class CudaNearestCentroid:
     def __init__(self, codebook: npt.NDArray[np.float32], device: Device | None = None) -> None:
         """`codebook` float32 [N, D]; kept, not copied. `device` is the first GPU by default.
 
-        Raises SettingsError for a codebook that `NearestCentroid` would refuse, MissingExtraError without cuda-core,
+        Raises BundleError for a codebook that `NearestCentroid` would refuse, MissingExtraError without cuda-core,
         BackendError without a GPU that can run it.
         """
         screened = screen_codebook(codebook)
@@ -60,7 +60,7 @@ class CudaNearestCentroid:
     def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """Indices int32 [n] of the centroids nearest to `queries` float32 [n, D]; of equals, the lowest.
 
-        Raises `SettingsError` for another shape or dtype and for values that are not finite.
+        Raises `BackendError` for another shape or dtype and for values that are not finite.
         """
         width = self.codebook.shape[1]
         check_queries(queries, width)
@@ -83,7 +83,7 @@ class CudaNearestCentroid:
         return nearest
 
     def check_found(self, nearest: npt.NDArray[np.int32], queries: int) -> None:
-        """Raises SettingsError, as `search` does, if a query got −1. `queries` is the address that was searched."""
+        """Raises BackendError, as `search` does, if a query got −1. `queries` is the address that was searched."""
         if nearest.min() < 0:
             query = np.empty(self.codebook.shape[1], np.float32)
             self._device.read(queries + query.nbytes * int(nearest.argmin()), query)
@@ -138,8 +138,7 @@ class CudaNearestCentroid:
 
     def _refuse(self, query: npt.NDArray[np.float32]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            norm = np.linalg.norm((query - self._screened.mean).astype(np.float64))
-        raise SettingsError(f"query of norm {norm:g}", "finite features", "check the encoder's output")
+            raise explain_query(float(np.linalg.norm((query - self._screened.mean).astype(np.float64))))
 
 
 @dataclass(frozen=True)

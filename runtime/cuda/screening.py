@@ -34,7 +34,7 @@ class ScreenedCodebook:
 
 
 def screen_codebook(codebook: npt.NDArray[np.float32]) -> ScreenedCodebook:
-    """Centre, scale and round `codebook` float32 [N, D]. Raises `SettingsError` as `NearestCentroid` does."""
+    """Centre, scale and round `codebook` float32 [N, D]. Raises `BundleError` as `NearestCentroid` does."""
     mean, centred, squares = centre_codebook(codebook)
     lengths = np.sqrt(squares)
     exponent = min(15 - int(np.frexp(np.abs(centred).max())[1]), LARGEST_EXPONENT)

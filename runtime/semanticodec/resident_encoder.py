@@ -87,7 +87,7 @@ class EncodeGroup:
         ]
 
     def read(self, semantic: CudaNearestCentroid, acoustic: CudaNearestCentroid) -> np.ndarray:
-        """Wait for the GPU. Returns the codes [B, L, 2]. Raises SettingsError for features that are not finite."""
+        """Wait for the GPU. Returns the codes [B, L, 2]. Raises BackendError for features that are not finite."""
         codes = np.empty((2, self._batch, self._positions), np.int32)
         self._device.read(self._codes.address, codes)
         for search, found, queries in zip((semantic, acoustic), codes, (self._features, self._acoustic), strict=True):

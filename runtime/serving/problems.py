@@ -22,8 +22,8 @@ STORAGE_SECONDS = 30  #: after which a client may try again if the disk was full
 #: Finds remedies that an HTTP client cannot follow: commands, options of the command line, arguments and calls in
 #: Python, changes to files of the server. `tests/test_serving_errors.py` sorts all remedies of the code.
 ELSEWHERE = re.compile(
-    r"(^|\W)--?[a-z]|\b(sc-runtime|pip|in Python|max_seconds|checkpoint|permissions|name the bundle)\b"
-    r"|ulimit|make room there|the connection|\$TMPDIR|\w\.\w+\(|\bCodec\.|rename the output|the encoder's output"
+    r"(^|\W)--?[a-z]|\b(sc-runtime|pip|in Python|max_seconds|permissions|name the bundle)\b"
+    r"|ulimit|make room there|the connection|\$TMPDIR|\w\.\w+\(|\bCodec\.|rename the output"
     r"|while it is read"
 )
 #: For each class of error: the kind of the problem, and the remedy for an HTTP client if the error's own remedy does

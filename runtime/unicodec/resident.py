@@ -45,7 +45,7 @@ class ResidentUniCodec:
     def encode(self, waveform: np.ndarray, entries: slice) -> np.ndarray:
         """Waveform float32 [n] -> indices int32 [T] of the nearest of `entries`, counted from their start.
 
-        Raises SettingsError for features that are not finite.
+        Raises BackendError for features that are not finite.
         """
         search = open_device_search(self._networks, CODEBOOK, entries)
         with self.device.lock:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from sc_runtime.backends.base import ENCODE_BATCH
-from sc_runtime.backends.failures import TRY_ANOTHER
 from sc_runtime.backends.lstm_choice import MEASURED, open_kernel
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.caches import Cache
@@ -23,7 +22,7 @@ from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device, find_capability
 from sc_runtime.cuda.graph import Addresses, DeviceGraph, Shapes
 from sc_runtime.cuda.nearest import CudaNearestCentroid
-from sc_runtime.errors import BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
+from sc_runtime.errors import TRY_ANOTHER, BackendError, CodecError, MissingExtraError, first_line, ran_out_of_memory
 from sc_runtime.once import OnceEach
 
 from .plans import (
