@@ -32,8 +32,10 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.cuda.device import Device
 from sc_runtime.errors import BackendError, SettingsError
+from tests import reaching_parts
 from tests.conftest import ROOT
 from tests.emulated_device import EmulatedDevice, Emulations
+from tests.refused_network import CAN_REFUSE, needs_refusal, refuse_network
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,16 @@ def bundle(tiny_fp16_bundle: Path) -> Bundle:
 
 
 def rehearse(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
-    """`bench/gpu.py --rehearse`: its JSON and what it printed."""
+    """`bench/gpu.py --rehearse`: its JSON and what it printed. No process of it may reach for the network."""
     command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", out, *arguments]
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    out.mkdir(exist_ok=True)
+    network = refuse_network(out) if CAN_REFUSE else None
+    environment = os.environ | (network.variables if network else {})
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    if network:
+        assert network.attempts == []
+        assert network.processes > 1  # the parts' too
     return json.loads((out / "gpu.json").read_text()), done.stdout
 
 
@@ -96,6 +104,38 @@ def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
     assert found["states"]["loop"] == "not run"
     assert found["results"]["ceilings"]["fp16_flop_per_s"] > 0
     assert found["rehearsal"] and found["gpu"] == explain_gpu()
+
+
+def test_parts_run_without_a_network(tmp_path: Path) -> None:
+    """Two quick ones. `rehearse` checks it, here and in the slow test of every part."""
+    found, _ = rehearse(tmp_path, "--pack", tmp_path / "none", "--only", "machine,ceilings")
+    assert (found["states"]["machine"], found["states"]["ceilings"]) == ("ran", "ran")
+
+
+@needs_refusal
+def test_a_part_that_reaches_for_the_network_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the part hides it."""
+    network = refuse_network(tmp_path)
+    for name, value in network.variables.items():
+        monkeypatch.setenv(name, value)
+    functions = ["stay_here", "call_out", "call_out_natively", "look_up", "send"]
+    plan = [Part(each, f"{reaching_parts.__name__}:{each}", 60) for each in functions]
+    parts = Parts(Session("", tmp_path / "work", time.time() + 1000), tmp_path / "out", {})
+    parts.run(plan[:1])
+    assert parts.collect()["states"] == {"stay_here": "ran"}
+    assert (network.attempts, network.processes) == ([], 1)
+    parts.run(plan)
+    found = parts.collect()
+    states = found["states"]
+    assert states["call_out"] == states["call_out_natively"] == "ran"
+    assert found["results"]["call_out_natively"] == {"code": 1}
+    assert states["look_up"].startswith("failed: gaierror") and states["send"].startswith("failed: OSError")
+    assert network.attempts == [
+        "connect 192.0.2.1",
+        "connect 192.0.2.2",
+        "getaddrinfo nobody.invalid",
+        "sendto 2001:db8::1",
+    ]
 
 
 def explain_gpu() -> object:
