@@ -1,6 +1,6 @@
-// Preloaded into every process of a test (tests/refused_network.py): connections to other machines and look-ups of their
-// names are refused, and noted in the file NETWORK_LOG, a line each. Libraries that are not Python call these functions
-// of the C library too. A process that has loaded this notes "loaded".
+// Preloaded into every process of a test (tests/refused_network.py): connections to other machines and look-ups of
+// their names are refused, and noted in the file NETWORK_LOG, a line each. Libraries that are not Python call these
+// functions of the C library too. A process that has loaded this notes "loaded".
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -51,7 +51,8 @@ static Function find_next(const char* name) {
 
 extern "C" int connect(int descriptor, const sockaddr* address, socklen_t size) {
     char text[INET6_ADDRSTRLEN] = "";
-    if (is_local(address, text, sizeof text)) return find_next<decltype(&connect)>("connect")(descriptor, address, size);
+    if (is_local(address, text, sizeof text))
+        return find_next<decltype(&connect)>("connect")(descriptor, address, size);
     note("connect", text);
     errno = ENETUNREACH;
     return -1;
@@ -67,9 +68,14 @@ extern "C" ssize_t sendto(
     return -1;
 }
 
+// Whether a name needs no other machine to be looked up: none, this machine's, or an address.
+static bool is_known(const char* name, const addrinfo* hints) {
+    if (!name || !strcmp(name, "localhost") || (hints && (hints->ai_flags & AI_NUMERICHOST))) return true;
+    return strspn(name, "0123456789.") == strlen(name) || strchr(name, ':');
+}
+
 extern "C" int getaddrinfo(const char* name, const char* service, const addrinfo* hints, addrinfo** found) {
-    bool numeric = hints && (hints->ai_flags & AI_NUMERICHOST);
-    if (!name || numeric || !strcmp(name, "localhost") || strspn(name, "0123456789.") == strlen(name) || strchr(name, ':'))
+    if (is_known(name, hints))
         return find_next<decltype(&getaddrinfo)>("getaddrinfo")(name, service, hints, found);
     note("getaddrinfo", name);
     return EAI_FAIL;

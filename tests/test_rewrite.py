@@ -17,6 +17,7 @@ import torch
 
 from bench.gpu_pack import pack_graph
 from sc_runtime.accuracy import relative_error
+from sc_runtime.bundle.manifest import FileEntry
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.export.registry import find_export
 from sc_runtime.export.rewrite import ENGINES, rewrite, save_variant
@@ -238,6 +239,32 @@ def test_tensorrt_rtx_parses_the_variant(tiny_fp16_bundle: Path, tmp_path: Path,
     norms = sum(node.op_type == "InstanceNormalization" for node in ir.load(tmp_path / f"{graph}.onnx").graph)
     assert kinds["NORMALIZATION"] + kinds["NORMALIZATION_V2"] >= norms
     assert kinds["SOFTMAX"] == (1 if graph == "vae_decoder" else 0), kinds  # one head as wide as the VAE is not fused
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("graph", ["audiomae", "tunet_step", "vae_decoder"])
+def test_tensorrt_rtx_parses_the_variant_of_full_size(tmp_path: Path, graph: str) -> None:
+    """All attention and normalisation as one layer each. The parser reads types and shapes, not weights: zeros do."""
+    pytest.importorskip("tensorrt_rtx")
+    from sc_runtime.export.plans import collecting, import_polygraphy
+
+    export, files = find_export("semanticodec"), dict[str, FileEntry]()
+    with torch.no_grad():
+        sizes = export.choose_sizes("full", 50, 32768)
+        entry = pack_graph(export, graph, sizes, SeededWeights(1), tmp_path, files)
+    (data,) = (name for name in files if name.endswith(".data"))
+    with (tmp_path / data).open("wb") as file:
+        file.truncate(files[data].bytes)
+    trt, _ = import_polygraphy("rtx")
+    with collecting() as said:
+        _, network, _ = trt.network_from_onnx_path(str(tmp_path / entry.variants["tensorrt"]), strongly_typed=True)
+    assert not said
+    kinds = Counter(str(network.get_layer(i).type).rpartition(".")[2] for i in range(network.num_layers))
+    nodes = Counter(node.op_type for node in ir.load(tmp_path / entry.files[0]).graph)
+    alone = 1 if graph == "vae_decoder" else 0  # one head as wide as the VAE is not fused
+    assert kinds["SOFTMAX"] == alone and kinds["ATTENTION_INPUT"] == nodes["Softmax"] - alone, kinds
+    norms = nodes["InstanceNormalization"] + nodes["LayerNormalization"]
+    assert kinds["NORMALIZATION"] + kinds["NORMALIZATION_V2"] == norms, kinds
 
 
 def test_a_variant_reads_the_same_data(tiny_fp16_bundle: Path, tmp_path: Path) -> None:
