@@ -22,6 +22,7 @@ from bench.gpu_fill import fill_bundle
 from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
 from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
+from bench.harness.gpu import is_near
 from bench.harness.parts import Part, Parts, Session
 from bench.speed.floors import count_work, find_floors
 from bench.speed.graphs_on_gpu import RELEASES
@@ -143,6 +144,16 @@ def explain_gpu() -> object:
     from bench.harness.gpu import describe_gpu
 
     return describe_gpu()
+
+
+@pytest.mark.parametrize(
+    ("errors", "near"),
+    [([0.001, 0.002], True), ([0.001, 0.03], False), ([0.001, math.nan], False), ([math.nan, 0.001], False)],
+)
+def test_a_variant_that_is_not_near_its_network_is_not_used(errors: list[float], near: bool) -> None:
+    assert is_near({"vae_decoder": [0.001], "tunet_step": errors}) == near
+    assert not is_near({"vae_decoder": [0.001], "tunet_step": "failed: BackendError: no plan"})
+    assert is_near({})  # nothing was compared
 
 
 def test_an_unknown_part_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
