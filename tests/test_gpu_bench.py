@@ -23,7 +23,9 @@ from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
 from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
 from bench.harness.gpu import is_near
-from bench.harness.parts import Part, Parts, Session
+from bench.harness.parts import Part, Parts, Session, Skipped
+from bench.kernels import compiling
+from bench.kernels.compiling import REHEARSED_ARCH, explain_no_compiler, list_kernels
 from bench.speed.floors import count_work, find_floors
 from bench.speed.graphs_on_gpu import RELEASES
 from bench.speed.inputs import make_codes, make_sound
@@ -73,8 +75,9 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     """A process for each part, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so. None fails."""
     found, shown = rehearse(tmp_path)
     assert list(found["states"]) == [part.name for part in gpu.PARTS]
-    skipped = {name for name, state in found["states"].items() if state == "skipped: no GPU"}
-    assert skipped == {"peer", "peer-compile", "profile"}
+    skipped = {name for name, state in found["states"].items() if state.startswith("skipped: no GPU")}
+    assert skipped - {"compile"} == {"peer", "peer-compile", "profile"}
+    assert ("compile" in skipped) == (explain_no_compiler(REHEARSED_ARCH) is not None)
     assert max(row["error"] for row in found["results"]["lstm"]["rows"]) < 2e-3
     assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
     results = found["results"]
@@ -138,6 +141,31 @@ def test_a_part_that_reaches_for_the_network_is_noticed(tmp_path: Path, monkeypa
         "getaddrinfo nobody.invalid",
         "sendto 2001:db8::1",
     ]
+
+
+def test_a_kernel_that_nvrtc_refuses_is_named_and_the_others_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kernel of kernels/ is listed."""
+    listed = list_kernels(REHEARSED_ARCH)
+    assert {name for name, _ in listed} == {path.name for path in (ROOT / "kernels").glob("*.cu")}
+
+    def compile_one(source: Path, arch: str, macro: tuple[str, str] | None) -> bytes:
+        if macro == ("SHAPE", "31"):
+            raise BackendError("kernels/recurrence.cu cannot be compiled", "NVRTC of CUDA 13")
+        return b""
+
+    monkeypatch.setattr(compiling, "explain_no_compiler", lambda arch: None)
+    monkeypatch.setattr(compiling, "compile_source", compile_one)
+    session = Session("compile", tmp_path, time.time() + 1000, rehearsal=True)
+    with pytest.raises(RuntimeError, match=r"1 refused: kernels/recurrence.cu cannot be compiled"):
+        compiling.compile_kernels(session)
+    found = session.find("compile")
+    assert list(found["refused"]) == ["recurrence.cu SHAPE 31"]
+    assert len(found["seconds"]) == len(listed) - 1
+    monkeypatch.setattr(compiling, "explain_no_compiler", lambda arch: "libnvrtc is not there")
+    with pytest.raises(Skipped, match="no GPU compiler: libnvrtc is not there"):
+        compiling.compile_kernels(session)
 
 
 def explain_gpu() -> object:

@@ -122,6 +122,14 @@ def test_a_kernel_that_does_not_compile_is_one_line() -> None:
         compile_source(find_source("solver.cu"), "sm_7")
 
 
+@has_core
+def test_what_the_compiler_says_is_stated(tmp_path: Path) -> None:
+    source = tmp_path / "bad.cu"
+    source.write_text("__device__ int find() { return missing; }\n")
+    with pytest.raises(BackendError, match=r'bad.cu cannot be compiled for sm_90 \(.*"missing" is undefined'):
+        compile_source(source, "sm_90")
+
+
 def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compilations: list[tuple[str, str]] = []
 
