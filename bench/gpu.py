@@ -36,6 +36,7 @@ FORMAT = 2  #: of the JSON
 PARTS = (
     Part("fill-semanticodec", "bench.gpu_fill:fill_semanticodec", 240, background=True),
     Part("fill-unicodec", "bench.gpu_fill:fill_unicodec", 240, background=True),
+    Part("compile", "bench.kernels.compiling:compile_kernels", 90, background=True),
     Part("machine", "bench.gpu:describe_backends", 30),
     Part("ceilings", "bench.kernels.on_gpu:measure_ceilings", 40),
     Part("solver", "bench.kernels.on_gpu:check_solver", 40),

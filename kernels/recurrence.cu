@@ -45,6 +45,16 @@ struct alignas(8 * PANELS) Hidden {
     unsigned at[2 * PANELS];
 };
 
+/// Sets `matrices` to what fetch(i, tile) gives. A lambda with `auto` in the kernel is no way: NVRTC 13.0 refuses it.
+template <typename Fetch>
+__device__ __forceinline__ void fetch_all(Quad (&matrices)[AHEAD][TILES], const Fetch& fetch) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) matrices[i][tile] = fetch(i, tile);
+    }
+}
+
 __device__ __forceinline__ float squash(float value) { return 1 / (1 + expf(-value)); }
 
 /// gates [batch·length, 2, width] of {i, o, f, c}; weights [2, width / 4, slices, 32] (and `tiles` more tiles);
@@ -124,15 +134,11 @@ recur(const Four* __restrict__ gates, const Quad* __restrict__ weights, half_bit
                 Hidden coming[AHEAD];
 #pragma unroll
                 for (int i = 0; i < AHEAD; ++i) load_exchanged(coming[i].at, before + i * 32);
-                const auto multiply_rows = [&](int row, const auto& fetch) {  // AHEAD of them
+                Quad matrices[AHEAD][TILES];
+                const auto multiply_rows = [&](int row) {  // AHEAD of them, which are in `matrices`
                     Hidden now[AHEAD];
-                    Quad matrices[AHEAD][TILES];
 #pragma unroll
-                    for (int i = 0; i < AHEAD; ++i) {
-#pragma unroll
-                        for (int tile = 0; tile < TILES; ++tile) matrices[i][tile] = fetch(i, tile);
-                        now[i] = coming[i];
-                    }
+                    for (int i = 0; i < AHEAD; ++i) now[i] = coming[i];
                     if (row + AHEAD < rows) {
 #pragma unroll
                         for (int i = 0; i < AHEAD; ++i) load_exchanged(coming[i].at, before + (row + AHEAD + i) * 32);
@@ -153,20 +159,24 @@ recur(const Four* __restrict__ gates, const Quad* __restrict__ weights, half_bit
                 if (pass == 0) {
 #pragma unroll
                     for (int at = 0; at < HELD; at += AHEAD) {
-                        if (at < rows) multiply_rows(at, [&](int i, int tile) { return held[at + i][tile]; });
+                        if (at >= rows) continue;
+                        fetch_all(matrices, [&](int i, int tile) { return held[at + i][tile]; });
+                        multiply_rows(at);
                     }
                     row = from_registers;
                 }
                 const int before_pass = pass * rows;
                 const Quad* inside = mine + (before_pass - from_registers) * TILES * 32;
                 for (const int end = min(rows, from_registers + kept - before_pass); row < end; row += AHEAD) {
-                    multiply_rows(row, [&](int i, int tile) { return inside[((row + i) * TILES + tile) * 32]; });
+                    fetch_all(matrices, [&](int i, int tile) { return inside[((row + i) * TILES + tile) * 32]; });
+                    multiply_rows(row);
                 }
                 const Quad* outside = weights + pass * TILES * tile_size;
                 for (; row < rows; row += AHEAD) {
-                    multiply_rows(row, [&](int i, int tile) {
+                    fetch_all(matrices, [&](int i, int tile) {
                         return load_once(outside + tile * tile_size + (row + i) * 32);
                     });
+                    multiply_rows(row);
                 }
 #pragma unroll
                 for (int round = 0; round < ROUNDS; ++round) {

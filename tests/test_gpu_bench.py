@@ -22,7 +22,10 @@ from bench.gpu_fill import fill_bundle
 from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
 from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
 from bench.harness.bundles import find_sizes, take_config
-from bench.harness.parts import Part, Parts, Session
+from bench.harness.gpu import is_near
+from bench.harness.parts import Part, Parts, Session, Skipped
+from bench.kernels import compiling
+from bench.kernels.compiling import REHEARSED_ARCH, explain_no_compiler, list_kernels
 from bench.speed.floors import count_work, find_floors
 from bench.speed.graphs_on_gpu import RELEASES
 from bench.speed.inputs import make_codes, make_sound
@@ -32,8 +35,10 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.cuda.device import Device
 from sc_runtime.errors import BackendError, SettingsError
+from tests import reaching_parts
 from tests.conftest import ROOT
 from tests.emulated_device import EmulatedDevice, Emulations
+from tests.refused_network import CAN_REFUSE, needs_refusal, refuse_network
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +47,16 @@ def bundle(tiny_fp16_bundle: Path) -> Bundle:
 
 
 def rehearse(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
-    """`bench/gpu.py --rehearse`: its JSON and what it printed."""
+    """`bench/gpu.py --rehearse`: its JSON and what it printed. No process of it may reach for the network."""
     command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", out, *arguments]
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    out.mkdir(exist_ok=True)
+    network = refuse_network(out) if CAN_REFUSE else None
+    environment = os.environ | (network.variables if network else {})
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    if network:
+        assert network.attempts == []
+        assert network.processes > 1  # the parts' too
     return json.loads((out / "gpu.json").read_text()), done.stdout
 
 
@@ -64,12 +75,14 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     """A process for each part, on what bench/gpu_pack.py makes. What a CPU cannot stand in for says so. None fails."""
     found, shown = rehearse(tmp_path)
     assert list(found["states"]) == [part.name for part in gpu.PARTS]
-    skipped = {name for name, state in found["states"].items() if state == "skipped: no GPU"}
-    assert skipped == {"lstm-choice", "peer", "peer-compile", "profile"}
+    skipped = {name for name, state in found["states"].items() if state.startswith("skipped: no GPU")}
+    assert skipped - {"compile"} == {"peer", "peer-compile", "profile"}
+    assert ("compile" in skipped) == (explain_no_compiler(REHEARSED_ARCH) is not None)
     assert max(row["error"] for row in found["results"]["lstm"]["rows"]) < 2e-3
     assert {state for name, state in found["states"].items() if name not in skipped} == {"ran"}
     results = found["results"]
     assert results["kernels"]["wrong"] == []
+    assert max(results["lstm-choice"]["errors"].values()) < 2e-3
     assert results["release"] == {"without CUDA graphs, sessions dropped": RELEASES}
     assert max(error for name, error in results["solver"].items() if "latent" in name) < 1e-5
     assert max(max(errors) for errors in results["graphs"]["exported"].values()) < 1e-2
@@ -98,10 +111,77 @@ def test_a_part_runs_alone_and_stays_run(tmp_path: Path) -> None:
     assert found["rehearsal"] and found["gpu"] == explain_gpu()
 
 
+def test_parts_run_without_a_network(tmp_path: Path) -> None:
+    """Two quick ones. `rehearse` checks it, here and in the slow test of every part."""
+    found, _ = rehearse(tmp_path, "--pack", tmp_path / "none", "--only", "machine,ceilings")
+    assert (found["states"]["machine"], found["states"]["ceilings"]) == ("ran", "ran")
+
+
+@needs_refusal
+def test_a_part_that_reaches_for_the_network_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the part hides it."""
+    network = refuse_network(tmp_path)
+    for name, value in network.variables.items():
+        monkeypatch.setenv(name, value)
+    functions = ["stay_here", "call_out", "call_out_natively", "look_up", "send"]
+    plan = [Part(each, f"{reaching_parts.__name__}:{each}", 60) for each in functions]
+    parts = Parts(Session("", tmp_path / "work", time.time() + 1000), tmp_path / "out", {})
+    parts.run(plan[:1])
+    assert parts.collect()["states"] == {"stay_here": "ran"}
+    assert (network.attempts, network.processes) == ([], 1)
+    parts.run(plan)
+    found = parts.collect()
+    states = found["states"]
+    assert states["call_out"] == states["call_out_natively"] == "ran"
+    assert found["results"]["call_out_natively"] == {"code": 1}
+    assert states["look_up"].startswith("failed: gaierror") and states["send"].startswith("failed: OSError")
+    assert network.attempts == [
+        "connect 192.0.2.1",
+        "connect 192.0.2.2",
+        "getaddrinfo nobody.invalid",
+        "sendto 2001:db8::1",
+    ]
+
+
+def test_a_kernel_that_nvrtc_refuses_is_named_and_the_others_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kernel of kernels/ is listed."""
+    listed = list_kernels(REHEARSED_ARCH)
+    assert {name for name, _ in listed} == {path.name for path in (ROOT / "kernels").glob("*.cu")}
+
+    def compile_one(source: Path, arch: str, macro: tuple[str, str] | None) -> bytes:
+        if macro == ("SHAPE", "31"):
+            raise BackendError("kernels/recurrence.cu cannot be compiled", "NVRTC of CUDA 13")
+        return b""
+
+    monkeypatch.setattr(compiling, "explain_no_compiler", lambda arch: None)
+    monkeypatch.setattr(compiling, "compile_source", compile_one)
+    session = Session("compile", tmp_path, time.time() + 1000, rehearsal=True)
+    with pytest.raises(RuntimeError, match=r"1 refused: kernels/recurrence.cu cannot be compiled"):
+        compiling.compile_kernels(session)
+    found = session.find("compile")
+    assert list(found["refused"]) == ["recurrence.cu SHAPE 31"]
+    assert len(found["seconds"]) == len(listed) - 1
+    monkeypatch.setattr(compiling, "explain_no_compiler", lambda arch: "libnvrtc is not there")
+    with pytest.raises(Skipped, match="no GPU compiler: libnvrtc is not there"):
+        compiling.compile_kernels(session)
+
+
 def explain_gpu() -> object:
     from bench.harness.gpu import describe_gpu
 
     return describe_gpu()
+
+
+@pytest.mark.parametrize(
+    ("errors", "near"),
+    [([0.001, 0.002], True), ([0.001, 0.03], False), ([0.001, math.nan], False), ([math.nan, 0.001], False)],
+)
+def test_a_variant_that_is_not_near_its_network_is_not_used(errors: list[float], near: bool) -> None:
+    assert is_near({"vae_decoder": [0.001], "tunet_step": errors}) == near
+    assert not is_near({"vae_decoder": [0.001], "tunet_step": "failed: BackendError: no plan"})
+    assert is_near({})  # nothing was compared
 
 
 def test_an_unknown_part_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ import pytest
 from sc_runtime import Codec, DecodeOptions
 from sc_runtime.backends import onnxruntime_cuda, select
 from sc_runtime.backends.base import Backend
-from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from sc_runtime.backends.lstm_choice import LIBRARY_LSTM
+from sc_runtime.backends.onnxruntime import FP16_LSTM_DISABLED, OnnxRuntimeBackend
 from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.backends.tensorrt import backend as tensorrt
 from sc_runtime.backends.tensorrt.plans import (
@@ -119,6 +120,14 @@ def test_a_kernel_that_does_not_compile_is_one_line() -> None:
         pytest.skip(ABSENCE)
     with pytest.raises(BackendError, match=r"kernels/solver.cu cannot be compiled for sm_7 .*NVRTC"):
         compile_source(find_source("solver.cu"), "sm_7")
+
+
+@has_core
+def test_what_the_compiler_says_is_stated(tmp_path: Path) -> None:
+    source = tmp_path / "bad.cu"
+    source.write_text("__device__ int find() { return missing; }\n")
+    with pytest.raises(BackendError, match=r'bad.cu cannot be compiled for sm_90 \(.*"missing" is undefined'):
+        compile_source(source, "sm_90")
 
 
 def test_the_solvers_cubin_is_kept_for_each_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,6 +647,48 @@ def test_a_session_that_becomes_the_cpus_is_an_error(bundle: Bundle) -> None:
     gpu: Any = EmulatedDevice(None)
     with pytest.raises(BackendError, match="took CPUExecutionProvider for hifigan; expected CUDAExecutionProvider"):
         OnnxRuntimeCudaBackend(gpu, Provider("CUDAExecutionProvider", "cuda")).open(bundle, "hifigan")
+
+
+#: Graph -> the file that ONNX Runtime loads first, and options of its CUDA provider that depend on the graph.
+#: TF32 is off where tokens are made. CUDA graphs are for the loop's graph, and keep an LSTM's memory.
+CUDA_OPTIONS = {
+    "audiomae": ("audiomae.cuda.onnx", {"use_tf32": "0", "enable_cuda_graph": "0", "fuse_conv_bias": "1"}),
+    "acoustic_encoder": ("acoustic_encoder.onnx", {"use_tf32": "0", "enable_cuda_graph": "1", "fuse_conv_bias": "0"}),
+    "conditioning": ("conditioning.onnx", {"use_tf32": "1", "enable_cuda_graph": "0", "fuse_conv_bias": "0"}),
+    "tunet_step": ("tunet_step.cuda.onnx", {"use_tf32": "1", "enable_cuda_graph": "1", "fuse_conv_bias": "1"}),
+    "vae_decoder": ("vae_decoder.cuda.onnx", {"use_tf32": "1", "enable_cuda_graph": "0", "fuse_conv_bias": "1"}),
+    "hifigan": ("hifigan.onnx", {"use_tf32": "1", "enable_cuda_graph": "0", "fuse_conv_bias": "0"}),
+}
+
+
+def test_sessions_on_a_gpu_get_the_variant_and_the_options_of_their_graph(
+    tiny_fp16_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, dict[str, str], list[str]]] = []
+
+    class Session:
+        def __init__(self, path: str, options: Any, providers: Any, disabled_optimizers: Any, **rest: Any) -> None:
+            ((name, given),) = providers
+            assert (name, rest) == ("CUDAExecutionProvider", {"enable_fallback": 0})
+            opened.append((Path(path).name, given, disabled_optimizers))
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    library = SimpleNamespace(__version__="1.31.1", InferenceSession=Session, SessionOptions=SimpleNamespace)
+    monkeypatch.setattr(onnxruntime_cuda, "import_onnxruntime", lambda: library)
+    gpu: Any = EmulatedDevice(None)
+    backend = OnnxRuntimeCudaBackend(gpu, dataclasses.replace(onnxruntime_cuda.CUDA))
+    backend.lstm = LIBRARY_LSTM
+    bundle = Bundle.load(tiny_fp16_bundle)
+    assert bundle.manifest.graphs.keys() == CUDA_OPTIONS.keys()
+    for graph, (file, wanted) in CUDA_OPTIONS.items():
+        opened.clear()
+        backend.open(bundle, graph)
+        common = {"cudnn_conv_algo_search": "HEURISTIC", "cudnn_conv1d_pad_to_nc1d": "1", "device_id": "0"}
+        common |= {"user_compute_stream": str(gpu.stream), "enable_skip_layer_norm_strict_mode": "1"}
+        disabled = FP16_LSTM_DISABLED if graph == "acoustic_encoder" else []
+        assert opened == [(file, common | wanted, disabled)]
 
 
 def test_auto_takes_the_fastest_that_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

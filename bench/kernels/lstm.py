@@ -14,11 +14,11 @@ from bench.harness.gpu import (
     open_backend,
     open_bundle,
     open_device,
-    require_real_gpu,
     time_calls,
     wait_for_torch,
 )
 from bench.harness.parts import Session
+from sc_runtime.backends.lstm_child import compare
 from sc_runtime.backends.lstm_choice import IN_TURN, TOGETHER, find_trial
 from sc_runtime.cuda.lstm import BiLstm
 from sc_runtime.libraries import import_onnxruntime
@@ -30,9 +30,15 @@ REPEATS = 5
 
 
 def choose_lstm(session: Session) -> dict[str, Any]:
-    """The trial that chooses the BiLSTM of the bundle, whose outcome the parts behind this one use."""
-    require_real_gpu(session)
+    """The trial that chooses the BiLSTM of the bundle, whose outcome the parts behind this one use.
+
+    `errors` are against float32 on the CPU. A rehearsal compares one window in the emulation, in this process.
+    """
+    choose_torch_device(session)
     bundle, backend = open_bundle(session), open_backend(session)
+    if session.rehearsal:
+        trial = compare(backend, bundle, GRAPH, windows=WINDOWS[:1], runs=1)
+        return asdict(trial) | {"chosen": trial.choose()}
     library = f"onnxruntime {import_onnxruntime().__version__}"
     trial = find_trial(bundle, GRAPH, backend.name, library, backend.gpu.name)
     return asdict(trial) | {"chosen": trial.choose()}

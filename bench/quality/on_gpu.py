@@ -72,7 +72,7 @@ def compare_graphs(session: Session, bundle: Bundle) -> dict[str, Any]:
 
 
 def compare_graph(backend: Backend, bundle: Bundle, name: str, reference: Any, device: str) -> list[float]:
-    """The largest relative error of the graph's outputs, for each set of inputs."""
+    """The largest relative error of the graph's outputs, for each set of inputs; not a number if one is none."""
     import torch
 
     entry, graph = bundle.manifest.graphs[name], backend.open(bundle, name)
@@ -85,7 +85,7 @@ def compare_graph(backend: Backend, bundle: Bundle, name: str, reference: Any, d
             truth = reference(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in given))
         truths = truth if isinstance(truth, tuple) else (truth,)
         pairs = zip(entry.outputs, truths, strict=True)
-        errors.append(max(relative_error(found[key], tensor.cpu().numpy()) for key, tensor in pairs))
+        errors.append(float(np.max([relative_error(found[key], tensor.cpu().numpy()) for key, tensor in pairs])))
     return errors
 
 

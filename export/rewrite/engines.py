@@ -14,13 +14,14 @@ from .gelu import fuse_gelu
 from .group_norm import fuse_group_norm, use_group_normalization
 from .layer_norm import join_residuals, lower_layer_norms
 from .layout import move_channels_last
-from .step_embedding import join_step_products
+from .step_embedding import join_step_products, tabulate_steps
 
 Pass = Callable[[ir.Model], int]  #: changes a model; returns the number of places that it changed
 
 ENGINES: Mapping[str, tuple[Pass, ...]] = {
     "cuda": (
         join_step_products,
+        tabulate_steps,
         fuse_attention,
         fuse_gelu,
         split_gates,

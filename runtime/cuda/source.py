@@ -60,7 +60,8 @@ def compile_source(source: Path, arch: str, macro: Macro | None = None) -> bytes
         )
         return bytes(core.Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin").code)
     except Exception as error:
-        given = f"kernels/{source.name} cannot be compiled for {arch} ({first_line(error)})"
+        reason = next((line for line in str(error).splitlines() if "error: " in line), error)
+        given = f"kernels/{source.name} cannot be compiled for {arch} ({first_line(reason)})"
         raise BackendError(given, "NVRTC of CUDA 13", "pip install --upgrade 'sc-runtime[gpu]'") from error
 
 
