@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -101,6 +102,14 @@ def keep_graphs(patch: pytest.MonkeyPatch, *names: str, codec: str = "semanticod
     export = find_export(codec)
     patch.setattr(export, "graphs", {name: graph for name, graph in export.graphs.items() if name in names})
     patch.setattr("sc_runtime.export.builder.compare_bfloat16", lambda bundle: None)  # it needs every graph
+
+
+def flush_compiled() -> None:
+    """Write the compiled graphs of OpenVINO that are not in the cache yet."""
+    if importlib.util.find_spec("openvino"):
+        from sc_runtime.backends.openvino.compiled import KEEPER
+
+        KEEPER.flush()
 
 
 @pytest.fixture(scope="session")

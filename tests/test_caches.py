@@ -21,7 +21,7 @@ from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.caches import Cache, make_key
 from sc_runtime.errors import BackendError, OutputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, flush_compiled
 
 has_openvino = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not has_openvino, reason="openvino is not installed")
@@ -33,14 +33,6 @@ ROUND_TRIP = """
     tokens = codec.encode(0.1 * np.random.default_rng(0).standard_normal(5000, np.float32))
     print(len(codec.decode(tokens, **({"steps": 1} if codec.bundle.manifest.codec == "semanticodec" else {}))))
 """
-
-
-def flush_compiled() -> None:
-    """Write the compiled graphs that are not written yet."""
-    if has_openvino:
-        from sc_runtime.backends.openvino.compiled import KEEPER
-
-        KEEPER.flush()
 
 
 def list_compiled(home: Path) -> list[Path]:
