@@ -6,10 +6,12 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from sc_runtime.export.embedded.gpu.clip_files import (
 )
 from sc_runtime.export.embedded.gpu.packing import (
     STAGES,
+    copy_starts,
     cut_pieces,
     list_clips,
 )
@@ -92,21 +95,13 @@ def pack(pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack: Path, tmp_path: Path) -> None:
-    """Five processes on the CPU. The vocoder tries to capture a graph, which fails here, and starts again without."""
+    """Five processes on the CPU. The vocoder tries to capture a graph, which fails here, and starts again without.
+
+    Then a pack of what came back trains the T-UNet alone, on the same tokens, centroids and scale factor.
+    """
     out, work, state = tmp_path / "out", tmp_path / "work", tmp_path / "state"
-    arguments = ["train", "--pack", pack, "--out", out, "--work", work, "--rehearse", "--workers", "1"]
-    program = [
-        sys.executable,
-        "-m",
-        "export.embedded.gpu",
-        *map(str, arguments),
-        "--eager",
-        "mel_vae,audiomae,tokens,diffusion",
-    ]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    document = json.loads((out / "gpu.json").read_text())
-    assert set(document["states"].values()) == {"ran"}, done.stdout
+    document = rehearse(pack, out, work, "--eager", "mel_vae,audiomae,tokens,diffusion")
+    assert set(document["states"].values()) == {"ran"}
     assert document["rehearsal"] and document["gpu"] is None
     assert "vocoder: no CUDA graph, (False, False): " in (out / "gpu.log").read_text()
     assert document["results"]["vocoder"]["eager"][0] == "(False, False)"
@@ -126,6 +121,36 @@ def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack
     started, trained = (load_average(folder, "vocoder", "hifigan") for folder in (pack, state))
     assert any(not torch.equal(started[key], trained[key]) for key in started)
     TUNet(TRAINED).load_state_dict(load_average(state, "diffusion", "tunet"))
+
+    second, again = shutil.copytree(pack, tmp_path / "second"), tmp_path / "again"
+    copy_starts(state, second)
+    document = rehearse(second, again, tmp_path / "work2", "--only", "diffusion", "--eager", "diffusion")
+    assert document["states"]["diffusion"] == "ran" and document["results"]["diffusion"]["steps"] > 0
+    assert run_command(command.app, ["take", str(again), str(tmp_path / "state2")]) == 0
+    folders = (state, tmp_path / "state2")
+    assert np.allclose(*(np.load(folder / "centroids.npy") for folder in folders), rtol=1e-3)
+    scales = [json.loads((folder / "scale_factor.json").read_text()) for folder in folders]
+    assert scales[0] == scales[1]
+    for network in ("acoustic_encoder", "quantizer"):
+        before, after = (load_average(folder, "tokens", network) for folder in folders)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    before, after = (load_average(folder, "diffusion", "tunet") for folder in folders)
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def rehearse(pack: Path, out: Path, work: Path, *options: str) -> dict[str, Any]:
+    """Run `train --rehearse` in a process of its own; returns its JSON."""
+    arguments = ["train", "--pack", pack, "--out", out, "--work", work, "--rehearse", "--workers", "1", *options]
+    program = [sys.executable, "-m", "export.embedded.gpu", *map(str, arguments)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads((out / "gpu.json").read_text())
+    return document
+
+
+def test_the_training_call_can_name_its_stages() -> None:
+    (call,) = command.list_calls(command.CARRY, ["piece0"], 8.5, "vocoder,diffusion")
+    assert "--minutes 8.5 --only vocoder,diffusion; " in call.command
 
 
 def test_calls_bring_every_piece_and_the_last_one_trains(

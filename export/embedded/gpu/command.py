@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from sc_runtime.export.embedded.corpus.command import write_corpus
 
 from .clip_files import CARRIED, HELD_OUT, INDEX, check_pieces, plan_carried, plan_sound, read_count
 from .packing import (
+    INPUTS,
     STAGES,
     copy_starts,
     copy_whole,
@@ -75,6 +77,7 @@ def pack(
     held_out: Annotated[int, typer.Option(min=1, help="Held-out clips of each domain.")] = 8,
     rate: Annotated[float, typer.Option(min=6, max=256, help="Of Opus, in kbit/s.")] = 64.0,
     minutes: Annotated[float, typer.Option(min=1, max=9, help="Of the training call.")] = 8.5,
+    only: Annotated[str, typer.Option(help="Stages of the training call, comma-separated; all by default.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of everything that travels.")] = CARRY,
     wheels: Annotated[str, typer.Option(help="yes, or no to fetch none.")] = "yes",
 ) -> None:
@@ -83,6 +86,7 @@ def pack(
     folder = out / PACK
     if wheels == "yes":
         fetch_wheels(out / "wheels")
+    check_stages(only)
     encoded = folder / f"opus-{rate:g}"
     with open_progress() as progress:
         for domain in CARRIED:
@@ -99,17 +103,22 @@ def pack(
     print(f"To continue from: {starts}; random weights: {', '.join(set(STAGES) - set(steps)) or 'none'}")
     if len(pieces) > MOST_PIECES:
         raise SettingsError(f"{len(pieces)} pieces", f"at most {MOST_PIECES}", "use a lower --rate or fewer --clips")
-    print_calls(list_calls(out, [piece.name for piece in pieces], minutes), ASIDE, "python -m export.embedded.gpu take")
+    calls = list_calls(out, [piece.name for piece in pieces], minutes, only)
+    print_calls(calls, ASIDE, "python -m export.embedded.gpu take")
 
 
-def list_calls(out: Path, pieces: list[str], minutes: float) -> list[Call]:
-    """The calls, in order: each brings a piece; the first begins to make sound; the last one trains."""
+def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> list[Call]:
+    """The calls, in order: each brings a piece; the first begins to make sound; the last one trains.
+
+    only: stages, comma-separated; "" trains all.
+    """
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
     install = "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
     gpu = "python3 -m export.embedded.gpu"
     makes = f"(setsid nohup {gpu} unpack /tmp/pack /tmp/training >/tmp/unpack.log 2>&1 </dev/null &); "
-    train = f"{gpu} train --pack /tmp/pack --work /tmp/training --out $OUT --minutes {minutes:g}; "
+    chosen = f" --only {only}" if only else ""
+    train = f"{gpu} train --pack /tmp/pack --work /tmp/training --out $OUT --minutes {minutes:g}{chosen}; "
     calls = []
     for number, piece in enumerate(pieces):
         is_first, is_last = number == 0, piece == pieces[-1]
@@ -150,9 +159,7 @@ def train(
     deadline = time.time() + 60 * minutes * (PATIENCE if rehearse else 1)
     if not rehearse and not torch.cuda.is_available():
         raise SettingsError("no GPU", "one that torch can use, or --rehearse")
-    names = tuple(name for name in f"{eager},{only}".split(",") if name)
-    if unknown := [name for name in names if name not in STAGES]:
-        raise SettingsError(f"stage {unknown[0]!r}", f"of {', '.join(STAGES)}")
+    check_stages(f"{eager},{only}")
     pack, out, work = pack.absolute(), out.absolute(), work.absolute()
     chosen = parse_numbers("batches", batches, dict(REHEARSED_BATCHES if rehearse else BATCHES))
     plan = Plan(
@@ -171,31 +178,44 @@ def train(
         write_corpus(plan.corpus, arrays, workers, progress)
     unpacked = round(time.time() - started, 1)
     print(f"unpacked in {unpacked} s", flush=True)
-    lay_starts(pack, work, out)
+    trained = tuple(filter(None, only.split(",")))
+    lay_starts(pack, work, out, trained or STAGES)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     described = {"plan": dataclasses.asdict(plan) | {"pack": None, "corpus": None, "out": None}, "gpu": gpu}
     head = {**describe_run("scikit-learn", "soundfile"), **described, "unpacked_s": unpacked, "rehearsal": rehearse}
     parts = Parts(Session("", work, deadline, rehearse), out, head)
-    parts.run(PARTS, tuple(filter(None, only.split(","))))
+    parts.run(PARTS, trained)
     for name, state in parts.collect()["states"].items():
         print(f"{name}: {state} {parts.collect()['results'].get(name, {})}")
     print((out / "gpu.log").read_text()[-6000:])
 
 
-def lay_starts(pack: Path, work: Path, out: Path) -> None:
+def check_stages(names: str) -> None:
+    """Raises SettingsError if one of the comma-separated `names` is no stage."""
+    if unknown := [name for name in names.split(",") if name and name not in STAGES]:
+        raise SettingsError(f"stage {unknown[0]!r}", f"of {', '.join(STAGES)}")
+
+
+def lay_starts(pack: Path, work: Path, out: Path, trained: Sequence[str]) -> None:
     """Lay the weights of the pack where training continues from, unless an earlier call has done so.
 
-    Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The tokens' and the
-    T-UNet's do not before they have been trained on this call's latents.
+    Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The T-UNet's do not
+    before they have been trained on this call's latents. The tokens' do if nothing that they are made of is among the
+    stages that are `trained` now: then their centroids and scale factor are those of the pack.
     """
     state, returned = work / STATE, work / RETURNED
     for folder in (state, returned):
         folder.mkdir(parents=True, exist_ok=True)
     if not (state / "fbanks.npy").exists():
         (state / "fbanks.npy").symlink_to(work / "corpus" / "fbanks.npy")
+    are_kept = (pack / "tokens.pt").exists() and not {"audiomae", "mel_vae", "tokens"} & set(trained)
+    made_now = {"diffusion"} if are_kept else {"tokens", "diffusion"}
+    for name in INPUTS if are_kept else ():
+        if not (state / name).exists():
+            copy_whole(pack / name, state / name)
     for stage in STAGES:
         start = pack / f"{stage}.pt"
-        for folder in (state,) if stage in ("tokens", "diffusion") else (state, returned):
+        for folder in (state,) if stage in made_now else (state, returned):
             if start.exists() and not (folder / start.name).exists():
                 copy_whole(start, folder / start.name)
         if (returned / start.name).exists():

@@ -24,6 +24,7 @@ from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
+from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
@@ -33,6 +34,7 @@ from sc_runtime.semanticodec.config import SAMPLE_RATE
 from .clip_files import encode_opus, name_archive, name_clip
 
 STAGES = ("audiomae", "mel_vae", "vocoder", "tokens", "diffusion")
+INPUTS = (CENTROIDS, SCALE_FACTOR)  #: files that belong to trained tokens
 Networks = Mapping[str, Mapping[str, Tensor]]
 
 ENTRY_BYTES = 200  #: of a file in an archive, at most, besides its name and content
@@ -77,6 +79,7 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
     """Write `folder`/STAGE.pt: the averaged weights in `state`, or without it those of the shipped model, as float16.
 
     Returns the updates that each stage has had. A stage that has no weights is left out: it starts with random ones.
+    Tokens bring the centroids and the scale factor with which they were trained.
     """
     steps = {}
     with TemporaryDirectory() as temporary:
@@ -90,6 +93,9 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
                 found = torch.load(state / f"{stage}.pt", map_location="cpu", weights_only=True)
                 write_halves(folder / f"{stage}.pt", found["averages"], found["networks"], 0, 0.0)
                 steps[stage] = found["steps"]
+        if "tokens" in steps:
+            for name in INPUTS:
+                copy_whole(state / name, folder / name)
     return steps
 
 
