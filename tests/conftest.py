@@ -57,6 +57,21 @@ def build_test_bundle(
     return build_bundle(folder, sizes, vocabularies, weights, size=size, precision=precision).path
 
 
+#: Fixtures that build a bundle of half precision. A test that uses one is a slow test, so that the quick ones need
+#: two bundles.
+SLOW_FIXTURES = {"tiny_fp16_bundle", "tiny_mixed_bundle", "tiny_fp16_unicodec"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of SLOW_FIXTURES, which they use as arguments or name as parameters."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            if not SLOW_FIXTURES.isdisjoint([*item.fixturenames, *(each for each in given if isinstance(each, str))]):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
     """50 tps, vocabularies 4096 and 32768, tiny networks."""

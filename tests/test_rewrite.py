@@ -131,6 +131,7 @@ def test_a_variant_is_near_the_torch_network(
         expanded.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_the_table_of_steps_is_the_torch_networks_embedding(tiny_bundle: Path, tmp_path: Path) -> None:
     """All 1000 rows, in float32 and in any order. ONNX Runtime computes the table when it loads the graph."""
     assert Schedule().steps == STEPS
