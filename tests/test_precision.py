@@ -158,6 +158,7 @@ def test_the_manifest_states_the_precision(tiny_bundle: Path, tiny_fp16_bundle: 
     assert name_bundle(choose_sizes("full", 100, 8192), (8192,), "", "full", "fp16") == "tps100-v8192-fp16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "makers"),
     [
