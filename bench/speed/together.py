@@ -51,11 +51,8 @@ def main(
     run = describe_run()
     warn_if_busy(run["machine"])
     rate = loaded.choose_config().sample_rate
-    generator = np.random.default_rng(0)
-    sounds = [
-        generator.uniform(0.3, 1.0) * np.roll(make_sound(SECONDS, rate), int(generator.integers(rate)))
-        for _ in range(recordings)
-    ]
+    sound, generator = make_sound(SECONDS, rate), np.random.default_rng(0)
+    sounds = [generator.uniform(0.3, 1.0) * np.roll(sound, int(generator.integers(rate))) for _ in range(recordings)]
     seconds: dict[str, list[float]] = {RUNTIME: [], PUBLISHED: []}
     with (
         Child("the runtime", EncoderProgram, loaded.path, None) as ours,

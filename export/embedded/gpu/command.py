@@ -82,11 +82,11 @@ def pack(
     wheels: Annotated[str, typer.Option(help="yes, or no to fetch none.")] = "yes",
 ) -> None:
     """Write what travels, in pieces of at most what a call takes, and print the calls."""
+    check_stages(only)
     out = out.absolute()
     folder = out / PACK
     if wheels == "yes":
         fetch_wheels(out / "wheels")
-    check_stages(only)
     encoded = folder / f"opus-{rate:g}"
     with open_progress() as progress:
         for domain in CARRIED:

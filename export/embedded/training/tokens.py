@@ -114,7 +114,7 @@ class TokensStage:
         joined, semantic = self.joined[rows].float(), self.centroids[self.semantic[rows]]
         with half_precision(self.device):
             acoustic = self.acoustic_encoder(joined).float()
-        held = torch.arange(joined.shape[1], device=self.device) < self.positions[rows][:, None]
+        held = mark_held(self.positions[rows], joined.shape[1])
         chosen, commitment = self.quantizer(acoustic.flatten(0, 1), generator, held.flatten())
         with half_precision(self.device):
             drawn = self.decoder(join_quantized(chosen.view_as(acoustic), semantic, held)).float()
@@ -126,6 +126,11 @@ class TokensStage:
         optimizer.step()
         used = (self.quantizer.cluster_size > RARE).float().mean()
         return {"latent": error.detach(), "commitment": commitment.detach(), "used": used}
+
+
+def mark_held(positions: Tensor, length: int) -> Tensor:
+    """Which of `length` positions hold tokens, bool [B, length], for the number of those that do, int64 [B]."""
+    return torch.arange(length, device=positions.device) < positions[:, None]
 
 
 def join_quantized(acoustic: Tensor, semantic: Tensor, held: Tensor) -> Tensor:
@@ -143,6 +148,5 @@ def quantize_features(
     acoustic = acoustic_encoder(joined)
     codes = torch.cdist(acoustic.flatten(0, 1), entries).argmin(dim=1)
     semantic = torch.tensor(data.centroids[data.semantic[rows]], device=device)
-    positions = torch.tensor(data.positions[rows], device=device)
-    held = torch.arange(joined.shape[1], device=device) < positions[:, None]
+    held = mark_held(torch.tensor(data.positions[rows], device=device), joined.shape[1])
     return join_quantized(entries[codes].view_as(acoustic), semantic, held)
