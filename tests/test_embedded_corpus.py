@@ -30,11 +30,12 @@ from sc_runtime.export.embedded.corpus import (
     signals,
     sources,
     speech,
+    speeds,
     splits,
     voices,
     words,
 )
-from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
+from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -660,16 +661,17 @@ def test_several_processes_write_the_same_as_one(tmp_path: Path) -> None:
 
 def test_a_plan_holds_the_arrays_that_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "check_sources", lambda use: None)
-    plans = command.plan_arrays(tmp_path, 5, 3, 2)
+    plans = command.plan_arrays(tmp_path, 5, 2, 3, 2)
     assert {plan.path.name: plan.count for plan in plans} == {
         **{f"train-{domain}.npy": 5 for domain in splits.DOMAINS},
+        **{f"sped{version}-{domain}.npy": 5 for domain in splits.DOMAINS for version in range(2)},
         **{f"held-out-{domain}.npy": 3 for domain in splits.DOMAINS},
         "held-out-melody.npy": 3,
         "held-out-melody-pitch.npy": 3,
         "recorded-french.npy": 2,
         "recorded-italian.npy": 2,
     }
-    assert command.plan_arrays(tmp_path, 0, 0, 0) == []
+    assert command.plan_arrays(tmp_path, 0, 1, 0, 0) == []
 
 
 def test_a_missing_source_is_said_in_one_line(
@@ -747,3 +749,29 @@ def test_samples_use_what_is_held_out(said: list[tuple[Voice, str]], monkeypatch
     assert asked == ["held-out"]
     variants = {voice.name.split("+")[-1] for voice, _ in said}
     assert variants <= {*speech.HELD_OUT_VARIANTS, *speech.HELD_OUT_VOICES}
+
+
+def test_a_clip_at_another_speed_moves_its_pitch_by_the_same_factor(tmp_path: Path) -> None:
+    """Against the pitch of a sine, read from its spectrum. A faster clip goes on with the next clip."""
+    time = np.arange(SEGMENT_SAMPLES) / SAMPLE_RATE
+    for domain in splits.DOMAINS:
+        rows = [np.round(8000 * np.sin(2 * np.pi * pitch * time)).astype(np.int16) for pitch in (400, 700, 1000)]
+        np.save(speeds.locate_clips(tmp_path, domain), np.stack(rows))
+    plans = speeds.plan_sped(tmp_path, 3, 2)
+    with Progress(disable=True) as progress:
+        for plan in plans:
+            arrays.write_array(plan, 1, progress)
+    factors = []
+    for plan in plans:
+        for pitch, following, clip in zip((400, 700, 1000), (700, 1000, 400), np.load(plan.path), strict=True):
+            seconds = clip[:16000], clip[-16000:]
+            begin, end = (np.abs(np.fft.rfft(second * np.hanning(16000))).argmax() for second in seconds)
+            factors.append(begin / pitch)
+            assert clip.shape == (SEGMENT_SAMPLES,) and np.abs(clip).max() < 8200
+            if factors[-1] > 1.12:  # the last second is the next clip's
+                assert end == pytest.approx(following * factors[-1], rel=0.01)
+    assert len(set(factors)) > 12 and min(factors) >= 0.79 and max(factors) <= 1.26
+    assert all(not 0.95 < factor < 1.05 for factor in factors)
+    assert speeds.list_sets(tmp_path)[1:] == [
+        [tmp_path / f"sped{version}-{domain}.npy" for domain in splits.DOMAINS] for version in range(2)
+    ]

@@ -42,6 +42,7 @@ from sc_runtime.export.embedded.gpu.packing import (
     cut_pieces,
     list_clips,
 )
+from sc_runtime.export.embedded.gpu.taking import join_parts
 from sc_runtime.export.embedded.training import command as training
 from sc_runtime.export.embedded.training.assembly import assemble
 from sc_runtime.export.embedded.training.filterbanks import compute_fbanks
@@ -149,8 +150,8 @@ def rehearse(pack: Path, out: Path, work: Path, *options: str) -> dict[str, Any]
 
 
 def test_the_training_call_can_name_its_stages() -> None:
-    (call,) = command.list_calls(command.CARRY, ["piece0"], 8.5, "vocoder,diffusion")
-    assert "--minutes 8.5 --only vocoder,diffusion; " in call.command
+    call, _ = command.list_calls(command.CARRY, ["piece0"], 8.5, "vocoder,diffusion")
+    assert "--minutes 8.5 --only vocoder,diffusion >/tmp/train.log" in call.command
 
 
 def test_calls_bring_every_piece_and_the_last_one_trains(
@@ -170,10 +171,36 @@ def test_calls_bring_every_piece_and_the_last_one_trains(
 
     print_calls(command.list_calls(tmp_path, [folder.name for folder in folders], 8), command.ASIDE, "")
     calls = capsys.readouterr().out.split("\nCall ")[1:]
-    assert len(calls) == len(folders) > 1
+    assert len(calls) == len(folders) + 1 > 2
     assert [" unpack /tmp/pack" in call for call in calls] == [True] + [False] * (len(calls) - 1)
-    assert [" train --pack /tmp/pack" in call for call in calls] == [False] * (len(calls) - 1) + [True]
+    assert [" train --pack /tmp/pack" in call for call in calls] == [False] * (len(calls) - 2) + [True, False]
     assert "timeout_s=540" in calls[-1] and f"MiB of {LIMIT // 2**20}" in calls[-1]
+
+
+def test_what_comes_back_in_parts_is_what_was_trained(tmp_path: Path) -> None:
+    """The last call's own commands wait for a process and send its files; a part that is missing is noticed."""
+    (call,) = command.list_calls(command.CARRY, [], 1)
+    trained, returned = tmp_path / "trained", tmp_path / "returned"
+    for folder in (trained, returned):
+        folder.mkdir()
+    contents = {name: np.random.default_rng(0).bytes(20 * 2**20) for name in ("diffusion.pt", "vocoder.pt")}
+    for name, content in contents.items():
+        (trained / name).write_bytes(content)
+    began = command.detach("sh -c 'sleep 1; printf end'", "train")
+    script = f"{began} sleep 0.2; {call.command}".replace("/tmp/train", str(tmp_path / "train"))
+    environment = {**os.environ, "OUT": str(returned)}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "end", done
+    parts = sorted(returned.iterdir())
+    assert len(parts) == 3 and max(part.stat().st_size for part in parts) < 16 * 2**20
+    with join_parts(returned) as whole:
+        assert {path.name: path.read_bytes() for path in whole.iterdir()} == contents
+    parts[-1].unlink()
+    with (
+        pytest.raises(SettingsError, match=r"with 2 parts of trained\.tar.*; expected all parts"),
+        join_parts(returned),
+    ):
+        pass
 
 
 def test_a_file_that_fits_no_piece_is_refused(tmp_path: Path) -> None:
@@ -246,6 +273,6 @@ def test_filterbanks_in_rows_are_those_of_the_training(pack: Path, tmp_path: Pat
     for domain, rows in zip(DOMAINS, np.array_split(clips, 3), strict=True):
         np.save(tmp_path / f"train-{domain}.npy", rows)
     compute_fbanks(clips, tmp_path / "expected.npy")
-    make = plan_carried(pack, tmp_path)[-1].make
+    make = plan_carried(pack, tmp_path, 0)[-1].make
     for row in (0, 1, CLIPS, 3 * CLIPS - 6):
         assert np.array_equal(make(row), np.load(tmp_path / "expected.npy", mmap_mode="r")[row])

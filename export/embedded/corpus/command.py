@@ -2,6 +2,7 @@
 
 Every array holds clips of 10.24 s at 16 kHz, int16 [clips, 163840]:
 - `train-DOMAIN.npy` and `held-out-DOMAIN.npy` for speech, music and sound;
+- `sped0-DOMAIN.npy`, the training clips at other speeds;
 - `held-out-melody.npy`, and `held-out-melody-pitch.npy`, float32 [clips, 1024], the written pitch in Hz every 10 ms;
 - `recorded-LANGUAGE.npy`, human speech that is never trained on.
 An interrupted run continues where it stopped.
@@ -31,6 +32,7 @@ from .clips import EVALUATION_LEVEL, make_clip, make_melody_clip, make_melody_pi
 from .prompts import EVALUATED, make_recorded
 from .signals import Signal
 from .sources import check_sources
+from .speeds import plan_sped
 from .splits import DOMAINS, Domain, Split
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -40,6 +42,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the arrays go. It is made if it does not exist.")],
     clips: Annotated[int, typer.Option(min=0, help="Training clips of each domain, 10.24 s each.")] = 600,
+    speeds: Annotated[int, typer.Option(min=0, help="Copies of every training clip at other speeds.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Held-out clips of each domain, and melodies.")] = 16,
     recorded: Annotated[int, typer.Option(min=0, help="Clips of each recorded speaker, for evaluation.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = os.cpu_count() or 1,
@@ -48,11 +51,11 @@ def main(
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        write_corpus(folder, plan_arrays(folder, clips, held_out, recorded), workers, progress)
+        write_corpus(folder, plan_arrays(folder, clips, speeds, held_out, recorded), workers, progress)
     console.print(f"Corpus: {folder}", soft_wrap=True)
 
 
-def plan_arrays(folder: Path, clips: int, held_out: int, recorded: int) -> list[ArrayPlan]:
+def plan_arrays(folder: Path, clips: int, speeds: int, held_out: int, recorded: int) -> list[ArrayPlan]:
     """The arrays of a corpus; those without clips are left out.
 
     Raises MissingExtraError if a source is not installed.
@@ -61,6 +64,7 @@ def plan_arrays(folder: Path, clips: int, held_out: int, recorded: int) -> list[
     if clips:
         check_sources("training")
         plans += [plan_clips(folder, domain, "train", clips) for domain in DOMAINS]
+        plans += plan_sped(folder, clips, speeds)
     if held_out:
         check_sources("held-out")
         plans += [plan_clips(folder, domain, "held-out", held_out) for domain in DOMAINS]

@@ -20,6 +20,7 @@ from sc_runtime.export.embedded.corpus.arrays import ArrayPlan
 from sc_runtime.export.embedded.corpus.clips import GENERATORS, Generators, make_clip
 from sc_runtime.export.embedded.corpus.command import make_pcm
 from sc_runtime.export.embedded.corpus.signals import Signal
+from sc_runtime.export.embedded.corpus.speeds import list_sets, locate_clips, plan_sped
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain, Split, pick
 from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbank
 from sc_runtime.semanticodec.config import MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES
@@ -111,22 +112,27 @@ def draw_carried(pack: Path, domain: str, rng: np.random.Generator, split: Split
 def plan_sound(pack: Path, corpus: Path) -> ArrayPlan:
     """The array of environmental sound, which needs the first piece alone."""
     make = partial(make_sound_clip, pack)
-    return ArrayPlan(corpus / "train-sound.npy", read_count(pack), (SEGMENT_SAMPLES,), np.int16, make)
+    return ArrayPlan(locate_clips(corpus, "sound"), read_count(pack), (SEGMENT_SAMPLES,), np.int16, make)
 
 
-def plan_carried(pack: Path, corpus: Path) -> list[ArrayPlan]:
-    """The arrays of the carried domains, then the filterbanks of all clips, which `training` looks for there."""
+def plan_carried(pack: Path, corpus: Path, versions: int) -> list[ArrayPlan]:
+    """The arrays of the carried domains, of all clips at `versions` other speeds, and of the filterbanks of all clips.
+
+    `training` looks for them there.
+    """
     count = read_count(pack)
     plans = [
-        ArrayPlan(corpus / f"train-{domain}.npy", count, (SEGMENT_SAMPLES,), np.int16, partial(read_clip, pack, domain))
+        ArrayPlan(locate_clips(corpus, domain), count, (SEGMENT_SAMPLES,), np.int16, partial(read_clip, pack, domain))
         for domain in CARRIED
     ]
-    fbank = partial(make_fbank, corpus, count)
-    shape = (SEGMENT_FRAMES, MEL_BINS)
-    return [*plans, ArrayPlan(corpus / "fbanks.npy", len(DOMAINS) * count, shape, np.float16, fbank)]
+    rows = len(DOMAINS) * count * (1 + versions)
+    fbank = partial(make_fbank, corpus, count, rows)
+    fbanks = ArrayPlan(corpus / "fbanks.npy", rows, (SEGMENT_FRAMES, MEL_BINS), np.float16, fbank)
+    return [*plans, *plan_sped(corpus, count, versions), fbanks]
 
 
-def make_fbank(corpus: Path, count: int, row: int) -> npt.NDArray[np.float16]:
-    """The filterbank of clip `row` of all clips, the domains one after another."""
-    clips = np.load(corpus / f"train-{DOMAINS[row // count]}.npy", mmap_mode="r")
-    return compute_fbank(clips[row % count], int(choose_lengths(len(DOMAINS) * count)[row]))
+def make_fbank(corpus: Path, count: int, rows: int, row: int) -> npt.NDArray[np.float16]:
+    """The filterbank of clip `row` of all `rows` clips, in the order of `list_sets`; `count` is that of each array."""
+    paths = [path for paths in list_sets(corpus) for path in paths]
+    clips = np.load(paths[row // count], mmap_mode="r")
+    return compute_fbank(clips[row % count], int(choose_lengths(rows)[row]))

@@ -38,9 +38,11 @@ from .packing import (
 )
 from .plan import BATCHES, REHEARSED_BATCHES, REHEARSED_SECONDS, SECONDS, Plan, parse_numbers
 from .stages import ENTRY, RETURNED, STATE
-from .taking import take_back
+from .taking import RETURNED_TAR, join_parts, take_back
 
 CARRY = ROOT / ".carry"
+OUT = "/tmp/trained"  #: folder of the weights on the machine with the GPU
+PART_BYTES = 15 * 2**20  #: of the results; a file that comes back has at most 16 MiB
 PACK = "training"  #: folder of the pieces in `CARRY`; "wheels" is beside it
 MOST_PIECES = 5  #: calls besides the training for which there is time
 
@@ -108,7 +110,10 @@ def pack(
 
 
 def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> list[Call]:
-    """The calls, in order: each brings a piece; the first begins to make sound; the last one trains.
+    """The calls, in order: each brings a piece. The first begins to make sound, the last piece's begins to train.
+
+    One more call waits for the training and brings its results, in parts that are small enough to come back. Other
+    calls can be made meanwhile, if they leave the GPU alone.
 
     only: stages, comma-separated; "" trains all.
     """
@@ -116,9 +121,10 @@ def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> 
     prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
     install = "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
     gpu = "python3 -m export.embedded.gpu"
-    makes = f"(setsid nohup {gpu} unpack /tmp/pack /tmp/training >/tmp/unpack.log 2>&1 </dev/null &); "
     chosen = f" --only {only}" if only else ""
-    train = f"{gpu} train --pack /tmp/pack --work /tmp/training --out $OUT --minutes {minutes:g}{chosen}; "
+    makes = detach(f"{gpu} unpack /tmp/pack /tmp/training", "unpack")
+    folders = f"--pack /tmp/pack --work /tmp/training --out {OUT}"
+    train = detach(f"{gpu} train {folders} --minutes {minutes:g}{chosen}", "train")
     calls = []
     for number, piece in enumerate(pieces):
         is_first, is_last = number == 0, piece == pieces[-1]
@@ -126,9 +132,16 @@ def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> 
         begin = prepare + (install + copy + makes if is_first else copy)
         command = begin + (train if is_last else "ls -l /tmp/pack; ")
         carried = [f"{carry}/{PACK}/{piece}", *([f"{carry}/wheels"] if is_first and (out / "wheels").exists() else [])]
-        limit = min(600, round(60 * minutes) + 60) if is_last else 60
-        calls.append(Call(limit, carried, command + "tail -c 2000 /tmp/unpack.log"))
-    return calls
+        calls.append(Call(60, carried, command + "tail -c 2000 /tmp/unpack.log"))
+    limit = min(600, round(60 * minutes) + 60)
+    wait = f"timeout {limit - 30} tail --pid=$(cat /tmp/train.pid) -f /dev/null; "
+    send = f"tar -C {OUT} -cf - . | split -b {PART_BYTES} -d - $OUT/{RETURNED_TAR}; tail -c 6000 /tmp/train.log"
+    return [*calls, Call(limit, [], wait + send)]
+
+
+def detach(command: str, name: str) -> str:
+    """Shell code that starts `command` so that it outlives the call, with its log and its PID in /tmp/NAME.*."""
+    return f"(setsid nohup {command} >/tmp/{name}.log 2>&1 </dev/null & echo $! >/tmp/{name}.pid); "
 
 
 @app.command()
@@ -152,6 +165,7 @@ def train(
     batches: Annotated[str, typer.Option(help="Of stages, as in mel_vae=32.")] = "",
     eager: Annotated[str, typer.Option(help="Stages that run without CUDA graphs, comma-separated.")] = "",
     only: Annotated[str, typer.Option(help="Stages to train, again too, comma-separated.")] = "",
+    speeds: Annotated[int, typer.Option(min=0, help="Copies of every clip at other speeds.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Processes that unpack.")] = os.cpu_count() or 1,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="On the CPU, for seconds.")] = False,
 ) -> None:
@@ -174,7 +188,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with open_progress() as progress:
-        arrays = [plan_sound(pack, plan.corpus), *plan_carried(pack, plan.corpus)]
+        arrays = [plan_sound(pack, plan.corpus), *plan_carried(pack, plan.corpus, speeds)]
         write_corpus(plan.corpus, arrays, workers, progress)
     unpacked = round(time.time() - started, 1)
     print(f"unpacked in {unpacked} s", flush=True)
@@ -228,7 +242,8 @@ def take(
     state: Annotated[Path, typer.Argument(help="Folder of the training's state, without a training in it.")],
 ) -> None:
     """Put the weights that came back where `python -m export.embedded.training` continues from and assembles."""
-    taken, missing = take_back(folder, state)
+    with join_parts(folder) as whole:
+        taken, missing = take_back(whole, state)
     print(f"taken: {', '.join(taken)}")
     if missing:
         print(f"not there: {', '.join(missing)}; train them with python -m export.embedded.training before `assemble`")

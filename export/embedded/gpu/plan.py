@@ -11,7 +11,7 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.files import write_atomically
 
 FILE = "plan.json"
-SECONDS = {"mel_vae": 150.0, "audiomae": 90.0, "vocoder": 400.0, "tokens": 60.0, "diffusion": 340.0}
+SECONDS = {"mel_vae": 150.0, "audiomae": 90.0, "vocoder": 600.0, "tokens": 60.0, "diffusion": 600.0}  #: or to the end
 BATCHES = {"mel_vae": 32, "audiomae": 64, "vocoder": 32, "tokens": 64, "diffusion": 64}
 REHEARSED_SECONDS = dict.fromkeys(SECONDS, 2.0)  #: of CPU time
 REHEARSED_BATCHES = dict.fromkeys(BATCHES, 2)

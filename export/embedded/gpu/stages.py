@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bench.harness.parts import Session, Skipped
+from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
 from sc_runtime.export.embedded.training.diffusion import DiffusionStage
 from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, load_average, read_clock
@@ -231,7 +232,7 @@ def train_audiomae(session: Session) -> dict[str, Any]:
     for name in ("features.npy", CENTROIDS, "semantic.npy"):
         (worker.state / name).unlink(missing_ok=True)
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
-    prepare_semantic(worker.state, fbanks, audiomae, TRAINED.config)
+    prepare_semantic(worker.state, fbanks, audiomae, TRAINED.config, len(list_sets(worker.plan.corpus)))
     return {**result, "steps": worker.count_steps("audiomae"), "prepared_in_s": round(time.monotonic() - started, 1)}
 
 
@@ -278,4 +279,4 @@ def load_features(worker: Worker) -> Features:
     """The outputs of AudioMAE, the centroids and the VAE for all clips."""
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     encoder = load_weights(VaeEncoder(TRAINED), worker.need("mel_vae", "encoder"), worker.device)
-    return prepare_latents(worker.state, load_clips(worker.plan.corpus), audiomae, encoder, TRAINED.config)
+    return prepare_latents(worker.state, worker.plan.corpus, audiomae, encoder, TRAINED.config)

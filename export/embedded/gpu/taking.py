@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +22,29 @@ from sc_runtime.files import replacing, write_atomically
 from .packing import STAGES
 from .stages import LOSSES
 
+RETURNED_TAR = "trained.tar."  #: before the numbers of the parts that come back
 CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, CONTEXT, SCALE_FACTOR)  #: of other weights
+
+
+@contextmanager
+def join_parts(folder: Path) -> Iterator[Path]:
+    """A folder with the files that came back in parts in `folder`; `folder` itself if there are no parts.
+
+    Raises SettingsError if a part is missing.
+    """
+    parts = sorted(folder.glob(f"{RETURNED_TAR}*"))
+    if not parts:
+        yield folder
+        return
+    with TemporaryDirectory() as whole:
+        joined = io.BytesIO(b"".join(part.read_bytes() for part in parts))
+        try:
+            with tarfile.open(fileobj=joined) as archive:
+                archive.extractall(whole, filter="data")
+        except tarfile.ReadError as error:
+            have = f"{folder} with {len(parts)} parts of {RETURNED_TAR}*"
+            raise SettingsError(have, "all parts of a whole archive", str(error)) from None
+        yield Path(whole)
 
 
 def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:

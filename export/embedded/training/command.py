@@ -118,7 +118,7 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> S
         return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
-    data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config)
+    data = prepare_latents(folder, corpus, audiomae, vae, TRAINED.config)
     if name == "tokens":
         return TokensStage(TRAINED, data, device)
     acoustic_encoder = load_weights(

@@ -11,6 +11,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.files import replacing, write_atomically
 from sc_runtime.semanticodec.acoustic import join_features
@@ -28,8 +29,8 @@ SCALE_FACTOR, CENTROIDS, CONTEXT = "scale_factor.json", "centroids.npy", "contex
 
 
 def load_clips(corpus: Path) -> np.ndarray:
-    """Training clips int16 [N, 163840], the domains one after another, of equal counts."""
-    return np.concatenate([np.load(corpus / f"train-{domain}.npy", mmap_mode="r") for domain in DOMAINS])
+    """Training clips int16 [N, 163840], in the order of `list_sets`: in each set the domains, of equal counts."""
+    return np.concatenate([np.load(path, mmap_mode="r") for paths in list_sets(corpus) for path in paths])
 
 
 def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
@@ -72,13 +73,17 @@ def batches(count: int) -> Iterator[slice]:
     return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
-def prepare_centroids(features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, path: Path) -> None:
-    """Cluster the features of positions that hold tokens and save the centroids. The clips of the domains are equal in
-    number and lie one domain after another."""
-    domains = dict(zip(DOMAINS, np.array_split(np.arange(len(features)), len(DOMAINS)), strict=True))
+def prepare_centroids(
+    features: np.ndarray, positions: np.ndarray, config: SemantiCodecConfig, sets: int, path: Path
+) -> None:
+    """Cluster the features of positions that hold tokens and save the centroids.
+
+    sets: how often the domains lie one after another (`load_clips`), each time of equal counts.
+    """
+    domains = np.arange(len(features)) * len(DOMAINS) * sets // len(features) % len(DOMAINS)
     rows = {
-        domain: np.concatenate([features[clip, : positions[clip]] for clip in clips])
-        for domain, clips in domains.items()
+        domain: np.concatenate([features[clip, : positions[clip]] for clip in np.flatnonzero(domains == number)])
+        for number, domain in enumerate(DOMAINS)
     }
     np.save(path, cluster_domains(rows, config.vocab))
 
@@ -98,26 +103,30 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
 
 
 def prepare_semantic(
-    folder: Path, fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig
+    folder: Path, fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig, sets: int
 ) -> tuple[np.ndarray, ...]:
-    """Features [N, L, D], centroids, semantic tokens [N, L], and the number of positions that hold tokens [N]."""
+    """Features [N, L, D], centroids, semantic tokens [N, L], and the number of positions that hold tokens [N].
+
+    sets: as of `prepare_centroids`.
+    """
     device = next(audiomae.parameters()).device
     features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
     positions = count_all_positions(len(fbanks), config)
-    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, path))
+    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, sets, path))
     semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, device, path))
     return features, centroids, semantic, positions
 
 
 def prepare_latents(
-    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
+    folder: Path, corpus: Path, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
 ) -> Features:
     """The data of stage `tokens`.
 
     The VAE's scale factor, one over the standard deviation of the latents, is cached too.
     """
+    clips, sets = load_clips(corpus), len(list_sets(corpus))
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
-    features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config)
+    features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config, sets)
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
     for rows in batches(len(features)):
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]

@@ -9,7 +9,8 @@ reach 0.42. So 24 channels cost nothing at first, and have 2.25 times the weight
 prevent the goal of 0.1: a linear code of patches of 4 frames by 4 bins, of the same rate, has an L1 of 0.07 (PCA of
 180 clips).
 
-The vocoder keeps its 160 channels: it continues from 160 minutes of training, which a larger one would repeat.
+The T-UNet has 32 channels and the vocoder 256, for training on a GPU: all their widths are multiples of 8, as Tensor
+Cores want them. The acoustic codebook has 4096 entries, so that both tokens of a position have 12 bits.
 """
 
 from __future__ import annotations
@@ -18,4 +19,11 @@ from dataclasses import replace
 
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
-TRAINED = replace(EMBEDDED, config=replace(EMBEDDED.config, tps=100), vae_channels=24)
+TRAINED = replace(
+    EMBEDDED,
+    config=replace(EMBEDDED.config, tps=100, acoustic_vocab=4096),
+    tunet_channels=32,
+    tunet_multipliers=(1, 2, 3, 4),
+    vae_channels=24,
+    hifigan_channels=256,
+)
