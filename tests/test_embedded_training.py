@@ -24,15 +24,14 @@ from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 from sc_runtime.export.build import build_bundle
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
+from sc_runtime.export.embedded.training.alignment import align_positions, number_tokens
 from sc_runtime.export.embedded.training.assembly import assemble, load_audiomae
 from sc_runtime.export.embedded.training.clusters import cluster_domains
 from sc_runtime.export.embedded.training.command import app
 from sc_runtime.export.embedded.training.diffusion import (
     Conditioned,
     DiffusionStage,
-    align_positions,
     draw_steps,
-    number_tokens,
 )
 from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbanks
 from sc_runtime.export.embedded.training.loop import (
@@ -58,6 +57,7 @@ from sc_runtime.export.embedded.training.preparation import (
     SCALE_FACTOR,
     load_weights,
     prepare_context,
+    prepare_centroids,
     prepare_latents,
 )
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
@@ -492,3 +492,17 @@ def test_some_clips_are_cut_short() -> None:
     assert (lengths[::6] < SEGMENT_SAMPLES).all()
     assert (np.delete(lengths, np.s_[::6]) == SEGMENT_SAMPLES).all()
     assert np.array_equal(lengths, choose_lengths(60))
+
+
+def test_centroids_come_from_the_domain_of_each_clip_in_every_set(tmp_path: Path) -> None:
+    """Two sets of three domains, two clips each: features near 0, 10 and 20 give centroids near them, in that order.
+
+    The last position of each clip holds no token: its feature is far away.
+    """
+    generator = np.random.default_rng(0)
+    means = np.tile(np.repeat([0.0, 10.0, 20.0], 2), 2)
+    features = generator.normal(means[:, None, None], 0.5, (12, 40, 4)).astype(np.float16)
+    features[:, -1] = 1000
+    prepare_centroids(features, np.full(12, 39), replace(SIZES.config, vocab=16), 2, tmp_path / "centroids.npy")
+    centroids = np.load(tmp_path / "centroids.npy").mean(axis=1)
+    assert np.abs(centroids - np.repeat([0.0, 10.0, 20.0], [4, 4, 8])).max() < 2

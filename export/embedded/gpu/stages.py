@@ -279,4 +279,7 @@ def load_features(worker: Worker) -> Features:
     """The outputs of AudioMAE, the centroids and the VAE for all clips."""
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     encoder = load_weights(VaeEncoder(TRAINED), worker.need("mel_vae", "encoder"), worker.device)
-    return prepare_latents(worker.state, worker.plan.corpus, audiomae, encoder, TRAINED.config)
+    corpus = worker.plan.corpus
+    return prepare_latents(
+        *(worker.state, load_clips(corpus), audiomae, encoder, TRAINED.config, len(list_sets(corpus)))
+    )

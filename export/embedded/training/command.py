@@ -22,6 +22,7 @@ from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
@@ -118,7 +119,7 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> S
         return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
-    data = prepare_latents(folder, corpus, audiomae, vae, TRAINED.config)
+    data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config, len(list_sets(corpus)))
     if name == "tokens":
         return TokensStage(TRAINED, data, device)
     acoustic_encoder = load_weights(

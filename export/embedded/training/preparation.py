@@ -118,13 +118,12 @@ def prepare_semantic(
 
 
 def prepare_latents(
-    folder: Path, corpus: Path, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig
+    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig, sets: int = 1
 ) -> Features:
-    """The data of stage `tokens`.
+    """The data of stage `tokens`; `sets` is as of `prepare_centroids`.
 
     The VAE's scale factor, one over the standard deviation of the latents, is cached too.
     """
-    clips, sets = load_clips(corpus), len(list_sets(corpus))
     fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
     features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config, sets)
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)

@@ -23,7 +23,6 @@ TRAINED = replace(
     EMBEDDED,
     config=replace(EMBEDDED.config, tps=100, acoustic_vocab=4096),
     tunet_channels=32,
-    tunet_multipliers=(1, 2, 3, 4),
     vae_channels=24,
     hifigan_channels=256,
 )
