@@ -56,8 +56,8 @@ from sc_runtime.export.embedded.training.preparation import (
     CENTROIDS,
     SCALE_FACTOR,
     load_weights,
-    prepare_context,
     prepare_centroids,
+    prepare_context,
     prepare_latents,
 )
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
