@@ -11,17 +11,19 @@ import torch
 
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.gpu import captured, plan, taking
-from sc_runtime.export.embedded.gpu.packing import copy_starts, copy_whole, write_halves
+from sc_runtime.export.embedded.gpu.command import lay_starts
+from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, copy_whole, write_halves
+from sc_runtime.export.embedded.training.assembly import take_encoder
 from sc_runtime.export.embedded.training.loop import load_average, read_curves
 from sc_runtime.export.embedded.training.sizes import TRAINED
-from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
+from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 
 
 def test_the_shipped_weights_are_the_start(tmp_path: Path) -> None:
-    assert set(copy_starts(None, tmp_path)) == {"audiomae", "vocoder"}  # the others have other sizes
-    weights = load_average(tmp_path, "vocoder", "hifigan")
+    assert set(copy_starts(None, tmp_path)) == {"audiomae"}  # the others have other sizes
+    weights = load_average(tmp_path, "audiomae", "autoencoder")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
-    HifiGan(TRAINED).load_state_dict(weights)
+    AudioMAE(TRAINED).load_state_dict(take_encoder(weights))
     with pytest.raises(SettingsError, match="expected a folder with a state of the training"):
         copy_starts(tmp_path / "none", tmp_path)
 
@@ -45,6 +47,32 @@ def write_stage(folder: Path, stage: str, steps: int, **more: object) -> None:
     networks = {"tunet": {"weight": torch.ones(2)}}
     write_halves(whole / f"{stage}.pt", networks, networks, steps, 1.0, **more)
     copy_whole(whole / f"{stage}.pt", folder / f"{stage}.pt")
+
+
+@pytest.mark.parametrize(
+    ("trained", "returned", "inputs_stay"),
+    [
+        (("vocoder", "diffusion"), {"audiomae", "mel_vae", "vocoder", "tokens"}, True),
+        (("tokens", "diffusion"), {"audiomae", "mel_vae", "vocoder"}, True),
+        (STAGES, {"audiomae", "mel_vae", "vocoder"}, False),
+        (("mel_vae",), {"audiomae", "mel_vae", "vocoder"}, False),
+    ],
+)
+def test_what_is_not_trained_stays_as_it_came(
+    trained: tuple[str, ...], returned: set[str], inputs_stay: bool, tmp_path: Path
+) -> None:
+    """The centroids and the scale factor of the pack belong to its AudioMAE and its VAE."""
+    pack, work, out = tmp_path / "pack", tmp_path / "work", tmp_path / "out"
+    for folder in (pack, out):
+        folder.mkdir()
+    for stage in STAGES:
+        write_stage(pack, stage, 5)
+    for name in INPUTS:
+        (pack / name).write_text("of the pack")
+    lay_starts(pack, work, out, trained)
+    assert {path.stem for path in out.iterdir()} == returned
+    assert {path.stem for path in (work / "state").glob("*.pt")} == set(STAGES)
+    assert all((work / "state" / name).exists() == inputs_stay for name in INPUTS)
 
 
 def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> None:

@@ -214,17 +214,18 @@ def lay_starts(pack: Path, work: Path, out: Path, trained: Sequence[str]) -> Non
     """Lay the weights of the pack where training continues from, unless an earlier call has done so.
 
     Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The T-UNet's do not
-    before they have been trained on this call's latents. The tokens' do if nothing that they are made of is among the
-    stages that are `trained` now: then their centroids and scale factor are those of the pack.
+    before they have been trained on this call's latents. The tokens' do if they are not `trained` now. Their centroids
+    and scale factor are those of the pack unless AudioMAE or the VAE is trained.
     """
     state, returned = work / STATE, work / RETURNED
     for folder in (state, returned):
         folder.mkdir(parents=True, exist_ok=True)
     if not (state / "fbanks.npy").exists():
         (state / "fbanks.npy").symlink_to(work / "corpus" / "fbanks.npy")
-    are_kept = (pack / "tokens.pt").exists() and not {"audiomae", "mel_vae", "tokens"} & set(trained)
-    made_now = {"diffusion"} if are_kept else {"tokens", "diffusion"}
-    for name in INPUTS if are_kept else ():
+    inputs_are_kept = (pack / "tokens.pt").exists() and not {"audiomae", "mel_vae"} & set(trained)
+    tokens_are_kept = inputs_are_kept and "tokens" not in trained
+    made_now = {"diffusion"} if tokens_are_kept else {"tokens", "diffusion"}
+    for name in INPUTS if inputs_are_kept else ():
         if not (state / name).exists():
             copy_whole(pack / name, state / name)
     for stage in STAGES:
