@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 CLIPS = sorted((Path(__file__).parent / "held_out").glob("*.flac"))
 SPEECH = [path for path in CLIPS if path.stem.startswith("speech")]
 BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
-MEASURED_STOI = 0.632  #: mean over the held-out speech here, ONNX Runtime, 50 steps, seed 0
+MEASURED_STOI = 0.715  #: mean over the held-out speech here, ONNX Runtime, 50 steps, seed 0
 MARGIN = 0.05
 
 pytestmark = pytest.mark.skipif(not BACKENDS, reason="no backend is installed")
@@ -52,9 +52,9 @@ def test_it_is_whole_and_small() -> None:
     for file in bundle.manifest.files:
         bundle.verify(file)
     assert bundle.manifest.trained
-    assert bundle.choose_config() == SemantiCodecConfig(50, 4096, acoustic_vocab=1024, width=96)
+    assert bundle.choose_config() == SemantiCodecConfig(100, 4096, acoustic_vocab=4096, width=96)
     assert max(entry.error for entry in bundle.manifest.graphs.values()) < 1e-4
-    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 25e6
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 35e6
 
 
 def test_it_is_the_default_until_a_trained_bundle_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from sc_runtime.errors import SettingsError
-from sc_runtime.export.embedded.gpu import captured, plan, taking
+from sc_runtime.export.embedded.gpu import captured, plan, sharing, taking
 from sc_runtime.export.embedded.gpu.command import lay_starts
 from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, copy_whole, write_halves
 from sc_runtime.export.embedded.training.assembly import take_encoder
@@ -20,7 +21,7 @@ from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 
 
 def test_the_shipped_weights_are_the_start(tmp_path: Path) -> None:
-    assert set(copy_starts(None, tmp_path)) == {"audiomae"}  # the others have other sizes
+    assert set(copy_starts(None, tmp_path)) == set(STAGES)
     weights = load_average(tmp_path, "audiomae", "autoencoder")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     AudioMAE(TRAINED).load_state_dict(take_encoder(weights))
@@ -148,3 +149,29 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = plan.Plan(tmp_path, tmp_path / "corpus", tmp_path / "out", seconds, plan.BATCHES, eager=("vocoder",))
     written.write(tmp_path)
     assert plan.Plan.read(tmp_path) == written
+
+
+@pytest.mark.parametrize(("trial", "works"), [("pass", True), ("raise SystemExit(1)", False)])
+def test_the_card_is_shared_where_a_trial_succeeds(
+    trial: str, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script stands in for the control program: it writes down what it is asked to do."""
+    control, asked, said = tmp_path / sharing.CONTROL, tmp_path / "asked", []
+    control.write_text(f'#!/bin/sh\necho "$@" "${sharing.PIPES}" >> {asked}\n[ "$1" = -d ] || cat >> {asked}\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in (sharing.PIPES, sharing.LOGS):
+        monkeypatch.setenv(name, "")
+    sharing.share_card(tmp_path / "work", said.append, trial)
+    pipes = str(tmp_path / "work" / "mps")
+    assert asked.read_text().splitlines() == [f"-d {pipes}", *([] if works else [pipes, "quit"])]
+    assert os.environ[sharing.PIPES] == (pipes if works else "")
+    assert said == ["the stages share the card"] if works else "take turns" in said[0]
+
+
+def test_without_the_program_the_stages_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sharing, "DRIVER", str(tmp_path))
+    said: list[str] = []
+    sharing.share_card(tmp_path, said.append)
+    assert said == [f"{sharing.CONTROL} is not there: the stages take turns on the card"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -38,6 +39,7 @@ from sc_runtime.export.embedded.training.loop import (
     Stage,
     fit,
     load_average,
+    load_decoder,
     load_encoder,
     read_clock,
     read_curves,
@@ -50,7 +52,7 @@ from sc_runtime.export.embedded.training.masked_autoencoder import (
     draw_positions,
 )
 from sc_runtime.export.embedded.training.mel import LogMel
-from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     CENTROIDS,
@@ -63,7 +65,7 @@ from sc_runtime.export.embedded.training.preparation import (
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.rows import use_rows
-from sc_runtime.export.embedded.training.sizes import TRAINED as TRAINED_SIZES
+from sc_runtime.export.embedded.training.samples import prepare_samples
 from sc_runtime.export.embedded.training.tokens import Features, TokenDecoder, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder
@@ -72,12 +74,14 @@ from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.hifigan import HifiGan
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED, NetworkSizes, choose_sizes
 from sc_runtime.export.semanticodec.networks.tunet import SpatialTransformer, TUNet, embed_positions
+from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES
 
 librosa = pytest.importorskip("librosa", reason="the extra `train` is not installed")
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 
 SIZES = choose_sizes("tiny", 50, 4096)
+AT_50_TPS = replace(EMBEDDED, config=replace(EMBEDDED.config, tps=50))
 CPU = torch.device("cpu")
 TRAINED = [  #: (stage, network) of all that a bundle keeps
     ("audiomae", "autoencoder"),
@@ -205,7 +209,7 @@ def test_only_a_bundle_of_the_same_sizes_is_taken(bundle: Bundle, tmp_path: Path
 
 def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
     """The shipped model, in a training whose VAE is wider."""
-    sizes = replace(EMBEDDED, vae_channels=24)
+    sizes = replace(EMBEDDED, vae_channels=32)
     bundle = Bundle.load(EMBEDDED_BUNDLE)
     assert restore_bundle(bundle, EMBEDDED, sizes, tmp_path) == ("audiomae", "vocoder", "tokens", "diffusion")
     assert not (tmp_path / "mel_vae.pt").exists()
@@ -214,9 +218,38 @@ def test_a_stage_of_other_sizes_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_training_at_another_rate_keeps_what_has_its_size(tmp_path: Path) -> None:
-    sizes = replace(EMBEDDED, config=replace(EMBEDDED.config, tps=100))
+    sizes = AT_50_TPS
     assert restore_bundle(Bundle.load(EMBEDDED_BUNDLE), EMBEDDED, sizes, tmp_path) == ("audiomae", "mel_vae", "vocoder")
     assert not (tmp_path / CENTROIDS).exists()
+
+
+@pytest.mark.slow
+def test_the_decoder_learns_from_latents_that_decoding_draws(
+    bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path
+) -> None:
+    """Such a latent, through torch's VAE decoder and vocoder, is the decoded sound of its clip and seed."""
+    samples = prepare_samples(tmp_path, clips, bundle, 2)
+    assert samples.latents.shape == (2, 8, 256, 16) and np.array_equal(samples.clips, clips[[0, 18]])
+    scale = json.loads((folder / SCALE_FACTOR).read_text())
+    before = load_average(folder, "mel_vae", "decoder")
+    decoder = load_weights(VaeDecoder(SIZES), before | {"scale_factor": torch.tensor(scale)}, CPU)
+    hifigan = load_weights(HifiGan(SIZES), load_average(folder, "vocoder", "hifigan"), CPU)
+    codec = Codec.load(bundle.path)
+    sound = clips[18, :-1].astype(np.float32) / 32768
+    decoded = codec.decode(codec.encode(sound), steps=20, seed=1)
+    with torch.no_grad():
+        made = hifigan(decoder(torch.from_numpy(samples.latents[1:]).float()))[0, : len(sound)].numpy()
+    assert_allclose(made, decoded, atol=0.02 * np.abs(decoded).max())
+
+    stage = VaeDecoderStage(SIZES, samples, scale, before, CPU)
+    generator = torch.Generator().manual_seed(0)
+    losses = [float(stage.update(None, generator)["l1"]) for _ in range(40)]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert torch.equal(load_decoder(folder)["scale_factor"], before["scale_factor"])
+    shutil.copy(folder / "mel_vae.pt", tmp_path)
+    assert all(torch.equal(load_decoder(tmp_path)[key], before[key]) for key in before)
+    train_piece(VaeDecoderStage(SIZES, samples, scale, before, CPU), tmp_path)
+    assert any(not torch.equal(load_decoder(tmp_path)[key], before[key]) for key in before)
 
 
 def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:
@@ -376,15 +409,16 @@ def test_every_patch_has_a_position_of_its_own() -> None:
 
 
 def test_places_number_the_tokens_of_their_time_and_frequency() -> None:
-    tokens = number_tokens(EMBEDDED.config, 256, 16)
+    """At 50 tps the tokens are a grid of 64 by 4."""
+    tokens = number_tokens(AT_50_TPS.config, 256, 16)
     assert torch.equal(tokens.reshape(64, 4, 4, 4)[:, 0, :, 0], torch.arange(256).reshape(64, 4))
     assert torch.equal(tokens[4 * 37 + 3, 4 * 2 + 1], torch.tensor(37 * 4 + 2))
-    assert torch.equal(number_tokens(EMBEDDED.config, 32, 2)[5], torch.tensor([40, 42]))
+    assert torch.equal(number_tokens(AT_50_TPS.config, 32, 2)[5], torch.tensor([40, 42]))
 
 
 def test_each_share_of_a_place_is_another_of_its_tokens() -> None:
     """At 100 tps the tokens are a grid of 64 by 8."""
-    config = TRAINED_SIZES.config
+    config = EMBEDDED.config
     first, second = (number_tokens(config, 64, 4, share) for share in (0, 0.5))
     assert torch.equal(first, torch.arange(512).reshape(64, 8)[:, ::2])
     assert torch.equal(second, first + 1)
@@ -394,7 +428,7 @@ def test_each_share_of_a_place_is_another_of_its_tokens() -> None:
 
 def test_a_token_draws_the_latent_of_its_time_and_frequency() -> None:
     """Without the blocks, which see neighbours, one position changes one patch."""
-    config = TRAINED_SIZES.config
+    config = EMBEDDED.config
     decoder = TokenDecoder(config, width=16, blocks=0)
     context = torch.zeros(1, config.positions, 2 * config.feature_width)
     before = decoder(context)
@@ -404,7 +438,7 @@ def test_a_token_draws_the_latent_of_its_time_and_frequency() -> None:
     assert changed.max(dim=0).values.tolist() == [4 * 37 + 3, 2 * 5 + 1]
 
 
-@pytest.mark.parametrize("sizes", [EMBEDDED, TRAINED_SIZES], ids=["50 tps", "100 tps"])
+@pytest.mark.parametrize("sizes", [AT_50_TPS, EMBEDDED], ids=["50 tps", "100 tps"])
 def test_attention_begins_at_the_token_of_each_place(sizes: NetworkSizes) -> None:
     torch.manual_seed(0)
     length, width = sizes.config.positions, 2 * sizes.config.feature_width

@@ -1,7 +1,7 @@
 """Updates as CUDA graphs. The networks are so small that starting kernels from Python would take most of the time.
 
-Never run on a GPU so far: `Captured.capture` and what follows a capture. Where capture fails, the process says so and
-starts again; from then on the updates of that choice run without a graph (`stages.restart`).
+On an H200 (2026-11-27) the updates of the vocoder and of the T-UNet were captured, each in 0.1 s. Where capture fails,
+the process says so and starts again; from then on the updates of that choice run without a graph (`stages.restart`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """`python -m export.embedded.training`: the networks of the embedded model, stage by stage, in pieces.
 
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), tokens (audiomae, mel_vae),
-diffusion (tokens). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE
+diffusion (tokens), vae_decoder (a bundle that was built from all of these, `--bundle`: the VAE's decoder is trained on
+what the T-UNet draws). `restore` starts from the weights of a built bundle instead of random ones. A bundle has no VAE
 encoder: vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips that
 `bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -32,10 +34,11 @@ from .diffusion import DiffusionStage
 from .filterbanks import compute_fbanks
 from .loop import Stage, choose_device, fit, load_average, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
-from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
+from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
-from .preparation import cached, load_clips, load_weights, prepare_context, prepare_latents
+from .preparation import SCALE_FACTOR, cached, load_clips, load_weights, prepare_context, prepare_latents
 from .restoring import restore_bundle
+from .samples import COUNT, prepare_samples
 from .sizes import TRAINED
 from .tokens import TokensStage
 from .vocoder import VocoderStage
@@ -48,6 +51,7 @@ BUDGETS = {
     "vocoder": 60.0,
     "tokens": 20.0,
     "diffusion": 60.0,
+    "vae_decoder": 15.0,
 }  #: minutes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -61,7 +65,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="Length of this piece, in minutes of CPU time.")] = 9.0,
     budget: Annotated[float | None, typer.Option(help="Length of the whole stage, in minutes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads.")] = None,
-    bundle: Annotated[str, typer.Option(help="Folder or name of a bundle, for `restore`.")] = EMBEDDED_BUNDLE.name,
+    bundle: Annotated[str, typer.Option(help="Folder or name, for `restore` and vae_decoder.")] = EMBEDDED_BUNDLE.name,
 ) -> None:
     """Train one STAGE of the embedded model for a piece of its budget. Run it again to continue.
 
@@ -79,7 +83,7 @@ def main(
         return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
-    opened = open_stage(stage, folder, corpus, choose_device())
+    opened = open_stage(stage, folder, corpus, choose_device(), bundle)
     complete = fit(opened, folder, minutes, budget or BUDGETS[stage], console.print, stopped=stopping.is_set)
     console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
     if stopping.is_set():
@@ -104,7 +108,7 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
     console.print(f"{name}: {made}", soft_wrap=True)
 
 
-def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> Stage:
+def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bundle: str) -> Stage:
     """The stage `name`, with its data and the trained networks that it needs."""
     clips = load_clips(corpus)
     if name == "audiomae":
@@ -114,6 +118,10 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device) -> S
         return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
         return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
+    if name == "vae_decoder":
+        samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
+        scale = json.loads((folder / SCALE_FACTOR).read_text())
+        return VaeDecoderStage(TRAINED, samples, scale, load_average(folder, "mel_vae", "decoder"), device)
     encoder = load_encoder(folder)
     if name == "vocoder":
         return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)

@@ -225,6 +225,11 @@ def load_encoder(folder: Path) -> dict[str, Tensor]:
     return load_average(folder, "vae_encoder" if (folder / "vae_encoder.pt").exists() else "mel_vae", "encoder")
 
 
+def load_decoder(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of the VAE's decoder: of stage `vae_decoder` if that was trained, else of `mel_vae`."""
+    return load_average(folder, "vae_decoder" if (folder / "vae_decoder.pt").exists() else "mel_vae", "decoder")
+
+
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of `folder`/STAGE.jsonl; none if the stage was not trained there."""
     path = folder / f"{stage}.jsonl"

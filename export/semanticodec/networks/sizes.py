@@ -42,20 +42,20 @@ class NetworkSizes:
 
 
 EMBEDDED = NetworkSizes(
-    SemantiCodecConfig(50, 4096, acoustic_vocab=1024, width=96),
+    SemantiCodecConfig(100, 4096, acoustic_vocab=4096, width=96),
     lstm_layers=1,
     mae_depth=6,
     mae_heads=3,
-    tunet_channels=24,
+    tunet_channels=32,
     tunet_multipliers=(1, 2, 4, 4),
     tunet_residual_blocks=1,
     tunet_attention_downsampling=(4, 8),
     tunet_position_maps=True,
     position_channels=64,
-    vae_channels=16,
+    vae_channels=24,
     vae_residual_blocks=1,
     norm_groups=8,
-    hifigan_channels=160,
+    hifigan_channels=256,
 )
 
 
@@ -64,8 +64,8 @@ def choose_sizes(size: str, tps: int, vocab: int) -> NetworkSizes:
     if size == "full":
         return NetworkSizes(SemantiCodecConfig(tps, vocab), lstm_layers={100: 4, 50: 3, 25: 2}[tps])
     if size == "embedded":
-        if (tps, vocab) != (50, 4096):
-            raise SettingsError(f"size 'embedded' at {tps} tps, vocabulary {vocab}", "50 tps, vocabulary 4096")
+        if (tps, vocab) != (100, 4096):
+            raise SettingsError(f"size 'embedded' at {tps} tps, vocabulary {vocab}", "100 tps, vocabulary 4096")
         return EMBEDDED
     if size == "tiny":
         return NetworkSizes(

@@ -1,0 +1,75 @@
+"""Latents as decoding draws them: training clips through a built bundle, up to the VAE decoder.
+
+They differ from the VAE encoder's latents by what tokens and T-UNet lose. Stage `vae_decoder` trains the VAE's decoder
+on them, so that it meets in training what it meets in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from sc_runtime.bundle.store import Bundle
+from sc_runtime.codec import Codec
+from sc_runtime.networks import Graph, Networks
+from sc_runtime.semanticodec.config import LATENT_SHAPE, SEGMENT_SAMPLES
+from sc_runtime.semanticodec.model import DecodeWindow, SemantiCodecModel
+from sc_runtime.spec import DecodeOptions
+
+from .preparation import cached
+
+SAMPLES = "samples.npy"
+COUNT = 1200  #: clips that are drawn
+#: Every other clip is drawn by the preset `fast`, the others by the reference's solver in fewer steps.
+OPTIONS = ({"preset": "fast"}, {"steps": 20})
+
+
+class LatentModel(SemantiCodecModel):
+    """SemantiCodec that keeps the latents of decoding, float32 [8, 256, 16] each, and makes no sound of them."""
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__(networks)
+        self.latents: list[np.ndarray] = []
+
+    def decode_windows(self, windows: list[DecodeWindow], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
+        settings = windows[0].settings
+        tunet_step: Future[Graph] = Future()
+        tunet_step.set_result(self.networks.prepare_graph("tunet_step", 2, batch=len(windows)))
+        features = self.embed_windows([window.codes for window in windows], settings.config)
+        self.latents += list(self.denoise(tunet_step, features, settings, [window.noise for window in windows], report))
+        yield from ((np.zeros(window.samples, np.float32),) for window in windows)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`latents` float16 [M, 8, 256, 16] that were drawn for `clips`, int16 [M, 163840], as the T-UNet makes them."""
+
+    latents: np.ndarray
+    clips: np.ndarray
+
+
+def prepare_samples(
+    folder: Path, clips: np.ndarray, bundle: Bundle, count: int, report: Callable[[str], None] = lambda line: None
+) -> Samples:
+    """Draw latents for `count` clips, evenly chosen. They are cached in `folder`/samples.npy."""
+    chosen = clips[np.arange(count) * len(clips) // count]
+
+    def draw(path: Path) -> None:
+        codec = Codec(bundle, Codec.load(bundle.path).backend, LatentModel)
+        model = codec.model
+        assert isinstance(model, LatentModel)
+        latents = open_memmap(path, mode="w+", dtype=np.float16, shape=(count, *LATENT_SHAPE))
+        for row, clip in enumerate(chosen):
+            sound = clip[: SEGMENT_SAMPLES - 1].astype(np.float32) / 32768  # one sample less: a single window
+            codec.decode(codec.encode(sound), DecodeOptions(**OPTIONS[row % len(OPTIONS)], seed=row))
+            latents[row] = model.latents.pop()
+            if row % 50 == 49:
+                report(f"{row + 1} of {count} clips drawn")
+        latents.flush()
+
+    return Samples(cached(folder / SAMPLES, draw), chosen)
