@@ -109,7 +109,6 @@ def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack
     assert 0 < document["results"]["mel_vae"]["held_out_l1"] < 20
     files = sorted(path.name for path in out.iterdir())
     assert files == sorted([*(f"{stage}.pt" for stage in STAGES), "gpu.json", "gpu.log", "losses.jsonl"])
-    assert len(files) <= 8 and max(path.stat().st_size for path in out.iterdir()) < 16 * 2**20
 
     assert run_command(command.app, ["take", str(out), str(state)]) == 0
     for stage in STAGES:

@@ -18,6 +18,7 @@ from bench.quality.baselines import BASELINES, Baseline, count_packet_bytes, run
 from bench.quality.baselines import explain_absence as explain_missing_programs
 from bench.quality.clips import choose_clips, load_domains
 from bench.quality.measure import list_samplings
+from bench.quality.melodies import load_melodies, measure_pitch, share_in_tune
 from bench.quality.metrics import explain_absence, find_delay, mel_distance, stft_distance, undo_delay
 from bench.quality.results import compare_samplings, list_goals, write_sampling
 from bench.quality.systems import drop_acoustic
@@ -417,3 +418,35 @@ def test_program_that_fails_is_named() -> None:
         run_program(["sh", "-c", "exit 3"], b"")
     with pytest.raises(BackendError, match="no-such-program did not run"):
         run_program(["no-such-program"], b"")
+
+
+def test_a_frame_within_fifty_cents_of_the_written_pitch_is_in_tune() -> None:
+    """A harmonic tone of 220 Hz against written pitches 0, 40 and 60 cents away, and rests, which do not count."""
+    pytest.importorskip("librosa")
+    time = np.arange(32_000) / 16_000
+    tone = sum(np.sin(2 * np.pi * 220 * k * time) / k for k in range(1, 6)).astype(np.float32)
+    for cents, expected in ((0, 1.0), (40, 1.0), (-40, 1.0), (60, 0.0), (1200, 0.0)):
+        written = np.full(200, 220 * 2 ** (cents / 1200), np.float32)
+        assert share_in_tune(tone, written) == pytest.approx(expected, abs=0.05)
+    written = np.where(np.arange(200) < 100, 220.0, 0.0)
+    assert share_in_tune(np.concatenate([tone[:16_000], np.zeros(16_000, np.float32)]), written) > 0.9
+    assert share_in_tune(np.zeros(32_000, np.float32), written) == 0
+    assert share_in_tune(tone, np.zeros(200)) is None
+
+
+def test_melodies_are_measured_against_their_written_pitch(tmp_path: Path) -> None:
+    """Systems that keep, lower and lose the pitch; the file of the pitch is asked for by name."""
+    pytest.importorskip("librosa")
+    time = np.arange(32_000) / 16_000
+    clips = [np.sin(2 * np.pi * pitch * time).astype(np.float32) for pitch in (220.0, 330.0)]
+    written = np.repeat([[220.0], [330.0]], 200, axis=1)
+    kept = measure_pitch(clips, [np.concatenate([np.zeros(80, np.float32), clip]) for clip in clips], written)
+    assert kept["delay_samples"] == 80 and kept["in_tune"]["mean"] > 0.95 and kept["in_tune"]["of"] == 2
+    swapped = measure_pitch(clips, clips[::-1], written)
+    assert swapped["in_tune"]["mean"] < 0.05
+    np.save(tmp_path / "held-out-melody.npy", np.zeros((2, 32_000), np.int16))
+    with pytest.raises(SettingsError, match=r"expected a folder with held-out-melody-pitch\.npy"):
+        load_melodies(tmp_path)
+    np.save(tmp_path / "held-out-melody-pitch.npy", written[:1])
+    with pytest.raises(SettingsError, match="1 melodies; expected 2, as many as clips"):
+        load_melodies(tmp_path)

@@ -24,7 +24,7 @@ from sc_runtime.spec import DecodeOptions
 from .preparation import cached
 
 SAMPLES = "samples.npy"
-COUNT = 1200  #: clips that are drawn
+COUNT = 600  #: clips that are drawn
 #: Every other clip is drawn by the preset `fast`, the others by the reference's solver in fewer steps.
 OPTIONS = ({"preset": "fast"}, {"steps": 20})
 
