@@ -75,6 +75,59 @@ def test_the_next_options_run_a_shape_that_cudnn_has_no_plan_for(batch: int, cho
     assert opened == list(REFUSED)[: len(opened)] and opened[-1] == chosen
 
 
+class Convolution(Session):
+    """As ONNX Runtime 1.31: the second run with a shape that failed asks for as much memory as garbage says."""
+
+    noted: Any = None
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        shape = binding.bound["x"][3]
+        if shape == self.noted:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 2832527307351631872")
+        self.noted = shape
+        super().run_with_iobinding(binding, options)
+        self.noted = None
+
+
+def bind(sessions: Sessions, batch: int) -> OnnxRuntimeCall:
+    return OnnxRuntimeCall(sessions, "g", ENTRY, "cuda", {"x": (batch, 5), "y": (batch, 5)}, {"x": 64, "y": 128})
+
+
+def test_a_session_without_a_plan_for_a_shape_never_runs_that_shape_again() -> None:
+    """Not in a later call either: each group of windows binds its own."""
+    ran: list[tuple[str, Any]] = []
+    sessions = Sessions(
+        lambda way: Convolution(way[1]["name"], REFUSED[way[1]["name"]], ran), [(None, {"name": name}) for name in REFUSED]
+    )
+    for batch, chosen in [(1, "heuristic"), (1, "heuristic"), (2, "exhaustive"), (1, "heuristic"), (7, "fused")]:
+        bind(sessions, batch).enqueue()
+        assert ran[-1][0] == chosen
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"HEURISTIC_QUERY_FAILED"):
+            bind(sessions, 3).enqueue()
+
+
+def test_a_session_that_failed_otherwise_is_opened_anew() -> None:
+    """Calls that were bound to the old one are bound to the new one."""
+    opened: list[Convolution] = []
+    memory = {4: "Conv: out of memory"}
+
+    def load(way: Way) -> Convolution:
+        opened.append(Convolution("one", memory, []))
+        return opened[-1]
+
+    sessions = Sessions(load, [(None, {})])
+    call, small = bind(sessions, 4), bind(sessions, 1)
+    small.enqueue()
+    for _ in range(2):
+        with pytest.raises(BackendError, match="out of memory"):
+            call.enqueue()
+    memory.clear()
+    call.enqueue()
+    small.enqueue()
+    assert len(opened) == 3 and len(opened[-1].ran) == 2
+
+
 def test_another_failure_is_no_reason_to_try_other_options() -> None:
     opened: list[str] = []
 

@@ -19,9 +19,11 @@ from .failures import describe_failure
 log = logging.getLogger(__name__)
 
 NOT_RECORDED = -1  #: tells ONNX Runtime to make no CUDA graph
+NO_PLACE = -1
 NO_PLAN = "CUDNN_FE failure"  #: in an error: cuDNN has no plan for a convolution of this shape
 
 Way = tuple[str | None, Mapping[str, str]]  #: the engine whose variant of a graph runs, and options of convolutions
+Sizes = tuple[tuple[str, tuple[int, ...]], ...]  #: the shapes of all inputs and outputs of a run
 Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and where it is bound to
 
 
@@ -30,11 +32,17 @@ class Sessions(Sequence[Any]):
 
     The first is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant, all
     ways with that variant are left out.
+
+    A run that failed must not be repeated in its session. A convolution notes the shape of its input before it makes
+    a plan (ONNX Runtime's nn/conv.cc). With the same shape it then takes the plan as made, and asks for as many bytes
+    as memory that was never written says. So a way that has no plan for some shapes is not tried with them again, and
+    a session that failed otherwise is dropped.
     """
 
     def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
         self._load, self._ways = load, list(ways)
         self._opened: dict[int, Any] = {}
+        self._planless: dict[Sizes, list[Exception]] = {}  #: of the first ways, in order
         try:
             self[0]
         except BackendError as error:
@@ -53,11 +61,28 @@ class Sessions(Sequence[Any]):
             self._opened[place] = self._load(self._ways[place])
         return self._opened[place]
 
+    def find_place(self, sizes: Sizes) -> int:
+        """The place of the first way that may have a plan for these shapes. Raises the last way's error if none has."""
+        errors = self._planless.get(sizes, [])
+        if len(errors) == len(self):
+            raise errors[-1]
+        return len(errors)
+
+    def note_failure(self, place: int, sizes: Sizes, error: Exception) -> bool:
+        """Take note that a run with these shapes failed at `place`. Returns whether cuDNN had no plan."""
+        if NO_PLAN not in str(error):
+            self._opened.pop(place, None)
+            return False
+        errors = self._planless.setdefault(sizes, [])
+        if len(errors) == place:
+            errors.append(error)
+        return True
+
 
 class OnnxRuntimeCall:
     """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
 
-    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph.
+    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph. Its caller holds the device's lock.
 
     With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps graphs for
     each thread: the first run in every thread makes one.
@@ -75,7 +100,9 @@ class OnnxRuntimeCall:
         addresses: Addresses,
         recorded: bool = False,
     ) -> None:
-        self._sessions, self._graph, self._place = sessions, graph, 0
+        self._sessions, self._graph = sessions, graph
+        self._sizes: Sizes = tuple((name, tuple(shapes[name])) for name in (*entry.inputs, *entry.outputs))
+        self._session: Any = None
         self._tensors: list[Tensor] = []
         for kind, specs in (("input", entry.inputs), ("output", entry.outputs)):
             for name, spec in specs.items():
@@ -85,22 +112,25 @@ class OnnxRuntimeCall:
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         number = next(self._numbers) if recorded else NOT_RECORDED
         self._options.add_run_config_entry("gpu_graph_id", str(number))
-        self._bind()
 
     def enqueue(self) -> None:
         while True:
+            place = NO_PLACE
             try:
+                place = self._sessions.find_place(self._sizes)
+                self._bind(self._sessions[place])
                 return self._session.run_with_iobinding(self._binding, self._options)
+            except BackendError:  # a session that cannot be opened
+                raise
             except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-                if NO_PLAN not in str(error) or self._place + 1 == len(self._sessions):
+                if place == NO_PLACE or not self._sessions.note_failure(place, self._sizes, error):
                     what = f"ONNX Runtime failed on {self._graph}"
                     raise describe_failure(what, error, memory="the GPU's memory") from error
-                self._place += 1
-                self._bind()
 
-    def _bind(self) -> None:
-        """Take the session at `_place`."""
-        self._session = self._sessions[self._place]
-        self._binding = self._session.io_binding()
+    def _bind(self, session: Any) -> None:
+        """Bind the tensors to `session`, unless they are."""
+        if session is self._session:
+            return
+        self._session, self._binding = session, session.io_binding()
         for kind, name, place in self._tensors:
             getattr(self._binding, f"bind_{kind}")(name, *place)
