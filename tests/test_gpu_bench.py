@@ -26,6 +26,7 @@ from bench.harness.gpu import is_near
 from bench.harness.parts import Part, Parts, Session, Skipped
 from bench.kernels import compiling
 from bench.kernels.compiling import REHEARSED_ARCH, explain_no_compiler, list_kernels
+from bench.speed import on_gpu
 from bench.speed.floors import count_work, find_floors
 from bench.speed.graphs_on_gpu import RELEASES
 from bench.speed.inputs import make_codes, make_sound
@@ -35,6 +36,7 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.cli.program import run_command
 from sc_runtime.cuda.device import Device
 from sc_runtime.errors import BackendError, SettingsError
+from sc_runtime.semanticodec.resident import Group, ResidentDecoder
 from tests import reaching_parts
 from tests.conftest import ROOT
 from tests.emulated_device import EmulatedDevice, Emulations
@@ -86,7 +88,11 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
     assert results["release"] == {"without CUDA graphs, sessions dropped": RELEASES}
     assert max(error for name, error in results["solver"].items() if "latent" in name) < 1e-5
     assert max(max(errors) for errors in results["graphs"]["exported"].values()) < 1e-2
-    assert all(row["same_latent"] for row in results["loop"]["rows"] if row["captured"])
+    assert [row["latent_error"] for row in results["loop"]["rows"] if row["captured"]] == [0, 0]
+    assert [(row["direction"], row["windows"]) for row in results["decode"]["rows"]] == [
+        (direction, windows) for windows in (1, 2) for direction in ("encode", "decode")
+    ]
+    assert all(row["first_stages_s"].keys() == row["stages_s"].keys() for row in results["decode"]["rows"])
     assert results["tokens"]["equal_acoustic_tokens"] == 1
     assert results["unicodec"]["equal_tokens"] == 1
     assert f"{len(gpu.PARTS) - len(skipped)} of {len(gpu.PARTS)} parts ran" in shown
@@ -346,6 +352,43 @@ def test_stages_on_a_gpu_are_timed_and_change_nothing(bundle: Bundle, emulations
     clock.start()
     np.testing.assert_array_equal(codec.decode(codes, steps=2), sound_untimed)
     assert set(clock.stages) == {"conditioning", "tunet", "vae_decoder", "hifigan", "rest"}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
+@pytest.mark.parametrize(("part", "failures"), [("loop", 2), ("decode", 1)])
+def test_a_row_that_fails_says_why_and_the_others_are_timed(
+    part: str, failures: int, bundle: Bundle, emulations: Emulations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two windows cannot be decoded: the first calls fail."""
+    calls: list[int] = []
+
+    def prepare(decoder: ResidentDecoder, batch: int) -> Group:
+        calls.append(batch)
+        if len(calls) <= failures:
+            raise BackendError("the GPU's memory", "more")
+        return make(decoder, batch)
+
+    make = ResidentDecoder.prepare
+    monkeypatch.setattr(ResidentDecoder, "prepare", prepare)
+    monkeypatch.setattr(on_gpu, "open_bundle", lambda session: bundle)
+    backend = OnnxRuntimeCudaBackend(
+        cast(Device, EmulatedDevice(emulations, quick_search=True)), Provider("CPUExecutionProvider", "cpu")
+    )
+    monkeypatch.setattr(on_gpu, "open_backend", lambda session: backend)
+    monkeypatch.setattr(on_gpu, "REHEARSED_STEPS", 1)
+    monkeypatch.setattr(on_gpu, "choose_windows", lambda session: (2, 1))
+    session = Session(part, tmp_path, time.time() + 600, rehearsal=True)
+    (tmp_path / "parts").mkdir()
+    rows = {"loop": on_gpu.time_loop, "decode": on_gpu.time_runtime}[part](session)["rows"]
+    assert [list(row) for row in session.find(part)["rows"]] == [list(row) for row in rows]
+    failed = [row for row in rows if "failed" in row]
+    assert [row["windows"] for row in failed] == [2] * failures and [row["windows"] for row in rows] == [2, 2, 1, 1]
+    assert all("the GPU's memory" in row["failed"] for row in failed)
+    if part == "loop":
+        assert [row["captured"] for row in failed] == [False, True] and rows[-1]["latent_error"] == 0
+    else:
+        assert [row["direction"] for row in failed] == ["decode"] and rows[-1]["rtf"] > 0
+        assert rows[-1]["loop_not_captured"] == []
 
 
 def test_floors_are_the_larger_of_arithmetic_and_memory(bundle: Bundle) -> None:
