@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bench import gpu
-from bench.gpu_calls import print_calls
+from bench.gpu_calls import CODE, enter_copy, print_calls
 from bench.gpu_fill import fill_bundle
 from bench.gpu_pack import ASIDE, INPUTS, list_calls, strip_bundle
 from bench.gpu_wheel import CONTAINER, CUBIN, ENTRY, LIMIT, MAGIC, SPARE, clear_cubins, cut_pieces, shrink_wheel
@@ -324,7 +324,9 @@ def test_pieces_are_joined_and_the_package_is_linked(tmp_path: Path) -> None:
     last.rename(tmp_path / "later")
     assert "so far" in subprocess.run(install, capture_output=True, text=True, check=True).stdout
     (tmp_path / "later").rename(last)
+    linked = (site / "sc_runtime").stat().st_ino
     assert "from 2 pieces" in subprocess.run(install, capture_output=True, text=True, check=True).stdout
+    assert (site / "sc_runtime").stat().st_ino == linked  # a process of the first call may use it
     assert (site / "onnxruntime" / "__init__.py").read_text().startswith("__version__ = '1'")
     assert not (site / "onnxruntime" / "transformers").exists()
     found = subprocess.run(
@@ -335,6 +337,33 @@ def test_pieces_are_joined_and_the_package_is_linked(tmp_path: Path) -> None:
         check=True,
     )
     assert found.stdout.startswith(str(site))
+
+
+def test_a_process_that_outlives_its_call_finds_its_modules(tmp_path: Path) -> None:
+    """The second call has replaced the working tree. On an H200 the first one's process then found no module."""
+    tree, code = tmp_path / "tree", tmp_path / "code"
+    (tree / ".carry").mkdir(parents=True)
+    (tree / "late.py").write_text("print('found')\n")
+    (tree / ".carry" / "piece").write_text("large")
+    enter = enter_copy(Path(".carry"), str(code))
+    wait = f"import time, os\nwhile os.path.exists('{tree}/late.py'): time.sleep(0.01)\nimport late"
+
+    def call(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", enter + command], cwd=tree, env=os.environ | {"OUT": "."}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = call(f'(setsid nohup {sys.executable} -c "{wait}" >/{tmp_path}/log 2>&1 </dev/null &); echo $CARRY $OUT')
+    assert first.split() == [str(tree / ".carry"), str(tree)]
+    assert not (code / ".carry").exists()
+    (tree / "late.py").unlink()
+    assert call("ls; pwd").split() == ["late.py", str(code)]
+    until = time.monotonic() + 30
+    while (said := (tmp_path / "log").read_text()) == "" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert said == "found\n"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
@@ -445,6 +474,7 @@ def test_the_calls_to_paste_are_sized_and_one_that_is_too_large_stops(
     shown = capsys.readouterr().out.split("\nCall ")
     assert f"rm -r {' '.join(ASIDE)}" in shown[0]
     assert [call.partition(" MiB")[0].rpartition(" ")[2] for call in shown[1:]] == ["16.0", "14.0", "13.0"]
+    assert all(call.count(f"cd {CODE};") == 1 for call in shown[1:])
     assert "--only fill-semanticodec,fill-unicodec" in shown[1]
     assert "bench/gpu.py" not in shown[2]
     assert "bench/gpu.py" in shown[3] and "--only" not in shown[3] and "--out $OUT" in shown[3]
