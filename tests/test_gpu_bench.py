@@ -26,6 +26,7 @@ from bench.harness.gpu import is_near
 from bench.harness.parts import Part, Parts, Session, Skipped
 from bench.kernels import compiling
 from bench.kernels.compiling import REHEARSED_ARCH, explain_no_compiler, list_kernels
+from bench.quality.on_gpu import count_equal
 from bench.speed import on_gpu
 from bench.speed.floors import count_work, find_floors
 from bench.speed.graphs_on_gpu import RELEASES
@@ -93,7 +94,7 @@ def test_every_part_runs_in_a_rehearsal(tmp_path: Path) -> None:
         (direction, windows) for windows in (1, 2) for direction in ("encode", "decode")
     ]
     assert all(row["first_stages_s"].keys() == row["stages_s"].keys() for row in results["decode"]["rows"])
-    assert results["tokens"]["equal_acoustic_tokens"] == 1
+    assert results["tokens"]["equal_acoustic_tokens"] == results["tokens"]["equal_semantic_tokens"] == 1
     assert results["unicodec"]["equal_tokens"] == 1
     assert f"{len(gpu.PARTS) - len(skipped)} of {len(gpu.PARTS)} parts ran" in shown
 
@@ -418,6 +419,18 @@ def test_a_row_that_fails_says_why_and_the_others_are_timed(
     else:
         assert [row["direction"] for row in failed] == ["decode"] and rows[-1]["rtf"] > 0
         assert rows[-1]["loop_not_captured"] == []
+
+
+def test_acoustic_tokens_are_counted_again_where_semantic_ones_are_equal() -> None:
+    expected = np.zeros((4, 2), int)
+    found = np.array([[0, 0], [1, 1], [0, 0], [0, 1]])
+    assert count_equal(found, expected) == {
+        "positions": 4,
+        "equal_semantic_tokens": 0.75,
+        "equal_acoustic_tokens": 0.5,
+        "equal_acoustic_tokens_where_semantic_are": pytest.approx(2 / 3),
+    }
+    assert count_equal(1 - expected, expected)["equal_acoustic_tokens_where_semantic_are"] is None
 
 
 def test_floors_are_the_larger_of_arithmetic_and_memory(bundle: Bundle) -> None:

@@ -96,9 +96,11 @@ def bind(sessions: Sessions, batch: int) -> OnnxRuntimeCall:
 def test_a_session_without_a_plan_for_a_shape_never_runs_that_shape_again() -> None:
     """Not in a later call either: each group of windows binds its own."""
     ran: list[tuple[str, Any]] = []
-    sessions = Sessions(
-        lambda way: Convolution(way[1]["name"], REFUSED[way[1]["name"]], ran), [(None, {"name": name}) for name in REFUSED]
-    )
+
+    def load(way: Way) -> Convolution:
+        return Convolution(way[1]["name"], REFUSED[way[1]["name"]], ran)
+
+    sessions = Sessions(load, [(None, {"name": name}) for name in REFUSED])
     for batch, chosen in [(1, "heuristic"), (1, "heuristic"), (2, "exhaustive"), (1, "heuristic"), (7, "fused")]:
         bind(sessions, batch).enqueue()
         assert ran[-1][0] == chosen
@@ -126,6 +128,18 @@ def test_a_session_that_failed_otherwise_is_opened_anew() -> None:
     call.enqueue()
     small.enqueue()
     assert len(opened) == 3 and len(opened[-1].ran) == 2
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2, "aba"), (1, "aaa")])
+def test_shapes_have_sessions_of_their_own_which_keep_their_plans(most: int, expected: str) -> None:
+    """With two, the third shape shares that of the first; with one, all share it."""
+    ran: list[tuple[str, Any]] = []
+    names = iter("abc")
+    sessions = Sessions(lambda way: Session(next(names), {}, ran), [(None, {})], most)
+    for _ in range(2):
+        for batch in (1, 7, 16):
+            bind(sessions, batch).enqueue()
+    assert "".join(name for name, _ in ran) == 2 * expected
 
 
 def test_another_failure_is_no_reason_to_try_other_options() -> None:

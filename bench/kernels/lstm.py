@@ -50,7 +50,7 @@ def time_lstm(session: Session) -> dict[str, Any]:
     """Each rate, for 1 and 16 windows, by cuDNN in FP16 and by the kernel in its two ways: seconds and relative error.
 
     The error is that of the encoder's output against torch in float32. The weights are torch's usual random ones, made
-    on the GPU: at 25 tokens a second they are 1.5 billion, which take one core of a CPU six seconds, and were made twice.
+    on the GPU: at 25 tokens a second they are 1.5 billion, which take a core of a CPU seconds.
     """
     device = choose_torch_device(session)
     import torch

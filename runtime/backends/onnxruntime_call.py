@@ -28,10 +28,13 @@ Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and
 
 
 class Sessions(Sequence[Any]):
-    """The sessions of one graph, one for each of `ways`, in order of preference.
+    """The sessions of one graph for each of `ways`, in order of preference. `[place]` is the first one of a way.
 
-    The first is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant, all
-    ways with that variant are left out.
+    The first of all is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant,
+    all ways with that variant are left out.
+
+    A session keeps cuDNN's plans for the shapes of its latest run alone, and making them takes seconds. So with `most`,
+    a way has as many sessions: the shapes that are seen first get one each, and further ones share them in turn.
 
     A run that failed must not be repeated in its session. A convolution notes the shape of its input before it makes
     a plan (ONNX Runtime's nn/conv.cc). With the same shape it then takes the plan as made, and asks for as many bytes
@@ -39,9 +42,10 @@ class Sessions(Sequence[Any]):
     a session that failed otherwise is dropped.
     """
 
-    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
-        self._load, self._ways = load, list(ways)
-        self._opened: dict[int, Any] = {}
+    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way], most: int = 1) -> None:
+        self._load, self._ways, self._most = load, list(ways), most
+        self._opened: dict[tuple[int, int], Any] = {}  #: by the place of the way, and by number
+        self._numbers: dict[Sizes, int] = {}
         self._planless: dict[Sizes, list[Exception]] = {}  #: of the first ways, in order
         try:
             self[0]
@@ -57,9 +61,19 @@ class Sessions(Sequence[Any]):
         return len(self._ways)
 
     def __getitem__(self, place: Any) -> Any:
-        if place not in self._opened:
-            self._opened[place] = self._load(self._ways[place])
-        return self._opened[place]
+        return self._open(place, 0)
+
+    def take(self, place: int, sizes: Sizes) -> Any:
+        """The session of the way at `place` for these shapes. Raises BackendError if it cannot be opened."""
+        return self._open(place, self._find_number(sizes))
+
+    def _open(self, place: int, number: int) -> Any:
+        if (place, number) not in self._opened:
+            self._opened[place, number] = self._load(self._ways[place])
+        return self._opened[place, number]
+
+    def _find_number(self, sizes: Sizes) -> int:
+        return self._numbers.setdefault(sizes, len(self._numbers) % self._most)
 
     def find_place(self, sizes: Sizes) -> int:
         """The place of the first way that may have a plan for these shapes. Raises the last way's error if none has."""
@@ -71,7 +85,7 @@ class Sessions(Sequence[Any]):
     def note_failure(self, place: int, sizes: Sizes, error: Exception) -> bool:
         """Take note that a run with these shapes failed at `place`. Returns whether cuDNN had no plan."""
         if NO_PLAN not in str(error):
-            self._opened.pop(place, None)
+            self._opened.pop((place, self._find_number(sizes)), None)
             return False
         errors = self._planless.setdefault(sizes, [])
         if len(errors) == place:
@@ -82,7 +96,7 @@ class Sessions(Sequence[Any]):
 class OnnxRuntimeCall:
     """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
 
-    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph. Its caller holds the device's lock.
+    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph. Callers hold the device's lock.
 
     With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps graphs for
     each thread: the first run in every thread makes one.
@@ -118,7 +132,7 @@ class OnnxRuntimeCall:
             place = NO_PLACE
             try:
                 place = self._sessions.find_place(self._sizes)
-                self._bind(self._sessions[place])
+                self._bind(self._sessions.take(place, self._sizes))
                 return self._session.run_with_iobinding(self._binding, self._options)
             except BackendError:  # a session that cannot be opened
                 raise
