@@ -78,8 +78,8 @@ class Provider:
 
 CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
 #: Options of convolutions, the fastest first. cuDNN has no plan for some shapes under some of them: on an H100 (cuDNN
-#: 9.19) heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's: EXHAUSTIVE is
-#: cuDNN's heuristic mode B, DEFAULT its fallback mode.
+#: 9.19) and an H200 heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's:
+#: EXHAUSTIVE searches nothing, it is cuDNN's heuristic mode B; DEFAULT is its fallback mode.
 CONVOLUTIONS = (
     {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "1"},
     {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "0"},
