@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -107,6 +108,23 @@ def test_a_session_without_a_plan_for_a_shape_never_runs_that_shape_again() -> N
     for _ in range(2):
         with pytest.raises(BackendError, match=r"HEURISTIC_QUERY_FAILED"):
             bind(sessions, 3).enqueue()
+
+
+def test_shapes_without_a_plan_take_no_session_from_others() -> None:
+    """Shapes 2 and 3 are tried in one "heuristic", which then is that of shape 1."""
+    opened: list[str] = []
+
+    def load(way: Way) -> Convolution:
+        opened.append(way[1]["name"])
+        return Convolution(way[1]["name"], REFUSED[way[1]["name"]], [])
+
+    sessions = Sessions(load, [(None, {"name": name}) for name in ("heuristic", "exhaustive")], most=2)
+    for batch in (2, 3, 1, 2):
+        with suppress(BackendError):
+            bind(sessions, batch).enqueue()
+    assert opened == ["heuristic", "exhaustive", "exhaustive"]
+    bind(sessions, 7).enqueue()
+    assert opened == ["heuristic", "exhaustive", "exhaustive", "heuristic"]
 
 
 def test_a_session_that_failed_otherwise_is_opened_anew() -> None:

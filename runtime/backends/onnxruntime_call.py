@@ -45,7 +45,7 @@ class Sessions(Sequence[Any]):
     def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way], most: int = 1) -> None:
         self._load, self._ways, self._most = load, list(ways), most
         self._opened: dict[tuple[int, int], Any] = {}  #: by the place of the way, and by number
-        self._numbers: dict[Sizes, int] = {}
+        self._numbers: dict[int, dict[Sizes, int]] = {}  #: place of a way -> numbers of its sessions
         self._planless: dict[Sizes, list[Exception]] = {}  #: of the first ways, in order
         try:
             self[0]
@@ -65,15 +65,19 @@ class Sessions(Sequence[Any]):
 
     def take(self, place: int, sizes: Sizes) -> Any:
         """The session of the way at `place` for these shapes. Raises BackendError if it cannot be opened."""
-        return self._open(place, self._find_number(sizes))
+        return self._open(place, self._find_number(place, sizes))
 
     def _open(self, place: int, number: int) -> Any:
         if (place, number) not in self._opened:
             self._opened[place, number] = self._load(self._ways[place])
         return self._opened[place, number]
 
-    def _find_number(self, sizes: Sizes) -> int:
-        return self._numbers.setdefault(sizes, len(self._numbers) % self._most)
+    def _find_number(self, place: int, sizes: Sizes) -> int:
+        numbers = self._numbers.setdefault(place, {})
+        if sizes not in numbers:
+            free = set(range(self._most)) - set(numbers.values())
+            numbers[sizes] = min(free) if free else len(numbers) % self._most
+        return numbers[sizes]
 
     def find_place(self, sizes: Sizes) -> int:
         """The place of the first way that may have a plan for these shapes. Raises the last way's error if none has."""
@@ -85,8 +89,9 @@ class Sessions(Sequence[Any]):
     def note_failure(self, place: int, sizes: Sizes, error: Exception) -> bool:
         """Take note that a run with these shapes failed at `place`. Returns whether cuDNN had no plan."""
         if NO_PLAN not in str(error):
-            self._opened.pop((place, self._find_number(sizes)), None)
+            self._opened.pop((place, self._find_number(place, sizes)), None)
             return False
+        self._numbers.get(place, {}).pop(sizes, None)  # other shapes may have the session
         errors = self._planless.setdefault(sizes, [])
         if len(errors) == place:
             errors.append(error)
