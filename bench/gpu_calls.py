@@ -10,6 +10,7 @@ from bench.gpu_wheel import LIMIT, count_tracked
 from bench.harness.machine import ROOT
 
 MOST_CHARACTERS = 2000  #: of a command
+CODE = "/tmp/code"  #: the copy of the checkout there
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,17 @@ class Call:
     limit: int
     carried: list[str]
     command: str
+
+
+def enter_copy(carry: Path, code: str = CODE) -> str:
+    """Shell code that copies the checkout to `code`, unless a call has, and goes there. It sets CARRY.
+
+    Each call replaces the working tree. A process that outlives its call, and imports modules later, would not find
+    them there: so it has to run from a copy. `carry`, the folder of what travels, is not copied.
+    """
+    pack = f"tar --exclude=./.git --exclude=./{carry} -cf - ."
+    made = f"(rm -rf {code}.new; mkdir {code}.new; {pack} | tar -xC {code}.new; mv {code}.new {code})"
+    return f'export CARRY=$(realpath {carry}) OUT=$(realpath "$OUT"); [ -d {code} ] || {made}; cd {code}; '
 
 
 def print_calls(calls: Sequence[Call], aside: Sequence[str], results: str) -> None:

@@ -1,6 +1,7 @@
 """Install what `bench/gpu_pack.py` made, on the machine with the GPU: `python3 bench/gpu_install.py CARRY SITE`.
 
-It uses the standard library alone. Wheels and `sc_runtime` itself go to the folder SITE, for PYTHONPATH. Pieces of ONNX
+It uses the standard library alone. Wheels and `sc_runtime` itself go to the folder SITE, for PYTHONPATH. The package
+is linked to the checkout that this file lies in: run it from a copy that later calls do not replace. Pieces of ONNX
 Runtime are kept there until the last one has come; then they are joined and unpacked. A second call installs what the
 first one lacked.
 """
@@ -36,16 +37,20 @@ def main(carry: Path, site: Path) -> None:
 
 
 def link_package(site: Path) -> None:
-    """`sc_runtime` as links to the checkout: nothing is built."""
+    """`sc_runtime` as links to the checkout: nothing is built. Links to this checkout stay: a process may use them."""
     package = site / "sc_runtime"
-    if package.exists():
-        shutil.rmtree(package)
-    package.mkdir()
+    if (package / "__init__.py").resolve() == ROOT / "runtime" / "__init__.py":
+        return
+    made = site / "sc_runtime.new"
+    for old in (made, package):
+        shutil.rmtree(old, ignore_errors=True)
+    made.mkdir()
     for path in (ROOT / "runtime").iterdir():
         if path.name != "__pycache__":
-            (package / path.name).symlink_to(path)
+            (made / path.name).symlink_to(path)
     for name, folder in INSIDE.items():
-        (package / name).symlink_to(ROOT / folder)
+        (made / name).symlink_to(ROOT / folder)
+    made.rename(package)
 
 
 def link_cuda(site: Path) -> None:

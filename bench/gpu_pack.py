@@ -24,7 +24,7 @@ import typer
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # Python puts the folder of this file there
 
-from bench.gpu_calls import Call, count_bytes, print_calls
+from bench.gpu_calls import Call, count_bytes, enter_copy, print_calls
 from bench.gpu_fill import UNKNOWN
 from bench.gpu_wheel import LIMIT, count_tracked, cut_pieces, fetch_wheels, shrink_wheel
 from bench.harness.machine import ROOT
@@ -166,11 +166,11 @@ def strip_bundle(bundle: Bundle, folder: Path) -> None:
 
 
 def list_calls(out: Path, pieces: list[Path]) -> list[Call]:
-    """The calls, in order."""
+    """The calls, in order. All run from one copy of the checkout: the filling outlives its call."""
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     common = [f"{carry}/{INPUTS}", f"{carry}/wheels"]
     places = [f"{carry}/{piece.name}" for piece in pieces]
-    prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
+    prepare = f"{enter_copy(carry)}export SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
     install = f"{prepare}python3 bench/gpu_install.py $CARRY $SITE; cp -rn $CARRY/graphs /tmp/; "
     bench = "python3 bench/gpu.py --pack /tmp/graphs --work /tmp/gpu --out"
     fill = f"(setsid nohup {bench} /tmp/fill --only fill-semanticodec,fill-unicodec >/tmp/fill.log 2>&1 </dev/null &); "

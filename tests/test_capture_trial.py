@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sc_runtime.backends import capture_trial
 from sc_runtime.backends.capture_child import replay_differs
-from sc_runtime.backends.capture_trial import GOOD, check_version, try_out
+from sc_runtime.backends.capture_trial import GOOD, check_version, explain_refusal, try_out
 from sc_runtime.cuda.graph import DeviceGraph
 from sc_runtime.spec import GraphSpec, TensorSpec
 from tests.emulated_device import EmulatedDevice, view
@@ -38,6 +41,29 @@ def test_a_trial_that_aborts_ends_only_its_own_process(program: str, reason: str
 
 def test_a_trial_that_hangs_is_ended() -> None:
     assert "timed out" in str(try_out([sys.executable, "-c", "import time; time.sleep(100)"], 0.5))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [(GOOD, None), ("replay 0 differs", "a trial found: replay 0 differs")], ids=["good", "bad"]
+)
+def test_a_trial_runs_once_for_all_processes(
+    said: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an H200 a good outcome was kept as an empty file, which a cache deletes: each process ran the trial again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    commands: list[list[str]] = []
+
+    def run(command: list[str], seconds: float) -> tuple[str, str]:
+        commands.append(command)
+        return said, ""
+
+    monkeypatch.setattr(capture_trial, "run_child", run)
+    bundle: Any = SimpleNamespace(path=Path("bundle"), list_hashes=lambda graph: ["12"])
+    for _ in range(2):
+        assert explain_refusal("1.31.1", "NVIDIA H200", bundle, "tunet_step", {"batch": 2}) == reason
+    assert len(commands) == 1
+    explain_refusal("1.31.1", "NVIDIA H200", bundle, "tunet_step", {"batch": 14})
+    assert [command[-1] for command in commands] == ["batch=2", "batch=14"]
 
 
 class Doubling:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -73,6 +74,90 @@ def test_the_next_options_run_a_shape_that_cudnn_has_no_plan_for(batch: int, cho
     assert [name for name, _ in ran] == [chosen] * 2
     assert ran[0][1]["x"][3:] == ([batch, 5], 64) and ran[0][1]["y"][3:] == ([batch, 5], 128)
     assert opened == list(REFUSED)[: len(opened)] and opened[-1] == chosen
+
+
+class Convolution(Session):
+    """As ONNX Runtime 1.31: the second run with a shape that failed asks for as much memory as garbage says."""
+
+    noted: Any = None
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        shape = binding.bound["x"][3]
+        if shape == self.noted:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 2832527307351631872")
+        self.noted = shape
+        super().run_with_iobinding(binding, options)
+        self.noted = None
+
+
+def bind(sessions: Sessions, batch: int) -> OnnxRuntimeCall:
+    return OnnxRuntimeCall(sessions, "g", ENTRY, "cuda", {"x": (batch, 5), "y": (batch, 5)}, {"x": 64, "y": 128})
+
+
+def test_a_session_without_a_plan_for_a_shape_never_runs_that_shape_again() -> None:
+    """Not in a later call either: each group of windows binds its own."""
+    ran: list[tuple[str, Any]] = []
+
+    def load(way: Way) -> Convolution:
+        return Convolution(way[1]["name"], REFUSED[way[1]["name"]], ran)
+
+    sessions = Sessions(load, [(None, {"name": name}) for name in REFUSED])
+    for batch, chosen in [(1, "heuristic"), (1, "heuristic"), (2, "exhaustive"), (1, "heuristic"), (7, "fused")]:
+        bind(sessions, batch).enqueue()
+        assert ran[-1][0] == chosen
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"HEURISTIC_QUERY_FAILED"):
+            bind(sessions, 3).enqueue()
+
+
+def test_shapes_without_a_plan_take_no_session_from_others() -> None:
+    """Shapes 2 and 3 are tried in one "heuristic", which then is that of shape 1."""
+    opened: list[str] = []
+
+    def load(way: Way) -> Convolution:
+        opened.append(way[1]["name"])
+        return Convolution(way[1]["name"], REFUSED[way[1]["name"]], [])
+
+    sessions = Sessions(load, [(None, {"name": name}) for name in ("heuristic", "exhaustive")], most=2)
+    for batch in (2, 3, 1, 2):
+        with suppress(BackendError):
+            bind(sessions, batch).enqueue()
+    assert opened == ["heuristic", "exhaustive", "exhaustive"]
+    bind(sessions, 7).enqueue()
+    assert opened == ["heuristic", "exhaustive", "exhaustive", "heuristic"]
+
+
+def test_a_session_that_failed_otherwise_is_opened_anew() -> None:
+    """Calls that were bound to the old one are bound to the new one."""
+    opened: list[Convolution] = []
+    memory = {4: "Conv: out of memory"}
+
+    def load(way: Way) -> Convolution:
+        opened.append(Convolution("one", memory, []))
+        return opened[-1]
+
+    sessions = Sessions(load, [(None, {})])
+    call, small = bind(sessions, 4), bind(sessions, 1)
+    small.enqueue()
+    for _ in range(2):
+        with pytest.raises(BackendError, match="out of memory"):
+            call.enqueue()
+    memory.clear()
+    call.enqueue()
+    small.enqueue()
+    assert len(opened) == 3 and len(opened[-1].ran) == 2
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2, "aba"), (1, "aaa")])
+def test_shapes_have_sessions_of_their_own_which_keep_their_plans(most: int, expected: str) -> None:
+    """With two, the third shape shares that of the first; with one, all share it."""
+    ran: list[tuple[str, Any]] = []
+    names = iter("abc")
+    sessions = Sessions(lambda way: Session(next(names), {}, ran), [(None, {})], most)
+    for _ in range(2):
+        for batch in (1, 7, 16):
+            bind(sessions, batch).enqueue()
+    assert "".join(name for name, _ in ran) == 2 * expected
 
 
 def test_another_failure_is_no_reason_to_try_other_options() -> None:

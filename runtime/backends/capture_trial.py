@@ -22,7 +22,7 @@ OLDEST = (1, 30)  #: version of ONNX Runtime
 CHILD = "sc_runtime.backends.capture_child"  #: the module that a trial runs
 SECONDS = 120  #: that a trial may take
 OUTCOMES = Cache("kernels", ".capture")
-GOOD = "same results"  #: last line of a trial's output
+GOOD = "same results"  #: last line of a trial's output, and the outcome that is kept
 
 
 def check_version(version: str) -> str | None:
@@ -40,10 +40,11 @@ def explain_refusal(version: str, gpu: str, bundle: Bundle, graph: str, axes: Ma
     sizes = [f"{axis}={size}" for axis, size in sorted(axes.items())]
     key = f"capture-{make_key(version, gpu, bundle.list_hashes(graph), sizes)}"
     if (kept := OUTCOMES.read(key)) is not None:
-        return kept.tobytes().decode() or None
-    reason = try_out([sys.executable, "-m", CHILD, str(bundle.path), graph, *sizes])
-    OUTCOMES.write(key, (reason or "").encode())
-    return reason
+        reason = kept.tobytes().decode()
+        return None if reason == GOOD else reason
+    trial = try_out([sys.executable, "-m", CHILD, str(bundle.path), graph, *sizes])
+    OUTCOMES.write(key, (trial or GOOD).encode())  # a cache takes an empty file for a damaged one
+    return trial
 
 
 def try_out(command: Sequence[str], seconds: float = SECONDS) -> str | None:

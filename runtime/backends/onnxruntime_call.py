@@ -19,22 +19,34 @@ from .failures import describe_failure
 log = logging.getLogger(__name__)
 
 NOT_RECORDED = -1  #: tells ONNX Runtime to make no CUDA graph
+NO_PLACE = -1
 NO_PLAN = "CUDNN_FE failure"  #: in an error: cuDNN has no plan for a convolution of this shape
 
 Way = tuple[str | None, Mapping[str, str]]  #: the engine whose variant of a graph runs, and options of convolutions
+Sizes = tuple[tuple[str, tuple[int, ...]], ...]  #: the shapes of all inputs and outputs of a run
 Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and where it is bound to
 
 
 class Sessions(Sequence[Any]):
-    """The sessions of one graph, one for each of `ways`, in order of preference.
+    """The sessions of one graph for each of `ways`, in order of preference. `[place]` is the first one of a way.
 
-    The first is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant, all
-    ways with that variant are left out.
+    The first of all is opened at once, the others when they are taken. If ONNX Runtime refuses the first one's variant,
+    all ways with that variant are left out.
+
+    A session keeps cuDNN's plans for the shapes of its latest run alone, and making them takes seconds. So with `most`,
+    a way has as many sessions: the shapes that are seen first get one each, and further ones share them in turn.
+
+    A run that failed must not be repeated in its session. A convolution notes the shape of its input before it makes
+    a plan (ONNX Runtime's nn/conv.cc). With the same shape it then takes the plan as made, and asks for as many bytes
+    as memory that was never written says. So a way that has no plan for some shapes is not tried with them again, and
+    a session that failed otherwise is dropped.
     """
 
-    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way]) -> None:
-        self._load, self._ways = load, list(ways)
-        self._opened: dict[int, Any] = {}
+    def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way], most: int = 1) -> None:
+        self._load, self._ways, self._most = load, list(ways), most
+        self._opened: dict[tuple[int, int], Any] = {}  #: by the place of the way, and by number
+        self._numbers: dict[int, dict[Sizes, int]] = {}  #: place of a way -> numbers of its sessions
+        self._planless: dict[Sizes, list[Exception]] = {}  #: of the first ways, in order
         try:
             self[0]
         except BackendError as error:
@@ -49,15 +61,47 @@ class Sessions(Sequence[Any]):
         return len(self._ways)
 
     def __getitem__(self, place: Any) -> Any:
-        if place not in self._opened:
-            self._opened[place] = self._load(self._ways[place])
-        return self._opened[place]
+        return self._open(place, 0)
+
+    def take(self, place: int, sizes: Sizes) -> Any:
+        """The session of the way at `place` for these shapes. Raises BackendError if it cannot be opened."""
+        return self._open(place, self._find_number(place, sizes))
+
+    def _open(self, place: int, number: int) -> Any:
+        if (place, number) not in self._opened:
+            self._opened[place, number] = self._load(self._ways[place])
+        return self._opened[place, number]
+
+    def _find_number(self, place: int, sizes: Sizes) -> int:
+        numbers = self._numbers.setdefault(place, {})
+        if sizes not in numbers:
+            free = set(range(self._most)) - set(numbers.values())
+            numbers[sizes] = min(free) if free else len(numbers) % self._most
+        return numbers[sizes]
+
+    def find_place(self, sizes: Sizes) -> int:
+        """The place of the first way that may have a plan for these shapes. Raises the last way's error if none has."""
+        errors = self._planless.get(sizes, [])
+        if len(errors) == len(self):
+            raise errors[-1]
+        return len(errors)
+
+    def note_failure(self, place: int, sizes: Sizes, error: Exception) -> bool:
+        """Take note that a run with these shapes failed at `place`. Returns whether cuDNN had no plan."""
+        if NO_PLAN not in str(error):
+            self._opened.pop((place, self._find_number(place, sizes)), None)
+            return False
+        self._numbers.get(place, {}).pop(sizes, None)  # other shapes may have the session
+        errors = self._planless.setdefault(sizes, [])
+        if len(errors) == place:
+            errors.append(error)
+        return True
 
 
 class OnnxRuntimeCall:
     """A session with its inputs and outputs bound to addresses, run on the device's stream without waiting.
 
-    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph.
+    Where cuDNN has no plan for a convolution, the next of `sessions` runs the graph. Callers hold the device's lock.
 
     With `recorded`, ONNX Runtime makes a CUDA graph of the first run and replays it from then on. It keeps graphs for
     each thread: the first run in every thread makes one.
@@ -75,7 +119,9 @@ class OnnxRuntimeCall:
         addresses: Addresses,
         recorded: bool = False,
     ) -> None:
-        self._sessions, self._graph, self._place = sessions, graph, 0
+        self._sessions, self._graph = sessions, graph
+        self._sizes: Sizes = tuple((name, tuple(shapes[name])) for name in (*entry.inputs, *entry.outputs))
+        self._session: Any = None
         self._tensors: list[Tensor] = []
         for kind, specs in (("input", entry.inputs), ("output", entry.outputs)):
             for name, spec in specs.items():
@@ -85,22 +131,25 @@ class OnnxRuntimeCall:
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         number = next(self._numbers) if recorded else NOT_RECORDED
         self._options.add_run_config_entry("gpu_graph_id", str(number))
-        self._bind()
 
     def enqueue(self) -> None:
         while True:
+            place = NO_PLACE
             try:
+                place = self._sessions.find_place(self._sizes)
+                self._bind(self._sessions.take(place, self._sizes))
                 return self._session.run_with_iobinding(self._binding, self._options)
+            except BackendError:  # a session that cannot be opened
+                raise
             except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-                if NO_PLAN not in str(error) or self._place + 1 == len(self._sessions):
+                if place == NO_PLACE or not self._sessions.note_failure(place, self._sizes, error):
                     what = f"ONNX Runtime failed on {self._graph}"
                     raise describe_failure(what, error, memory="the GPU's memory") from error
-                self._place += 1
-                self._bind()
 
-    def _bind(self) -> None:
-        """Take the session at `_place`."""
-        self._session = self._sessions[self._place]
-        self._binding = self._session.io_binding()
+    def _bind(self, session: Any) -> None:
+        """Bind the tensors to `session`, unless they are."""
+        if session is self._session:
+            return
+        self._session, self._binding = session, session.io_binding()
         for kind, name, place in self._tensors:
             getattr(self._binding, f"bind_{kind}")(name, *place)

@@ -16,7 +16,7 @@ import numpy as np
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.cuda import device
 from sc_runtime.cuda.device import Device
-from sc_runtime.cuda.graph import DeviceGraph
+from sc_runtime.cuda.graph import RECENT, DeviceGraph
 from sc_runtime.cuda.nearest import CudaNearestCentroid
 from sc_runtime.errors import BackendError, MissingExtraError, first_line
 from sc_runtime.libraries import import_onnxruntime
@@ -78,8 +78,8 @@ class Provider:
 
 CUDA = Provider("CUDAExecutionProvider", "cuda", "cuda")
 #: Options of convolutions, the fastest first. cuDNN has no plan for some shapes under some of them: on an H100 (cuDNN
-#: 9.19) heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's: EXHAUSTIVE is
-#: cuDNN's heuristic mode B, DEFAULT its fallback mode.
+#: 9.19) and an H200 heuristics found none for HiFi-GAN's convolutions of one window. The names are ONNX Runtime's:
+#: EXHAUSTIVE searches nothing, it is cuDNN's heuristic mode B; DEFAULT is its fallback mode.
 CONVOLUTIONS = (
     {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "1"},
     {"cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "0"},
@@ -124,8 +124,9 @@ class OnnxRuntimeCudaBackend:
         ways: list[Way] = [(None, options) for options in CONVOLUTIONS[1:]]
         if self.provider.engine in entry.variants:
             ways = [(self.provider.engine, options) for options in CONVOLUTIONS] + ways
+        most = 1 if records or spec.makes_tokens else RECENT  # encoders have few convolutions, and many bytes
         try:
-            sessions = Sessions(partial(self._load, bundle, graph, records), ways)
+            sessions = Sessions(partial(self._load, bundle, graph, records), ways, most)
         except BackendError as error:
             if not records:
                 raise

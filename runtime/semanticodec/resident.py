@@ -124,6 +124,11 @@ class Group:
         """Why steps that have run are no CUDA graphs; empty if all are."""
         return [step.refusal for step in self._steps.values() if step.refusal]
 
+    @property
+    def latents(self) -> int:
+        """The address of z_0, float32 [B, 8, 256, 16], after `denoise`."""
+        return self._latent
+
     def condition(self, codes: list[np.ndarray], acoustic: int, semantic: int) -> None:
         """Enqueue codes [<= L, 2] of each window -> keys and values. The codebooks are given by their addresses."""
         filled = np.full((self._batch, self._positions, 2), NOTHING, np.int32)
