@@ -186,8 +186,7 @@ def test_what_comes_back_in_parts_is_what_was_trained(tmp_path: Path) -> None:
     for name, content in contents.items():
         (trained / name).write_bytes(content)
     began = command.detach("sh -c 'sleep 1; printf end'", "train")
-    script = f"{began} sleep 0.2; {call.command}".replace(command.CODE, str(tmp_path))
-    script = script.replace("/tmp/train", str(tmp_path / "train"))
+    script = f"{began} sleep 0.2; {call.command}".replace("/tmp/train", str(tmp_path / "train"))
     environment = {**os.environ, "OUT": str(returned)}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout == "end", done

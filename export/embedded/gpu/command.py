@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bench.gpu_calls import Call, count_bytes, print_calls
+from bench.gpu_calls import Call, count_bytes, enter_copy, print_calls
 from bench.gpu_wheel import LIMIT, SPARE, count_tracked, fetch_wheels
 from bench.harness.machine import ROOT
 from bench.harness.parts import PATIENCE, Part, Parts, Session
@@ -42,7 +42,6 @@ from .stages import ENTRY, RETURNED, STATE
 from .taking import RETURNED_TAR, join_parts, take_back
 
 CARRY = ROOT / ".carry"
-CODE = "/tmp/code"  #: copy of the checkout on the machine with the GPU
 OUT = "/tmp/trained"  #: folder of the weights on the machine with the GPU
 PART_BYTES = 15 * 2**20  #: of the results; a file that comes back has at most 16 MiB
 PACK = "training"  #: folder of the pieces in `CARRY`; "wheels" is beside it
@@ -115,15 +114,13 @@ def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> 
     """The calls, in order: each brings a piece. The first begins to make sound, the last piece's begins to train.
 
     One more call waits for the training and brings its results, in parts that are small enough to come back. Other
-    calls can be made meanwhile, if they leave the GPU alone. A call replaces the checkout on the machine, so the first
-    one copies it, and what outlives a call runs from the copy.
+    calls can be made meanwhile, if they leave the GPU alone.
 
     only: stages, comma-separated; "" trains all.
     """
     carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
-    prepare = f"export CARRY={carry} SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
-    install = f"mkdir -p {CODE} /tmp/pack; cp -r bench export kernels runtime {CODE}; "
-    install += f"python3 {CODE}/bench/gpu_install.py $CARRY $SITE; "
+    prepare = f"{enter_copy(Path(carry))}export SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
+    install = "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
     gpu = "python3 -m export.embedded.gpu"
     chosen = f" --only {only}" if only else ""
     makes = detach(f"{gpu} unpack /tmp/pack /tmp/training", "unpack")
@@ -144,8 +141,8 @@ def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> 
 
 
 def detach(command: str, name: str) -> str:
-    """Shell code that starts `command` in `CODE` so that it outlives the call; its log and its PID are /tmp/NAME.*."""
-    return f"(cd {CODE}; setsid nohup {command} >/tmp/{name}.log 2>&1 </dev/null & echo $! >/tmp/{name}.pid); "
+    """Shell code that starts `command` so that it outlives the call, with its log and its PID in /tmp/NAME.*."""
+    return f"(setsid nohup {command} >/tmp/{name}.log 2>&1 </dev/null & echo $! >/tmp/{name}.pid); "
 
 
 @app.command()
