@@ -41,6 +41,8 @@ from sc_runtime.export.embedded.training.loop import (
     load_average,
     load_decoder,
     load_encoder,
+    load_hifigan,
+    load_networks,
     read_clock,
     read_curves,
     schedule_rate,
@@ -65,9 +67,9 @@ from sc_runtime.export.embedded.training.preparation import (
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.rows import use_rows
-from sc_runtime.export.embedded.training.samples import prepare_samples
+from sc_runtime.export.embedded.training.samples import crop_latents, prepare_samples
 from sc_runtime.export.embedded.training.tokens import Features, TokenDecoder, TokensStage
-from sc_runtime.export.embedded.training.vocoder import VocoderStage
+from sc_runtime.export.embedded.training.vocoder import DrawnVocoderStage, VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
@@ -249,7 +251,29 @@ def test_the_decoder_learns_from_latents_that_decoding_draws(
     shutil.copy(folder / "mel_vae.pt", tmp_path)
     assert all(torch.equal(load_decoder(tmp_path)[key], before[key]) for key in before)
     train_piece(VaeDecoderStage(SIZES, samples, scale, before, CPU), tmp_path)
-    assert any(not torch.equal(load_decoder(tmp_path)[key], before[key]) for key in before)
+    after = load_decoder(tmp_path)
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+
+    shutil.copy(folder / "vocoder.pt", tmp_path)
+    weights = load_networks(tmp_path, "vocoder")
+    vocoder = DrawnVocoderStage(SIZES, samples, scale, after, weights, CPU)
+    assert all(torch.equal(vocoder.hifigan.state_dict()[key], tensor) for key, tensor in load_hifigan(folder).items())
+    real, mel = vocoder.draw_crops(False, generator)
+    assert real.shape == (4, 48 * 160) and mel.shape == (4, 64, 48)
+    train_piece(vocoder, tmp_path)
+    assert any(not torch.equal(tensor, load_hifigan(folder)[key]) for key, tensor in load_hifigan(tmp_path).items())
+
+
+def test_crops_of_latents_and_clips_are_of_the_same_moment() -> None:
+    """Latents and clips that hold their own row and time: 4 frames of 160 samples for each row of a latent."""
+    clips = 1000 * torch.arange(3)[:, None] + torch.arange(SEGMENT_SAMPLES) // 640
+    latents = (1000 * torch.arange(3)[:, None] + torch.arange(256))[:, None, :, None].expand(3, 8, 256, 16).half()
+    rows, starts, crops = crop_latents(latents, 50, 48, torch.Generator().manual_seed(0))
+    assert crops.shape == (50, 8, 12, 16) and crops.dtype == torch.float32
+    for row, start, crop in zip(rows, starts, crops, strict=True):
+        wanted = clips[row, 160 * start : 160 * (start + 48)][::640].half().float()
+        assert torch.equal(crop, wanted[None, :, None].expand(8, 12, 16))
+    assert int(starts.min()) < 100 and int(starts.max()) > 870 and set(rows.tolist()) == {0, 1, 2}
 
 
 def test_ceilings_are_the_clips_after_vae_and_vocoder(folder: Path, clips: np.ndarray, tmp_path: Path) -> None:

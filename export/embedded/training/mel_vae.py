@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.vae_decoder import Middle, ResidualBlock, VaeDecoder
-from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE, SEGMENT_FRAMES
+from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE
 
 from .loop import half_precision, pick
 from .mel import LogMel
-from .samples import Samples
+from .samples import Samples, crop_latents
 
 BATCH = 2  #: on a CPU, more updates are worth more than larger batches
 FRAMES = 256  #: of a training crop
@@ -24,7 +24,6 @@ KL_WEIGHT = 1e-4
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT = 0.02
 FINE_RATE = 3e-4  #: learning rate of a decoder that is trained further
-LATENT_FRAMES = SEGMENT_FRAMES // LATENT_SHAPE[1]  #: mel frames of a row of the latent
 CENTRE, SPREAD = -6.0, 3.0  #: of the log-mel; the networks' inputs are normalised with them
 
 
@@ -187,14 +186,11 @@ class VaeDecoderStage:
         """Every update is the same."""
 
     def update(self, choice: None, generator: torch.Generator | None) -> dict[str, Tensor]:
-        rows = pick(len(self.latents), BATCH, generator, self.device)
-        rates = FRAMES // LATENT_FRAMES, self.latents.shape[2]
-        starts = pick(rates[1] - rates[0] + 1, BATCH, generator, self.device)
-        latents = torch.stack([self.latents[row, :, a : a + rates[0]] for row, a in zip(rows, starts, strict=True)])
+        rows, starts, latents = crop_latents(self.latents, BATCH, FRAMES, generator)
         mels = self.log_mel(self.clips[rows].float() / 32768)
-        mel = torch.stack([m[:, a : a + FRAMES] for m, a in zip(mels, LATENT_FRAMES * starts, strict=True)])
+        mel = torch.stack([whole[:, start : start + FRAMES] for whole, start in zip(mels, starts, strict=True)])
         with half_precision(self.device):
-            drawn = self.decoder(latents.float() / self.scale).float()
+            drawn = self.decoder(latents / self.scale).float()
         loss, l1 = compare(drawn, mel)
         optimizer = self.optimizers["decoder"]
         optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
 """Latents as decoding draws them: training clips through a built bundle, up to the VAE decoder.
 
-They differ from the VAE encoder's latents by what tokens and T-UNet lose. Stage `vae_decoder` trains the VAE's decoder
-on them, so that it meets in training what it meets in use.
+They differ from the VAE encoder's latents by what tokens and T-UNet lose. The stages `vae_decoder` and `vocoder_drawn`
+train the VAE's decoder and the vocoder on them, so that both meet in training what they meet in use.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.networks import Graph, Networks
-from sc_runtime.semanticodec.config import LATENT_SHAPE, SEGMENT_SAMPLES
+from sc_runtime.semanticodec.config import LATENT_SHAPE, SEGMENT_FRAMES, SEGMENT_SAMPLES
 from sc_runtime.semanticodec.model import DecodeWindow, SemantiCodecModel
 from sc_runtime.spec import DecodeOptions
 
+from .loop import pick
 from .preparation import cached
 
 SAMPLES = "samples.npy"
+LATENT_FRAMES = SEGMENT_FRAMES // LATENT_SHAPE[1]  #: mel frames of a row of the latent
 COUNT = 600  #: clips that are drawn
 #: Every other clip is drawn by the preset `fast`, the others by the reference's solver in fewer steps.
 OPTIONS = ({"preset": "fast"}, {"steps": 20})
@@ -73,3 +77,17 @@ def prepare_samples(
         latents.flush()
 
     return Samples(cached(folder / SAMPLES, draw), chosen)
+
+
+def crop_latents(
+    latents: Tensor, count: int, frames: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` random crops of latents float16 [M, 8, 256, 16], each of `frames` mel frames, a multiple of 4.
+
+    Returns the row numbers [B], the first mel frame of each crop [B], and the crops, float32 [B, 8, frames / 4, 16].
+    """
+    length = frames // LATENT_FRAMES
+    rows = pick(len(latents), count, generator, latents.device)
+    starts = pick(latents.shape[2] - length + 1, count, generator, latents.device)
+    places = starts[:, None] + torch.arange(length, device=latents.device)
+    return rows, LATENT_FRAMES * starts, latents.transpose(1, 2)[rows[:, None], places].transpose(1, 2).float()
