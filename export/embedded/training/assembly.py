@@ -15,7 +15,7 @@ from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.spec import list_shapes
 from sc_runtime.files import replacing
 
-from .loop import load_average, load_decoder, load_hifigan
+from .loop import load_average, load_decoder
 from .preparation import CENTROIDS, SCALE_FACTOR
 
 AUTOENCODER = "autoencoder"  #: network of stage `audiomae`
@@ -32,7 +32,7 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
         "acoustic_encoder": load_average(folder, "tokens", "acoustic_encoder"),
         "tunet": load_average(folder, "diffusion", "tunet"),
         "vae_decoder": load_decoder(folder),
-        "hifigan": load_hifigan(folder),
+        "hifigan": load_average(folder, "vocoder", "hifigan"),
     }
     scale = json.loads((folder / SCALE_FACTOR).read_text())
     states["vae_decoder"]["scale_factor"] = torch.tensor(scale)

@@ -2,10 +2,9 @@
 
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), tokens (audiomae, mel_vae),
 diffusion (tokens), vae_decoder (a bundle that was built from all of these, `--bundle`: the VAE's decoder is trained
-further on what the T-UNet draws), vocoder_drawn (vae_decoder: so is the vocoder). `restore` starts from the weights of
-a built bundle instead of random ones. A bundle has no VAE encoder: vae_encoder trains one. `assemble` writes a
-checkpoint in the published layout, `ceilings` the clips that `bench.quality.run` compares with, and `curves` a picture
-of the losses.
+further on what the T-UNet draws). `restore` starts from the weights of a built bundle instead of random ones. A bundle
+has no VAE encoder: vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips
+that `bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
 from .filterbanks import compute_fbanks
-from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder, load_networks
+from .loop import Stage, choose_device, fit, load_average, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
@@ -42,7 +41,7 @@ from .restoring import restore_bundle
 from .samples import COUNT, prepare_samples
 from .sizes import TRAINED
 from .tokens import TokensStage
-from .vocoder import DrawnVocoderStage, VocoderStage
+from .vocoder import VocoderStage
 
 RESULTS = ("restore", "assemble", "ceilings", "curves")
 BUDGETS = {
@@ -53,7 +52,6 @@ BUDGETS = {
     "tokens": 20.0,
     "diffusion": 60.0,
     "vae_decoder": 15.0,
-    "vocoder_drawn": 20.0,
 }  #: minutes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -120,12 +118,10 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bund
         return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
         return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
-    if name in ("vae_decoder", "vocoder_drawn"):
+    if name == "vae_decoder":
         samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
-        drawn = samples, json.loads((folder / SCALE_FACTOR).read_text())
-        if name == "vae_decoder":
-            return VaeDecoderStage(TRAINED, *drawn, load_average(folder, "mel_vae", "decoder"), device)
-        return DrawnVocoderStage(TRAINED, *drawn, load_decoder(folder), load_networks(folder, "vocoder"), device)
+        scale = json.loads((folder / SCALE_FACTOR).read_text())
+        return VaeDecoderStage(TRAINED, samples, scale, load_average(folder, "mel_vae", "decoder"), device)
     encoder = load_encoder(folder)
     if name == "vocoder":
         return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)

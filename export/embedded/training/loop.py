@@ -230,17 +230,6 @@ def load_decoder(folder: Path) -> dict[str, Tensor]:
     return load_average(folder, "vae_decoder" if (folder / "vae_decoder.pt").exists() else "mel_vae", "decoder")
 
 
-def load_hifigan(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the vocoder: of stage `vocoder_drawn` if that was trained, else of `vocoder`."""
-    return load_average(folder, "vocoder_drawn" if (folder / "vocoder_drawn.pt").exists() else "vocoder", "hifigan")
-
-
-def load_networks(folder: Path, stage: str) -> dict[str, dict[str, Tensor]]:
-    """The weights of every network of `stage`: averaged ones where there are any."""
-    state = torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)
-    return {**state["networks"], **state["averages"]}
-
-
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of `folder`/STAGE.jsonl; none if the stage was not trained there."""
     path = folder / f"{stage}.jsonl"

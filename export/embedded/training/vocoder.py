@@ -23,7 +23,6 @@ from .loop import half_precision
 from .mel import LogMel
 from .mel_vae import VaeEncoder, crop_clips
 from .rows import use_rows
-from .samples import Samples, crop_latents
 
 BATCH = 4
 FRAMES = 48  #: of a training crop
@@ -32,7 +31,6 @@ RESOLUTIONS = ((256, 64, 32), (512, 128, 64), (1024, 256, 80), (2048, 512, 128))
 PERIODS = (2, 3, 5, 7, 11)
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
-FINE_SHARE = 0.25  #: of the learning rate, for a vocoder that is trained further
 SLOPE = 0.1
 SILENCE = 0.1  #: added to the denominator of the spectral convergence, for silent batches
 
@@ -105,7 +103,11 @@ class VocoderStage:
 
     def update(self, choice: tuple[bool, bool], generator: torch.Generator | None) -> dict[str, Tensor]:
         adversarial, through_vae = choice
-        real, mel = self.draw_crops(through_vae, generator)
+        real = crop_clips(self.clips, self.batch, FRAMES * FRAME_SHIFT, generator)
+        mel = self.log_mel(real)
+        if through_vae:
+            with torch.no_grad(), half_precision(self.device):
+                mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
         with half_precision(self.device):
             made = self.hifigan(mel)[:, : real.shape[1]].float()
         losses: dict[str, Tensor] = {}
@@ -124,15 +126,6 @@ class VocoderStage:
         nn.utils.clip_grad_norm_(self.hifigan.parameters(), 5.0)
         optimizer.step()
         return losses
-
-    def draw_crops(self, through_vae: bool, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Crops of clips, float32 [B, 160 frames], and the log-mels [B, 64, frames] that they are to be made from."""
-        real = crop_clips(self.clips, self.batch, FRAMES * FRAME_SHIFT, generator)
-        mel = self.log_mel(real)
-        if through_vae:
-            with torch.no_grad(), half_precision(self.device):
-                mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
-        return real, mel
 
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
         """The sum of two losses, averaged over all resolutions.
@@ -176,41 +169,3 @@ class VocoderStage:
                 for a, b in zip(maps[:-1], real_maps[:-1], strict=True):
                     features = features + (a - b).abs().mean().float()
         return adversary, features
-
-
-class DrawnVocoderStage(VocoderStage):
-    """Trains a vocoder further, on log-mels that the VAE's `decoder` makes of latents which decoding drew (`samples`).
-
-    weights: of stage `vocoder`, by network. scale: the VAE's scale factor. The discriminators judge from the beginning.
-    """
-
-    name = "vocoder_drawn"
-
-    def __init__(
-        self,
-        sizes: NetworkSizes,
-        samples: Samples,
-        scale: float,
-        decoder: dict[str, Tensor],
-        weights: dict[str, dict[str, Tensor]],
-        device: torch.device,
-        batch: int = BATCH,
-    ) -> None:
-        super().__init__(sizes, samples.clips, None, None, device, batch)
-        self.latents, self.scale = torch.from_numpy(samples.latents).to(device), scale
-        self.decoder.load_state_dict(decoder)
-        for name, state in weights.items():
-            self.networks[name].load_state_dict(state)
-        for optimizer, share in (("hifigan", FINE_SHARE), ("discriminators", 1.0)):
-            for group in self.optimizers[optimizer].param_groups:
-                group["lr"] *= share
-
-    def choose(self, progress: float, generator: torch.Generator) -> tuple[bool, bool]:
-        return True, False
-
-    def draw_crops(self, through_vae: bool, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        rows, starts, latents = crop_latents(self.latents, self.batch, FRAMES, generator)
-        places = starts[:, None] * FRAME_SHIFT + torch.arange(FRAMES * FRAME_SHIFT, device=self.device)
-        with torch.no_grad(), half_precision(self.device):
-            mel = self.decoder(latents / self.scale).float()
-        return self.clips[rows[:, None], places].float() / 32768, mel
