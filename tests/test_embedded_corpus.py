@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("filelock", reason="the export extra is not installed")
 
@@ -27,6 +28,7 @@ from sc_runtime.export.embedded.corpus import (
     instruments,
     music,
     prompts,
+    sample,
     signals,
     sources,
     speech,
@@ -35,6 +37,7 @@ from sc_runtime.export.embedded.corpus import (
     voices,
     words,
 )
+from sc_runtime.samples import SPEECH_AND_MUSIC
 from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES
 from tests.conftest import ROOT
 
@@ -722,33 +725,24 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(
 # Shipped samples
 
 
-@needs(*of_use("held-out"))
-def test_samples_are_held_out_speech_and_then_music() -> None:
-    sample = clips.make_sample()
-    assert sample.dtype == np.float32
-    assert sample.shape == (12 * RATE,)
-    assert np.isfinite(sample).all()
-    assert 0.1 < np.abs(sample).max() < 1
-    assert np.array_equal(sample, clips.make_sample(0))
-    assert not np.array_equal(sample, clips.make_sample(1))
-    for half in (sample[: 5 * RATE], sample[7 * RATE :]):
-        assert -30 < 10 * np.log10(np.mean(np.square(half))) < -14
-
-
-@needs_fluidsynth
-def test_samples_use_what_is_held_out(said: list[tuple[Voice, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[splits.Split] = []
-    make_music = clips.make_music
-
-    def note(rng: np.random.Generator, split: splits.Split, length: int) -> np.ndarray:
-        asked.append(split)
-        return make_music(rng, split, length)
-
-    monkeypatch.setattr(clips, "make_music", note)
-    clips.make_sample()
-    assert asked == ["held-out"]
-    variants = {voice.name.split("+")[-1] for voice, _ in said}
-    assert variants <= {*speech.HELD_OUT_VARIANTS, *speech.HELD_OUT_VOICES}
+@needs(sources.FLITE, sources.FLUIDSYNTH, sources.FLUID)
+def test_the_sample_in_the_package_is_what_its_program_makes() -> None:
+    """It holds a sentence by a held-out voice, then the written tune on a held-out instrument, in one window."""
+    librosa = pytest.importorskip("librosa")
+    made = sample.make_sample()
+    shipped, rate = soundfile.read(SPEECH_AND_MUSIC, dtype="float32")
+    assert rate == RATE and made.shape == shipped.shape == (160_000,)
+    assert np.abs(made - shipped).max() < 1e-4
+    assert sample.VOICE.name in speech.HELD_OUT_VOICES and sample.CLARINET in instruments.HELD_OUT_PROGRAMS
+    quiet = np.abs(shipped).reshape(-1, 160).max(axis=1) < 1e-3
+    pauses = np.flatnonzero(np.convolve(quiet[:700], np.ones(20), "valid") == 20)  # of 0.2 s, before the tune's end
+    tune = shipped[160 * (pauses[-1] + 20) :]
+    found = librosa.pyin(tune, fmin=100, fmax=1000, sr=RATE, frame_length=2048, hop_length=160)[0]
+    ends = np.cumsum([beats for _, beats in sample.TUNE]) * sample.BEAT
+    middles = [int(100 * (end - beats * sample.BEAT / 2)) for end, (_, beats) in zip(ends, sample.TUNE, strict=True)]
+    wanted = [440 * 2 ** ((pitch - 69) / 12) for pitch, _ in sample.TUNE]
+    assert len(tune) / RATE > ends[-1] - 0.3  # the tune is whole
+    assert np.mean(np.abs(1200 * np.log2(found[middles] / wanted)) < 50) > 0.9
 
 
 def test_a_clip_at_another_speed_moves_its_pitch_by_the_same_factor(tmp_path: Path) -> None:

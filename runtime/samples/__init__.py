@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-#: Six seconds of speech, then six of music, mono at 16 kHz. No embedded model was trained on it.
+#: A spoken sentence, then a tune: 10 s, mono at 16 kHz. The embedded model knows neither voice nor instrument.
 SPEECH_AND_MUSIC = Path(__file__).with_name("speech_and_music.flac")

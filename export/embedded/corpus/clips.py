@@ -20,7 +20,6 @@ LOUDEST, QUIETEST = -14.0, -35.0  #: RMS of a clip, dB below full scale
 EVALUATION_LEVEL = -20.0  #: RMS of a clip that is measured as it is, dB below full scale
 PEAK = 0.98
 MIXED, REVERBERANT, PADDED, NOISY, COLOURED = 0.25, 0.33, 0.15, 0.3, 0.3  #: shares of the clips
-SAMPLE_SECONDS, CROSS_FADE = 6.25, 0.5  #: of each half of a shipped sample
 
 Generators = Mapping[str, Callable[[np.random.Generator, Split, int], Signal]]
 
@@ -109,20 +108,6 @@ def set_level(sound: Signal, level: float) -> Signal:
     """`sound` at an RMS of `level` dBFS, or lower if its peak would exceed 0.98."""
     sound = unit(sound)
     return sound * np.float32(min(10 ** (level / 20), PEAK / max(float(np.abs(sound).max()), 1e-9)))
-
-
-def make_sample(index: int = 0) -> Signal:
-    """A shipped sample: float32 [192000], 12 s at 16 kHz: held-out speech, cross-faded to held-out music.
-
-    A pure function of `index`; no clip of the corpus equals it. Raises MissingExtraError if a source is not
-    installed.
-    """
-    rng, length, fade = seed_generator("sample", index), seconds(SAMPLE_SECONDS), seconds(CROSS_FADE)
-    speech = set_level(make_speech(rng, "held-out", length), -20.0)
-    music = set_level(make_music(rng, "held-out", length), -20.0)
-    slope = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
-    overlap = speech[-fade:] * slope[::-1] + music[:fade] * slope
-    return np.concatenate([speech[:-fade], overlap, music[fade:]])
 
 
 def make_melody_clip(index: int) -> Signal:
