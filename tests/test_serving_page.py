@@ -80,7 +80,7 @@ def test_a_recording_goes_through_the_page(
     browser.get(served.url)
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    wait_for(browser, "model", "semanticodec, 50 tokens a second")
+    wait_for(browser, "model", "semanticodec, 100 tokens a second")
     browser.find_element("id", "file").send_keys(str(speech))
     wait_for(browser, "status", "Encoded.")
     facts = browser.find_element("id", "token-facts").text
