@@ -84,7 +84,7 @@ def test_a_recording_goes_through_the_page(
     browser.find_element("id", "file").send_keys(str(speech))
     wait_for(browser, "status", "Encoded.")
     facts = browser.find_element("id", "token-facts").text
-    assert facts.startswith("304 tokens for 6.00 s: 0.55 kbit/s, 413 bytes."), facts
+    assert facts.startswith("608 tokens for 6.00 s: 1.20 kbit/s, 900 bytes."), facts
     browser.find_element("id", "seed").clear()
     browser.find_element("id", "seed").send_keys("5")
     press(browser, "decode")
