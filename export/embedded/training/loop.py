@@ -226,8 +226,17 @@ def load_encoder(folder: Path) -> dict[str, Tensor]:
 
 
 def load_decoder(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the VAE's decoder: of stage `vae_decoder` if that was trained, else of `mel_vae`."""
-    return load_average(folder, "vae_decoder" if (folder / "vae_decoder.pt").exists() else "mel_vae", "decoder")
+    """The averaged weights of the VAE's decoder; if stage `vae_decoder` was trained, halfway between before and after.
+
+    Weights between a network and its further training can have the virtues of both (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models"). Measured on 2026-11-27, over 12 clips of speech: before, halfway, after: STOI
+    0.75, 0.77, 0.78; words that PocketSphinx mistakes, of 12 sentences with two seeds: 67, 68, 76 %.
+    """
+    before = load_average(folder, "mel_vae", "decoder")
+    if not (folder / "vae_decoder.pt").exists():
+        return before
+    after = load_average(folder, "vae_decoder", "decoder")
+    return {name: torch.lerp(tensor.float(), after[name].float(), 0.5) for name, tensor in before.items()}
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
