@@ -16,6 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
+from sc_runtime.audio import Audio
 from sc_runtime.backends.base import Backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
@@ -35,10 +36,15 @@ def import_nncf() -> ModuleType:
 
 
 def record_decoding(bundle: Bundle, graphs: Iterable[str], backend: Backend) -> Recorder:
-    """Encode and decode the demo's recording, two windows long, and record the inputs of the `graphs` of `bundle`."""
+    """Encode and decode the demo's recording twice over, and record the inputs of the `graphs` of `bundle`.
+
+    Twice, so that there are two windows: a graph that runs once a window has inputs to calibrate and to verify on.
+    """
     recorder = Recorder(backend, frozenset(graphs))
     codec = Codec(bundle, recorder)
-    codec.decode(codec.encode(SPEECH_AND_MUSIC), preset=PRESET)
+    with Audio(SPEECH_AND_MUSIC, rate=codec.sample_rate) as audio:
+        recording = np.concatenate(list(audio.blocks()))
+    codec.decode(codec.encode(np.tile(recording, 2)), preset=PRESET)
     return recorder
 
 

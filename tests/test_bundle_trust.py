@@ -153,12 +153,12 @@ def test_a_graph_that_is_no_onnx_is_one_clear_error(copy: Path, data: bytes) -> 
 
 @pytest.mark.parametrize(
     "codebook",
-    [np.zeros((10, 192), np.float32), np.zeros((1024, 3), np.float32), np.zeros((1024, 192)), np.zeros(5, np.float32)],
+    [np.zeros((10, 96), np.float32), np.zeros((4096, 3), np.float32), np.zeros((4096, 96)), np.zeros(5, np.float32)],
 )
 def test_a_codebook_of_another_shape_is_refused(copy: Path, codebook: np.ndarray) -> None:
     np.save(copy / "acoustic.npy", codebook)
     state_file(copy, "acoustic.npy")
-    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[1024, 192\], as the settings state"
+    expected = r"acoustic\.npy: float\d\d \[.*\]; expected float32 \[4096, 96\], as the settings state"
     with pytest.raises(BundleError, match=expected):
         Bundle.load(copy).load_codebook("acoustic")
 

@@ -92,7 +92,7 @@ def test_the_metadata_state_what_rows_do_not(codec: Codec, shards: Path) -> None
     header = json.loads(metadata[b"sc_runtime"])
     assert header["codec"] == {
         "codec": "semanticodec",
-        "tps": 50,
+        "tps": 100,
         "sample_rate": 16000,
         "codebooks": ["semantic", "acoustic"],
         "vocabularies": codec.config.codebook_sizes,
@@ -140,7 +140,7 @@ def test_webdataset_shards_hold_the_same(tars: Path, shards: Path, expected: dic
     members = {}
     for path in sorted(tars.glob("*.tar")):
         with tarfile.open(path) as tar:
-            assert json.loads(tar.pax_headers["SC_RUNTIME.header"])["codec"]["tps"] == 50 if tar.next() else False
+            assert json.loads(tar.pax_headers["SC_RUNTIME.header"])["codec"]["tps"] == 100 if tar.next() else False
             for member in tar:
                 assert (member.mtime, member.uid, member.uname) == (0, 0, "")
                 members[member.name] = tar.extractfile(member).read()
@@ -151,7 +151,7 @@ def test_webdataset_shards_hold_the_same(tars: Path, shards: Path, expected: dic
 
 
 def test_counts_are_read_without_the_members(tmp_path: Path) -> None:
-    codec = {"codec": "semanticodec", "sample_rate": 16000, "tps": 50}
+    codec = {"codec": "semanticodec", "sample_rate": 16000, "tps": 100}
     codec |= {"codebooks": ["semantic", "acoustic"], "vocabularies": {"semantic": 4096, "acoustic": 8192}}
     header = ShardHeader(codec, "bundle", "version", {}, "plan")
     rows = [Row(f"{number:04}", "a.wav", np.zeros((29, 2), np.uint16), 16000) for number in range(200)]

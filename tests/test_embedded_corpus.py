@@ -725,7 +725,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(
 # Shipped samples
 
 
-@needs(sources.FLITE, sources.FLUIDSYNTH, sources.FLUID)
+@needs(sources.FLITE, sources.FLUIDSYNTH, sources.FLUID, sources.PRETTY_MIDI)
 def test_the_sample_in_the_package_is_what_its_program_makes() -> None:
     """It holds a sentence by a held-out voice, then the written tune on a held-out instrument, in one window."""
     librosa = pytest.importorskip("librosa")

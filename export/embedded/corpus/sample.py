@@ -23,7 +23,7 @@ VOICE = FliteVoice("awb", 1.1, 1.0)
 SENTENCE = "A hundred tokens a second hold this sentence, and the tune that comes next."
 CLARINET = 71  #: of General MIDI, counted from 0
 BEAT = 0.25  #: seconds
-TUNE = ((64, 1), (64, 1), (65, 1), (67, 1), (67, 1), (65, 1), (64, 1), (62, 1))
+TUNE: tuple[tuple[int, float], ...] = ((64, 1), (64, 1), (65, 1), (67, 1), (67, 1), (65, 1), (64, 1), (62, 1))
 TUNE += ((60, 1), (60, 1), (62, 1), (64, 1), (64, 1.5), (62, 0.5), (62, 2))  #: (MIDI pitch, beats)
 
 
