@@ -151,7 +151,7 @@ def test_webdataset_shards_hold_the_same(tars: Path, shards: Path, expected: dic
 
 
 def test_counts_are_read_without_the_members(tmp_path: Path) -> None:
-    codec = {"codec": "semanticodec", "sample_rate": 16000, "tps": 100}
+    codec = {"codec": "semanticodec", "sample_rate": 16000, "tps": 50}
     codec |= {"codebooks": ["semantic", "acoustic"], "vocabularies": {"semantic": 4096, "acoustic": 8192}}
     header = ShardHeader(codec, "bundle", "version", {}, "plan")
     rows = [Row(f"{number:04}", "a.wav", np.zeros((29, 2), np.uint16), 16000) for number in range(200)]
