@@ -25,7 +25,7 @@ from bench.harness.parts import Session, Skipped
 from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
 from sc_runtime.export.embedded.training.diffusion import DiffusionStage
-from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, load_average, read_clock
+from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock
 from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder
@@ -116,8 +116,14 @@ class Worker:
         copy_whole(path, self.plan.out / path.name)
 
     def load(self, stage: str, network: str) -> dict[str, Tensor] | None:
-        """The averaged weights of `network` that were last written, or came with the pack; None if there are none."""
-        return load_average(self.returned, stage, network) if (self.returned / f"{stage}.pt").exists() else None
+        """The averaged weights of `network` that were last written, or came with the pack; None if there are none.
+
+        The VAE of a pack that was made from a bundle has no encoder.
+        """
+        path = self.returned / f"{stage}.pt"
+        if not path.exists():
+            return None
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["averages"].get(network)
 
     def need(self, stage: str, network: str) -> dict[str, Tensor]:
         """`load`; raises Skipped if there are none."""
