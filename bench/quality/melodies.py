@@ -10,7 +10,6 @@ originals, the codec, VAE and vocoder alone, and other codecs are measured. pYIN
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +24,6 @@ from sc_runtime.cli.program import run_app
 from sc_runtime.codec import Codec
 from sc_runtime.errors import SettingsError
 from sc_runtime.semanticodec.config import SAMPLE_RATE
-from sc_runtime.semanticodec.presets import resolve_sampling
-from sc_runtime.spec import DecodeOptions
 
 from .baselines import BASELINES, explain_absence
 from .clips import CLIP_SAMPLES, load_ceiling, load_clips, to_float
@@ -52,11 +49,9 @@ def main(
     whole, written = load_melodies(held_out)
     codec = Codec.load(locate_bundle(bundle))
     clips = list(to_float(whole[:, :CLIP_SAMPLES]))
-    sampling = resolve_sampling(DecodeOptions())
-    options = [DecodeOptions(**asdict(sampling), seed=i) for i in range(len(clips))]
     systems = {
         "original": clips,
-        "codec": [codec.decode(codec.encode(clip), chosen) for clip, chosen in zip(clips, options, strict=True)],
+        "codec": [codec.decode(codec.encode(clip), seed=i) for i, clip in enumerate(clips)],
     }
     if ceiling is not None:
         found = load_ceiling(ceiling / "ceiling-melody.npy", len(clips), list(range(len(clips))))

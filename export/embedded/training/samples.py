@@ -17,6 +17,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.codec import Codec
 from sc_runtime.networks import Graph, Networks
@@ -58,14 +59,12 @@ class Samples:
     clips: np.ndarray
 
 
-def prepare_samples(
-    folder: Path, clips: np.ndarray, bundle: Bundle, count: int, report: Callable[[str], None] = lambda line: None
-) -> Samples:
+def prepare_samples(folder: Path, clips: np.ndarray, bundle: Bundle, count: int) -> Samples:
     """Draw latents for `count` clips, evenly chosen. They are cached in `folder`/samples.npy."""
     chosen = clips[np.arange(count) * len(clips) // count]
 
     def draw(path: Path) -> None:
-        codec = Codec(bundle, Codec.load(bundle.path).backend, LatentModel)
+        codec = Codec(bundle, choose_backend("auto", bundle=bundle), LatentModel)
         model = codec.model
         assert isinstance(model, LatentModel)
         latents = open_memmap(path, mode="w+", dtype=np.float16, shape=(count, *LATENT_SHAPE))
@@ -73,8 +72,6 @@ def prepare_samples(
             sound = clip[: SEGMENT_SAMPLES - 1].astype(np.float32) / 32768  # one sample less: a single window
             codec.decode(codec.encode(sound), DecodeOptions(**OPTIONS[row % len(OPTIONS)], seed=row))
             latents[row] = model.latents.pop()
-            if row % 50 == 49:
-                report(f"{row + 1} of {count} clips drawn")
         latents.flush()
 
     return Samples(cached(folder / SAMPLES, draw), chosen)
