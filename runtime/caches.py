@@ -91,10 +91,13 @@ class Cache:
         folder = self.folder
         if folder is None:
             return
-        path = folder / f"{key}.{hash_data(data)}{self.suffix}"
+        digest = hash_data(data)
+        path = folder / f"{key}.{digest}{self.suffix}"
         try:
             make_folder(folder, folder.parent)
             write_atomically(path, data)
+            if len(data) >= RECORDED_BYTES:
+                record_hash(path, digest)
         except OSError as error:  # OutputError too
             report(describe_failure(folder, error))
             return
@@ -128,13 +131,17 @@ def is_intact(path: Path, data: np.ndarray) -> bool:
     digest = path.name.split(".")[1]
     if len(data) < RECORDED_BYTES:
         return hash_data(data.data) == digest
-    key = make_key(digest, *take_stamp(path))
-    if HASHED.read(key) is not None:
+    if HASHED.read(make_key(digest, *take_stamp(path))) is not None:
         return True
     if hash_data(data.data) != digest:
         return False
-    HASHED.write(key, digest.encode())
+    record_hash(path, digest)
     return True
+
+
+def record_hash(path: Path, digest: str) -> None:
+    """Record that the file, as it is now, has this hash."""
+    HASHED.write(make_key(digest, *take_stamp(path)), digest.encode())
 
 
 def describe_failure(folder: Path, error: OSError) -> str:

@@ -22,15 +22,16 @@ class NearestCentroid:
     float32 cannot separate. The proof that the nearest centroid is never lost:
 
     Let m be the codebook's mean in float32, q' = fl(q − m), c' = fl(c − m), Q = ‖q'‖, M = max ‖c'_j‖,
-    u = 2⁻²⁴, γ_D = D·u / (1 − D·u). As ‖q' − c'‖² / 2 = Q² / 2 − g with g_j = q'·c'_j − ‖c'_j‖² / 2, the
+    u = 2⁻²⁴, γ_n = n·u / (1 − n·u). As ‖q' − c'‖² / 2 = Q² / 2 − g with g_j = q'·c'_j − ‖c'_j‖² / 2, the
     nearest centroid has the largest g. Screening computes g as t, and t is off by at most
-    1. γ_D·Q·M: a float32 inner product summed in any order, fused or not (Higham 2002, section 3.1); then
-       u·(Q·M + M²) ≤ u·(Q + M)² for rounding ‖c'‖² / 2 to float32 and for the difference;
-    2. u·(Q + M)² for centring, which changes q − c by a vector no longer than u·(Q + M);
+    1. γ_(D+1)·(Q·M + M² / 2): a float32 sum of D products and of −‖c'‖² / 2, in any order, fused or not (Higham
+       2002, section 3.1);
+    2. u·(Q + M)² for rounding ‖c'‖² / 2 to float32, and u·(Q + M)² for centring, which changes q − c by a vector
+       no longer than u·(Q + M);
     3. 0.1·u·(Q + M)² for all that is smaller up to D = 2²⁰: products of roundings, and the float64 sums that
        decide; and (D + 2)·2⁻¹²⁵ for underflow, flushed to zero or not.
-    With E = γ_D·Q·M + 3u·(Q + M)² + (D + 2)·2⁻¹²⁵, the nearest centroid has t ≥ max t − 2E. Centring makes Q
-    and M small: for vectors that share a large offset it leaves one candidate instead of thousands.
+    With E = γ_(D+1)·(Q·M + M² / 2) + 3u·(Q + M)² + (D + 2)·2⁻¹²⁵, the nearest centroid has t ≥ max t − 2E.
+    Centring makes Q and M small: for vectors that share a large offset it leaves one candidate instead of thousands.
 
     An instance holds the given codebook and a centred copy of it, float32 [N, D].
     """
@@ -60,11 +61,7 @@ class NearestCentroid:
 
     def _search_block(self, queries: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
         """Indices [n] for `queries` [n, D]; `scores` [n, N] is overwritten with t."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            centred = queries - self._mean
-        norms = np.sqrt(_square_norms(centred))
-        if not np.all(norms < NORM_LIMIT):
-            raise explain_query(norms[int(np.argmin(norms < NORM_LIMIT))])
+        centred, norms = self._centre(queries)
         np.matmul(centred, self._centred.T, out=scores)
         np.subtract(scores, self._half_squares, out=scores)
         nearest = scores.argmax(axis=1)
@@ -75,12 +72,21 @@ class NearestCentroid:
             nearest[row] = self._rescore(queries[row], np.flatnonzero(candidates[row]))
         return nearest
 
+    def _centre(self, queries: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """q' [n, D] and Q [n] of `queries` [n, D]. Raises BackendError."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred = queries - self._mean
+        norms = np.sqrt(_square_norms(centred))
+        if not np.all(norms < NORM_LIMIT):
+            raise explain_query(norms[int(np.argmin(norms < NORM_LIMIT))])
+        return centred, norms
+
     def _error_bound(self, norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """E [n] of the class docstring, for queries of norm Q = `norms` [n] about the mean."""
         width = self.codebook.shape[1]
-        gamma = width * UNIT_ROUNDOFF / (1 - width * UNIT_ROUNDOFF)
+        gamma = (width + 1) * UNIT_ROUNDOFF / (1 - (width + 1) * UNIT_ROUNDOFF)
         rounding = 3 * UNIT_ROUNDOFF * (norms + self._largest) ** 2
-        return gamma * norms * self._largest + rounding + (width + 2) * 2.0**-125
+        return gamma * (norms + self._largest / 2) * self._largest + rounding + (width + 2) * 2.0**-125
 
     def _rescore(self, query: npt.NDArray[np.float32], candidates: npt.NDArray[np.intp]) -> int:
         """Of `candidates` (ascending indices) the nearest to `query` [D] in float64; of equals, the first."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import locale
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,6 +50,40 @@ def test_openvino_in_float32_gives_the_same_tokens_and_sound(tiny_bundle: Path, 
     assert tokens == reference.encode(golden / "speech_12s.wav")
     sound = codec.decode(tokens, steps=4, seed=1)
     assert error_of_variation(sound, reference.decode(tokens, steps=4, seed=1)) < 1e-3
+
+
+#: Encodes and decodes while another thread reads, for each thread of the process, which cores it may run on.
+WATCH = """
+import os, sys, threading
+import numpy as np
+from sc_runtime import Codec
+
+seen, done = set(), threading.Event()
+
+def watch():
+    while not done.is_set():
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                seen.add(frozenset(os.sched_getaffinity(int(thread))))
+            except OSError:  # it has ended
+                pass
+
+threading.Thread(target=watch, daemon=True).start()
+codec = Codec.load(sys.argv[1], backend="openvino", threads=int(sys.argv[2]) or None)
+codec.decode(codec.encode(np.ones(16000, np.float32)), steps=1, guidance=1.0)
+done.set()
+print(seen == {frozenset(os.sched_getaffinity(0))}, seen)
+"""
+
+
+@needs_openvino
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize("threads", [0, 1])
+def test_openvino_binds_no_thread_to_a_core(tiny_bundle: Path, threads: int) -> None:
+    """Else two processes of one thread each run on the same core."""
+    command = [sys.executable, "-c", WATCH, str(tiny_bundle), str(threads)]
+    seen = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=True).stdout
+    assert seen.startswith("True"), seen
 
 
 @needs_openvino

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,19 @@ from sc_runtime import centroids
 from sc_runtime.centroids import NearestCentroid
 from sc_runtime.errors import BackendError, BundleError
 
+SEARCHES: list[Callable[[np.ndarray], NearestCentroid]] = [NearestCentroid]
+if importlib.util.find_spec("openvino"):
+    from sc_runtime.backends.openvino.backend import OpenVinoBackend
+    from sc_runtime.backends.openvino.search import OpenVinoNearestCentroid
+
+    class Screened(OpenVinoNearestCentroid):
+        """OpenVINO's products, however few queries there are."""
+
+        least_queries = 1
+
+    BACKEND = OpenVinoBackend(threads=1)
+    SEARCHES.append(lambda codebook: Screened(codebook, BACKEND.core, BACKEND.make_settings(lower=False)))
+
 
 def brute_force(codebook: np.ndarray, queries: np.ndarray) -> np.ndarray:
     distances = [np.square(codebook.astype(np.float64) - query).sum(axis=1) for query in queries]
@@ -20,10 +36,12 @@ def brute_force(codebook: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 def check(codebook: np.ndarray, queries: np.ndarray) -> np.ndarray:
     codebook, queries = codebook.astype(np.float32), queries.astype(np.float32)
-    nearest = NearestCentroid(codebook).search(queries)
-    assert nearest.dtype == np.int32
-    np.testing.assert_array_equal(nearest, brute_force(codebook, queries))
-    return nearest
+    expected = brute_force(codebook, queries)
+    for open_search in SEARCHES:
+        nearest = open_search(codebook).search(queries)
+        assert nearest.dtype == np.int32
+        np.testing.assert_array_equal(nearest, expected)
+    return expected
 
 
 @pytest.mark.parametrize(
@@ -147,29 +165,31 @@ def test_the_bound_holds(seed, width, spread, offset):
     assert (np.abs(scores - exact) <= search._error_bound(norms)[:, None]).all()
 
 
+@pytest.mark.parametrize("open_search", SEARCHES)
 @pytest.mark.parametrize("offset", [0, 50])
-def test_few_candidates_survive_screening(monkeypatch, offset):
+def test_few_candidates_survive_screening(monkeypatch, open_search, offset):
     """This makes the search fast: few queries need float64, with a common offset too."""
     rng = np.random.default_rng(9)
     codebook = (rng.standard_normal((4096, 768)) + offset).astype(np.float32)
     queries = (rng.standard_normal((64, 768)) + offset).astype(np.float32)
-    search = NearestCentroid(codebook)
+    search = open_search(codebook)
     rescored = []
     monkeypatch.setattr(search, "_rescore", lambda query, few: rescored.append(len(few)) or few[0])
     search.search(queries)
     assert sum(rescored) <= 10
 
 
+@pytest.mark.parametrize("open_search", SEARCHES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_values_that_are_not_finite_are_refused(bad):
+def test_values_that_are_not_finite_are_refused(open_search, bad):
     codebook = np.zeros((10, 8), np.float32)
     queries = np.zeros((4, 8), np.float32)
     queries[2, 3] = bad
     with pytest.raises(BackendError, match="query of norm"):
-        NearestCentroid(codebook).search(queries)
+        open_search(codebook).search(queries)
     codebook[1, 1] = bad
     with pytest.raises(BundleError, match="codebook with vectors of norm"):
-        NearestCentroid(codebook)
+        open_search(codebook)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +200,8 @@ def test_other_codebooks_are_refused(codebook):
         NearestCentroid(codebook)
 
 
+@pytest.mark.parametrize("open_search", SEARCHES)
 @pytest.mark.parametrize("queries", [np.zeros(8, np.float32), np.zeros((2, 7), np.float32), np.zeros((2, 8))])
-def test_other_queries_are_refused(queries):
+def test_other_queries_are_refused(open_search, queries):
     with pytest.raises(BackendError, match="queries of"):
-        NearestCentroid(np.zeros((3, 8), np.float32)).search(queries)
+        open_search(np.zeros((3, 8), np.float32)).search(queries)

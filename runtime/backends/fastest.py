@@ -34,4 +34,4 @@ class FastestBackend:
         return (self.onnxruntime if small else self.openvino).open(bundle, graph)
 
     def open_search(self, codebook: np.ndarray) -> NearestCentroid:
-        return NearestCentroid(codebook)
+        return self.openvino.open_search(codebook)

@@ -146,8 +146,8 @@ class SemantiCodecModel:
         branches = 1 if settings.sampling.guidance == 1.0 else 2
         with ThreadPoolExecutor(2) as loader:  # the graphs are loaded side by side, and while others run
             tunet_step = loader.submit(self.networks.prepare_graph, "tunet_step", branches, batch=len(windows))
+            features = self.embed_windows(codes, settings.config)  # meanwhile the T-UNet, needed first, begins to load
             vocoder = loader.submit(self.load_vocoder, len(windows), needed)
-            features = self.embed_windows(codes, settings.config)
             latent = self.denoise(tunet_step, features, settings, noises, report)
         pieces = vocode(*vocoder.result(), latent, needed)
         if len(windows) == 1:

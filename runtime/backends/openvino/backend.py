@@ -18,7 +18,13 @@ from sc_runtime.networks import Graph
 
 from .graphs import HEAD, TAIL, JoinedGraph, OpenVinoGraph, cut_model, find_reason
 from .recurrence import RecurrentGraph, is_recurrent
+from .search import OpenVinoNearestCentroid
 
+#: Of all graphs. By itself OpenVINO binds its threads to cores: in every process, and for every graph, to the same ones
+#: first. Two processes of one thread each then shared a core: two encodings at once took 33 s, where one alone took
+#: 16 s; unbound they take 19 s (two cores of an EPYC, Zen 5). Graphs that were loaded side by side, or while another
+#: ran, shared one too.
+SETTINGS: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 #: For graphs with free axes, which are compiled once for all lengths. OpenVINO 2026.4 fuses attention for the length
 #: that comes first: after a run of 1 position, runs of 16 and more are wrong, without an error
 #: (tests/test_unicodec.py). Without the fusion they are right, and as fast.
@@ -71,12 +77,7 @@ class OpenVinoBackend:
         path = bundle.find_graph(graph)
         spec = bundle.spec.graphs[graph]
         lower = self.precision == "bfloat16" or (self.decodes_bfloat16 and not spec.makes_tokens)
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
-        }
-        if self.threads:
-            settings["INFERENCE_NUM_THREADS"] = self.threads
+        settings = self.make_settings(lower)
         try:
             table = bundle.manifest.graphs[graph].weights
             if spec.is_lstm and is_recurrent(table):
@@ -108,6 +109,11 @@ class OpenVinoBackend:
         except RuntimeError as error:
             raise refuse(path, error, bundle.remedy) from error
 
+    def make_settings(self, lower: bool) -> dict[str, Any]:
+        """The settings of a graph that is computed in bfloat16 (`lower`) or in float32."""
+        settings = {**SETTINGS, "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32"}
+        return settings | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads else {})
+
     def read_model(self, path: Path, remedy: str) -> Any:
         """The model in the file `path`. Raises BackendError if OpenVINO cannot read it."""
         try:
@@ -116,7 +122,7 @@ class OpenVinoBackend:
             raise refuse(path, error, remedy) from error
 
     def open_search(self, codebook: np.ndarray) -> NearestCentroid:
-        return NearestCentroid(codebook)
+        return OpenVinoNearestCentroid(codebook, self.core, self.make_settings(lower=False))
 
 
 def refuse(path: Path, error: RuntimeError, remedy: str) -> BackendError:

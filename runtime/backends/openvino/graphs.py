@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,9 @@ HEAD, TAIL = "head", "tail"
 #: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
 #: with up to 16. A dropped one is read from the disk again, which takes a third of the time of compiling it.
 KEPT_SHAPES = 4
+#: Held while a model is read and rewritten. Python does this in one thread at a time anyway; with the lock the graph
+#: that is loaded first is ready first, which is the T-UNet.
+MAKING = threading.Lock()
 
 
 class OpenVinoGraph:
@@ -80,9 +84,10 @@ class OpenVinoGraph:
         key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()), form)
 
         def make() -> Any:
-            model = read_for(self.read, fixed, self.shared)  # anew: compilation changes it, only compiled weights stay
-            if self.rewritten:
-                rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
+            with MAKING:
+                model = read_for(self.read, fixed, self.shared)  # anew: compilation changes it, its own weights stay
+                if self.rewritten:
+                    rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
             return model
 
         return compile_kept(self.core, make, self.settings, key)
@@ -107,17 +112,18 @@ class JoinedGraph:
 def read_for(read: Callable[[], Any], shapes: Mapping[str, list[int]], shared: frozenset[str]) -> Any:
     """The model of `read`, its inputs fixed to `shapes` if there are any. The inputs `shared` may have fewer rows."""
 
-    def fix(rows: int) -> Any:
-        model = read()
+    def fix(model: Any, rows: int) -> Any:
         model.reshape({name: [rows, *shape[1:]] for name, shape in shapes.items()})
         return model
 
+    model = read()
     if not shapes:
-        return read()
+        return model
     rows = {shape[0] for shape in shapes.values()}
     if len(rows) == 1:
-        return fix(*rows)
-    few, many = fix(min(rows)), fix(max(rows))
+        return fix(model, *rows)
+    fold_constants(model)
+    few, many = fix(model.clone(), min(rows)), fix(model, max(rows))
     fold_constants(few)
     fold_constants(many)
     return share_rows(few, many, shared)[0]
