@@ -4,7 +4,7 @@
 
 On a GPU it times kernels/nearest.cu, `torch.cdist(…).argmin` (the published code's search), the expansion into squared
 norms and one matrix product, and FAISS if it is installed. The floor is the time of one FP16 pass at this GPU's rate
-for large matrix products, which is measured too. On the CPU it times `NearestCentroid` and the same others. Ways that
+for large matrix products, which is measured too. On the CPU it times `NearestCentroid`, the same in OpenVINO, and the others. Ways that
 cannot run here are skipped; the table and the JSON state why.
 """
 

@@ -34,6 +34,10 @@ TorchSearch = Callable[[Any, Any, Any], Any]  #: queries, centroids and their sq
 def list_cpu_ways(skipped: dict[str, str]) -> dict[str, Prepare]:
     """Name -> way. What is not installed is added to `skipped`, with the reason."""
     ways: dict[str, Prepare] = {"NearestCentroid": prepare_ours}
+    if importlib.util.find_spec("openvino"):
+        ways["OpenVinoNearestCentroid"] = prepare_openvino
+    else:
+        skipped["OpenVinoNearestCentroid"] = "openvino is not installed"
     if importlib.util.find_spec("torch"):
         ways |= {"torch.cdist": prepare_torch("cpu", search_cdist), "expansion": prepare_torch("cpu", search_expanded)}
     else:
@@ -130,6 +134,13 @@ class KernelTask:
 
 def prepare_ours(codebook: np.ndarray, queries: np.ndarray) -> Task:
     search = NearestCentroid(codebook)
+    return HostTask(lambda: search.search(queries))
+
+
+def prepare_openvino(codebook: np.ndarray, queries: np.ndarray) -> Task:
+    from sc_runtime.backends.openvino.backend import OpenVinoBackend
+
+    search = OpenVinoBackend().open_search(codebook)
     return HostTask(lambda: search.search(queries))
 
 
