@@ -4,8 +4,8 @@
 
 On a GPU it times kernels/nearest.cu, `torch.cdist(…).argmin` (the published code's search), the expansion into squared
 norms and one matrix product, and FAISS if it is installed. The floor is the time of one FP16 pass at this GPU's rate
-for large matrix products, which is measured too. On the CPU it times `NearestCentroid`, the same in OpenVINO, and the others. Ways that
-cannot run here are skipped; the table and the JSON state why.
+for large matrix products, which is measured too. On the CPU it times `NearestCentroid`, the same with OpenVINO's matrix
+product, and the others. Ways that cannot run here are skipped; the table and the JSON state why.
 """
 
 from __future__ import annotations
