@@ -358,9 +358,9 @@ def test_goals_by_hand() -> None:
 
     document = {
         "rows": [
-            row("codec", "speech", mel=3.0, stoi=0.82, pesq=None),
+            row("codec", "speech", mel=1.8, stoi=0.82, pesq=None),
             row("Codec2 700C", "speech", mel=6.0, stoi=0.7),
-            row("ceiling", "speech", mel=2.0),
+            row("ceiling", "speech", mel=1.0, stoi=0.9),
             row("codec", "music", mel=3.0),
             row("Opus 6k", "music", mel=4.0),
             {"row": "ceiling", "domain": "music", "skipped": "absent"},
@@ -370,9 +370,11 @@ def test_goals_by_hand() -> None:
     reached = [(goal["reached"], goal["met"]) for goal in list_goals(document)]
     assert reached == [
         (0.82, True),
+        (0.9, False),
+        (1.8, True),
+        (3.0, False),
         (pytest.approx(0.12), True),
-        (1.5, False),
-        (0.75, True),
+        (-1.0, True),
         (0.4, False),
     ]
 
