@@ -31,12 +31,11 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
-from .filterbanks import compute_fbanks
 from .loop import Stage, choose_device, fit, load_average, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
-from .preparation import SCALE_FACTOR, cached, load_clips, load_weights, prepare_context, prepare_latents
+from .preparation import SCALE_FACTOR, load_clips, load_weights, prepare_context, prepare_fbanks, prepare_latents
 from .restoring import restore_bundle
 from .samples import COUNT, prepare_samples
 from .sizes import TRAINED
@@ -65,7 +64,10 @@ def main(
     minutes: Annotated[float, typer.Option(help="Length of this piece, in minutes of CPU time.")] = 9.0,
     budget: Annotated[float | None, typer.Option(help="Length of the whole stage, in minutes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads.")] = None,
-    bundle: Annotated[str, typer.Option(help="Folder or name, for `restore` and vae_decoder.")] = EMBEDDED_BUNDLE.name,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Folder or name, for `restore` (by default the shipped model) and vae_decoder."),
+    ] = None,
 ) -> None:
     """Train one STAGE of the embedded model for a piece of its budget. Run it again to continue.
 
@@ -90,11 +92,11 @@ def main(
         raise typer.Exit(128 + signal.SIGTERM)
 
 
-def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console) -> None:
+def finish(name: str, folder: Path, corpus: Path, bundle: str | None, console: Console) -> None:
     """Run `restore`, `assemble`, `ceilings` or `curves`, and print what it wrote."""
     if name == "restore":
         made = folder
-        kept = restore_bundle(Bundle.load(locate_bundle(bundle)), EMBEDDED, TRAINED, folder)
+        kept = restore_bundle(Bundle.load(locate_bundle(bundle or EMBEDDED_BUNDLE.name)), EMBEDDED, TRAINED, folder)
         console.print(f"restored: {', '.join(kept)}")
     elif name == "assemble":
         made = assemble(folder, TRAINED)
@@ -108,20 +110,24 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str, console: Console)
     console.print(f"{name}: {made}", soft_wrap=True)
 
 
-def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bundle: str) -> Stage:
-    """The stage `name`, with its data and the trained networks that it needs."""
+def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bundle: str | None) -> Stage:
+    """The stage `name`, with its data and the trained networks that it needs. Raises SettingsError without them."""
     clips = load_clips(corpus)
     if name == "audiomae":
-        fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
-        return MaskedAutoencoderStage(TRAINED, fbanks, device)
+        return MaskedAutoencoderStage(TRAINED, prepare_fbanks(folder, clips), device)
     if name == "mel_vae":
         return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
         return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
     if name == "vae_decoder":
-        samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
+        if bundle is None:
+            raise SettingsError("vae_decoder without --bundle", "the bundle that was built from this state")
+        decoder = load_average(folder, "mel_vae", "decoder")
+        if not (folder / SCALE_FACTOR).exists():
+            raise SettingsError(f"no {folder / SCALE_FACTOR}", "the VAE's scale factor", "train stage tokens first")
         scale = json.loads((folder / SCALE_FACTOR).read_text())
-        return VaeDecoderStage(TRAINED, samples, scale, load_average(folder, "mel_vae", "decoder"), device)
+        samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
+        return VaeDecoderStage(TRAINED, samples, scale, decoder, device)
     encoder = load_encoder(folder)
     if name == "vocoder":
         return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sc_runtime.errors import SettingsError
 from sc_runtime.files import replacing
 
 LOG_SECONDS = 20.0  #: between two points of a curve
@@ -216,13 +217,26 @@ def restore(path: Path, stage: Stage, averages: Mapping[str, Average]) -> tuple[
 
 
 def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
-    """The averaged weights of `network` after the training of `stage`."""
-    return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)["averages"][network]
+    """The averaged weights of `network` after the training of `stage`. Raises SettingsError if it was not trained."""
+    path = folder / f"{stage}.pt"
+    if not path.exists():
+        raise SettingsError(f"no {path}", f"a trained stage {stage}", f"train stage {stage} first")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["averages"][network]
 
 
 def load_encoder(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the VAE's encoder: of stage `vae_encoder` if that was trained, else of `mel_vae`."""
-    return load_average(folder, "vae_encoder" if (folder / "vae_encoder.pt").exists() else "mel_vae", "encoder")
+    """The averaged weights of the VAE's encoder: of stage `vae_encoder` if that was trained, else of `mel_vae`.
+
+    Raises SettingsError if the state was restored from a bundle, which holds none.
+    """
+    if (folder / "vae_encoder.pt").exists():
+        return load_average(folder, "vae_encoder", "encoder")
+    try:
+        return load_average(folder, "mel_vae", "encoder")
+    except KeyError:
+        raise SettingsError(
+            f"{folder}: a VAE without encoder", "both halves", "train stage vae_encoder first"
+        ) from None
 
 
 def load_decoder(folder: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.files import replacing
 
-from .loop import choose_device, load_average, load_encoder, read_curves
+from .loop import choose_device, load_average, load_decoder, load_encoder, read_curves
 from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
@@ -55,7 +55,7 @@ def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str,
     device = choose_device()
     log_mel = LogMel().to(device)
     encoder = load_weights(VaeEncoder(sizes), load_encoder(folder), device)
-    decoder = load_weights(VaeDecoder(sizes), load_average(folder, "mel_vae", "decoder"), device)
+    decoder = load_weights(VaeDecoder(sizes), load_decoder(folder), device)
     hifigan = load_weights(HifiGan(sizes), load_average(folder, "vocoder", "hifigan"), device)
     errors = {}
     for path in list_evaluation(corpus):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,15 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
-from sc_runtime.files import replacing, write_atomically
+from sc_runtime.files import write_atomically
 from sc_runtime.semanticodec.acoustic import join_features
 from sc_runtime.semanticodec.config import LATENT_SHAPE, SemantiCodecConfig
 from sc_runtime.semanticodec.fbank import count_frames
 
+from .caching import Sources, cached, digest_rows, digest_weights, drop, is_current, write_record
 from .clusters import cluster_domains
 from .diffusion import Conditioned
 from .filterbanks import choose_lengths, compute_fbanks
@@ -25,20 +27,25 @@ from .mel import LogMel
 from .tokens import Features, quantize_features
 
 BATCH = 16
+MAKE_CORPUS = "run python -m export.embedded.corpus again"  #: a remedy
 SCALE_FACTOR, CENTROIDS, CONTEXT = "scale_factor.json", "centroids.npy", "context.npy"
 
 
 def load_clips(corpus: Path) -> np.ndarray:
-    """Training clips int16 [N, 163840], in the order of `list_sets`: in each set the domains, of equal counts."""
-    return np.concatenate([np.load(path, mmap_mode="r") for paths in list_sets(corpus) for path in paths])
+    """Training clips int16 [N, 163840], in the order of `list_sets`: in each set the domains, of equal counts.
 
-
-def cached(path: Path, compute: Callable[[Path], None]) -> np.ndarray:
-    """The array in `path`. If there is none, `compute` writes it to a temporary file, which is then renamed."""
-    if not path.exists():
-        with replacing(path) as temporary:
-            compute(temporary)
-    return np.load(path, mmap_mode="c")  # never written to; torch wants arrays that could be
+    Raises SettingsError if an array is missing or if the counts are not equal.
+    """
+    paths = [path for arrays in list_sets(corpus) for path in arrays]
+    for path in paths:
+        if not path.exists():
+            raise SettingsError(f"no {path}", "a whole corpus", MAKE_CORPUS)
+    clips = [np.load(path, mmap_mode="r") for path in paths]
+    for path, array in zip(paths, clips, strict=True):
+        if len(array) != len(clips[0]):
+            found, expected = f"{path}: {len(array)} clips", f"{len(clips[0])}, as in {paths[0].name}"
+            raise SettingsError(found, expected, f"remove {path.name}, then {MAKE_CORPUS}")
+    return np.concatenate(clips)
 
 
 @torch.inference_mode()
@@ -102,6 +109,11 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
     return np.array([min(config.count_positions(int(n)), config.positions) for n in choose_lengths(clips)])
 
 
+def prepare_fbanks(folder: Path, clips: np.ndarray) -> np.ndarray:
+    """The filterbanks of `clips`, float16 [N, 1024, 128]."""
+    return cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path), {"clips": digest_rows(clips)})
+
+
 def prepare_semantic(
     folder: Path, fbanks: np.ndarray, audiomae: nn.Module, config: SemantiCodecConfig, sets: int
 ) -> tuple[np.ndarray, ...]:
@@ -110,10 +122,21 @@ def prepare_semantic(
     sets: as of `prepare_centroids`.
     """
     device = next(audiomae.parameters()).device
-    features = cached(folder / "features.npy", lambda path: compute_features(fbanks, audiomae, config, path))
+    network, inputs = {"audiomae": digest_weights(audiomae)}, {"fbanks": digest_rows(fbanks)}
+    features = cached(
+        folder / "features.npy",
+        lambda path: compute_features(fbanks, audiomae, config, path),
+        network | inputs,
+    )
     positions = count_all_positions(len(fbanks), config)
-    centroids = cached(folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, sets, path))
-    semantic = cached(folder / "semantic.npy", lambda path: compute_semantic(features, centroids, device, path))
+    centroids = cached(  # of any clips: more of them change nothing that tokens were trained on
+        folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, sets, path), network
+    )
+    semantic = cached(
+        folder / "semantic.npy",
+        lambda path: compute_semantic(features, centroids, device, path),
+        network | inputs | {"centroids": digest_rows(centroids)},
+    )
     return features, centroids, semantic, positions
 
 
@@ -122,21 +145,41 @@ def prepare_latents(
 ) -> Features:
     """The data of stage `tokens`; `sets` is as of `prepare_centroids`.
 
-    The VAE's scale factor, one over the standard deviation of the latents, is cached too.
+    The VAE's scale factor, one over the standard deviation of the latents, is kept too. Raises SettingsError if it was
+    given and is that of another VAE.
     """
-    fbanks = cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path))
+    fbanks = prepare_fbanks(folder, clips)
     features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config, sets)
     joined = np.empty((*features.shape[:2], 2 * config.feature_width), np.float16)
     for rows in batches(len(features)):
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
         joined[rows] = join_features(np.asarray(features[rows], np.float32), centroids[semantic[rows]], frames)
-    raw = cached(folder / "latents.npy", lambda path: compute_latents(clips, encoder, path))
-    if not (folder / SCALE_FACTOR).exists():
-        scale = 1.0 / float(np.std(raw[::7], dtype=np.float64))
-        write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
-    scale = json.loads((folder / SCALE_FACTOR).read_text())
+    network = {"encoder": digest_weights(encoder)}
+    raw = cached(
+        folder / "latents.npy",
+        lambda path: compute_latents(clips, encoder, path),
+        network | {"clips": digest_rows(clips)},
+    )
+    scale = prepare_scale(folder / SCALE_FACTOR, raw, network)
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
     return Features(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
+
+
+def prepare_scale(path: Path, latents: np.ndarray, sources: Sources) -> float:
+    """The VAE's scale factor: the one in `path`, else one over the deviation of `latents`. Raises SettingsError."""
+    deviation = float(np.std(latents[::7], dtype=np.float64))
+    if not is_current(path, sources):
+        drop(path)
+        write_record(path, sources)
+        write_atomically(path, json.dumps(1.0 / deviation).encode())
+    scale = json.loads(path.read_text())
+    if not 0.5 < scale * deviation < 2:
+        raise SettingsError(
+            f"{path}: scaled by it, the latents of this VAE have a deviation of {scale * deviation:.2f}",
+            "one near 1",
+            f"remove {path.name}, tokens.pt and diffusion.pt, which belong to another VAE",
+        )
+    return float(scale)
 
 
 def prepare_context(
@@ -152,7 +195,13 @@ def prepare_context(
             context[rows] = quantize_features(data, acoustic_encoder, entries, rows, device).cpu().numpy()
         context.flush()
 
-    return Conditioned(data.latents, cached(folder / CONTEXT, compute))
+    sources = {
+        "joined": digest_rows(data.joined),
+        "semantic": digest_rows(data.semantic),
+        "acoustic_encoder": digest_weights(acoustic_encoder),
+        "entries": digest_rows(entries.cpu().numpy()),
+    }
+    return Conditioned(data.latents, cached(folder / CONTEXT, compute, sources))
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:

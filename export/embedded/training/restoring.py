@@ -25,6 +25,7 @@ from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.export.weights import read_weights
 from sc_runtime.files import replacing, write_atomically
 
+from .caching import digest_weights, drop, write_record
 from .masked_autoencoder import MaskedAutoencoder
 from .preparation import CENTROIDS, SCALE_FACTOR
 from .quantizer import VectorQuantizer
@@ -52,9 +53,13 @@ def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, fo
     scale = float(read_weights(bundle, "vae_decoder")["scale_factor"])
     folder.mkdir(parents=True, exist_ok=True)
     if sizes.config == stored.config:
+        autoencoder = restored["audiomae"]["autoencoder"]
+        assert isinstance(autoencoder, MaskedAutoencoder)
+        write_record(folder / CENTROIDS, {"audiomae": digest_weights(autoencoder.encoder)})
         with replacing(folder / CENTROIDS) as temporary:
             np.save(temporary, bundle.load_codebook(stored.config.semantic_codebook))
     if "mel_vae" in kept:
+        drop(folder / SCALE_FACTOR)
         write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
     for stage in kept:
         write_start(folder / f"{stage}.pt", restored[stage])

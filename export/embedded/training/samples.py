@@ -18,15 +18,16 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from sc_runtime.backends.select import choose_backend
-from sc_runtime.bundle.store import Bundle
+from sc_runtime.bundle.manifest import MANIFEST
+from sc_runtime.bundle.store import Bundle, hash_file
 from sc_runtime.codec import Codec
 from sc_runtime.networks import Graph, Networks
 from sc_runtime.semanticodec.config import LATENT_SHAPE, SEGMENT_FRAMES, SEGMENT_SAMPLES
 from sc_runtime.semanticodec.model import DecodeWindow, SemantiCodecModel
 from sc_runtime.spec import DecodeOptions
 
+from .caching import cached, digest_rows
 from .loop import pick
-from .preparation import cached
 
 SAMPLES = "samples.npy"
 LATENT_FRAMES = SEGMENT_FRAMES // LATENT_SHAPE[1]  #: mel frames of a row of the latent
@@ -60,7 +61,7 @@ class Samples:
 
 
 def prepare_samples(folder: Path, clips: np.ndarray, bundle: Bundle, count: int) -> Samples:
-    """Draw latents for `count` clips, evenly chosen. They are cached in `folder`/samples.npy."""
+    """Draw latents for `count` clips, evenly chosen. `folder`/samples.npy keeps them, for these clips and bundle."""
     chosen = clips[np.arange(count) * len(clips) // count]
 
     def draw(path: Path) -> None:
@@ -74,7 +75,8 @@ def prepare_samples(folder: Path, clips: np.ndarray, bundle: Bundle, count: int)
             latents[row] = model.latents.pop()
         latents.flush()
 
-    return Samples(cached(folder / SAMPLES, draw), chosen)
+    sources = {"clips": digest_rows(chosen), "bundle": hash_file(bundle.path / MANIFEST)}
+    return Samples(cached(folder / SAMPLES, draw, sources), chosen)
 
 
 def crop_latents(
