@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +26,9 @@ from sc_runtime.export.embedded.corpus import (
     clips,
     command,
     composition,
+    effects,
     environment,
+    evaluation,
     instruments,
     music,
     prompts,
@@ -59,6 +63,7 @@ def of_use(use: sources.Use) -> list[sources.Source]:
 
 needs_espeak = needs(sources.ESPEAK)
 needs_fluidsynth = needs(sources.FLUIDSYNTH, sources.FLUID, sources.PRETTY_MIDI)
+needs_effects = needs(sources.SONIC_PI)
 needs_training = needs(*of_use("training"))
 CLIPS = [  #: domains and splits; training clips mix domains, so each domain needs all sources
     *(pytest.param(domain, "train", marks=needs_training) for domain in splits.DOMAINS),
@@ -203,6 +208,7 @@ def test_what_the_splits_draw_from_is_disjoint() -> None:
     assert not set(environment.programs_of(train)) & set(environment.programs_of(held_out))
     functions = set(environment.programs_of(train).values()) & set(environment.programs_of(held_out).values())
     assert not functions
+    assert not set(effects.recordings_of(train)) & set(effects.recordings_of(held_out))
     assert len(set(words.HELD_OUT_LANGUAGES) - set(speech.languages_of(train))) >= 2
     assert set(words.HELD_OUT_LANGUAGES) <= set(speech.languages_of(held_out))
     assert not set(words.HELD_OUT_LANGUAGES) & set(words.ACCENTS)
@@ -520,7 +526,14 @@ def test_music_is_more_tonal_than_noise() -> None:
     assert np.median(flatness) < 0.05
 
 
-@pytest.mark.parametrize("name", [*environment.TRAINED_PROGRAMS, *environment.HELD_OUT_PROGRAMS])
+PROGRAMS = [
+    *(name for name in environment.TRAINED_PROGRAMS if name != effects.PROGRAM),
+    pytest.param(effects.PROGRAM, marks=needs_effects),
+    *environment.HELD_OUT_PROGRAMS,
+]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_sound_and_differ_from_clip_to_clip(name: str) -> None:
     programs = environment.TRAINED_PROGRAMS | environment.HELD_OUT_PROGRAMS
     sounds = [programs[name](seeded(number), 3 * RATE) for number in (0, 1)]
@@ -536,6 +549,125 @@ def test_programs_sound_and_differ_from_clip_to_clip(name: str) -> None:
 def test_programs_have_their_energy_in_the_expected_band(name: str, low: float, high: float) -> None:
     shares = [measure_share(environment.TRAINED_PROGRAMS[name](seeded(n), 5 * RATE), low, high) for n in range(5)]
     assert np.median(shares) > 0.8
+
+
+#: CRC-32 of held-out clips of sound as int16, before there were recorded effects. The figures of sound are of these.
+HELD_OUT_SOUND = {2: 0xDEF61AE8, 3: 0xC724ACB9, 5: 0xFD83AF86, 7: 0xAF8E3043, 12: 0xD8B49EE5}
+SIMD = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+
+
+@pytest.mark.skipif(not np.__version__.startswith("2.4.") or "X86_V3" not in SIMD, reason="bits of NumPy 2.4 with AVX2")
+@pytest.mark.parametrize("index", HELD_OUT_SOUND)
+def test_held_out_sound_is_what_it_was(index: int) -> None:
+    clip = command.make_pcm(partial(clips.make_clip, "sound", "held-out"), index)
+    assert zlib.crc32(clip.tobytes()) == HELD_OUT_SOUND[index]
+
+
+# Recorded effects
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the recordings whose files are read in this test."""
+    names: list[str] = []
+    read = soundfile.read
+
+    def note(path: Path, **options: object) -> tuple[np.ndarray, int]:
+        names.append(path.stem)
+        return read(path, **options)
+
+    monkeypatch.setattr(soundfile, "read", note)
+    effects.decode_recording.cache_clear()
+    effects.group_effects.cache_clear()
+    return names
+
+
+def read_copyright() -> dict[str, dict[str, str]]:
+    """The fields of each file that the package's copyright file lists."""
+    text = Path("/usr/share/doc/sonic-pi-samples/copyright").read_text(encoding="utf-8")
+    listed = {}
+    for paragraph in text.split("\n\n"):
+        fields = dict(re.findall(r"^(\S+):\s*(.*(?:\n .*)*)", paragraph, re.MULTILINE))
+        listed.update(dict.fromkeys(fields.get("Files", "").split(), fields))
+    return listed
+
+
+@needs_effects
+def test_every_recorded_effect_is_listed_as_cc0() -> None:
+    """All that is listed of these families is used, but of the loops one. Each recording is listed once."""
+    listed = read_copyright()
+    entries = [listed[f"etc/samples/{name}.flac"] for name in effects.RECORDINGS]
+    assert {entry["License"] for entry in entries} == {"CC0"}
+    assert len({entry["Source"] for entry in entries}) == len(set(effects.RECORDINGS)) == 48
+    families = ("ambi_", "elec_", "glitch_", "misc_", "perc_", "vinyl_")
+    names = {Path(path).stem for path, fields in listed.items() if fields["License"] == "CC0"}
+    assert {name for name in names if name.startswith(families)} == set(effects.RECORDINGS) - {"loop_safari"}
+
+
+@needs_effects
+def test_recorded_effects_are_of_one_split(opened: list[str]) -> None:
+    """No recording is under two names. Each side reads its own files only."""
+    for index in range(60):
+        effects.make_recordings(seeded(index), RATE)
+    assert set(opened) == set(effects.recordings_of("train"))
+    opened.clear()
+    made = [effects.make_effects(index) for index in range(len(effects.group_effects()))]
+    assert sorted(opened) == sorted(effects.recordings_of("held-out"))
+    assert len(made) >= 4
+    contents = {effects.decode_recording(name).tobytes() for name in effects.RECORDINGS}
+    assert len(contents) == len(effects.RECORDINGS)
+
+
+@needs_effects
+def test_evaluation_clips_hold_each_effect_once_at_its_own_speed() -> None:
+    groups = effects.group_effects()
+    assert sorted(itertools.chain(*groups)) == sorted(effects.recordings_of("held-out"))
+    for index, group in enumerate(groups):
+        clip, start = effects.make_effects(index), 0
+        assert clip.dtype == np.float32 and clip.shape == (SEGMENT_SAMPLES,) and np.isfinite(clip).all()
+        assert np.array_equal(clip, effects.make_effects(index))
+        for name in group:
+            sound = effects.read_recording(name)
+            assert np.array_equal(clip[start : start + len(sound)], sound)
+            start += len(sound) + round(evaluation.PAUSE * RATE)
+        assert start <= SEGMENT_SAMPLES and not clip[start:].any()
+        assert 10 * np.log10(np.mean(np.square(command.make_effects_clip(index)))) < -19.99
+    with pytest.raises(IndexError, match=f"has {len(groups)} clips, not {len(groups) + 1}"):
+        effects.make_effects(len(groups))
+
+
+def test_training_recordings_differ_in_speed_level_and_number() -> None:
+    """Against the pitch of a sine: a recording of 400 Hz is played at 240 to 640 Hz."""
+    sine = signals.sine(400.0, RATE)
+    pitches, levels = [], []
+    for number in range(30):
+        read: list[str] = []
+        track = effects.make_recordings(seeded(number), 5 * RATE, lambda name, read=read: read.append(name) or sine)
+        again = effects.make_recordings(seeded(number), 5 * RATE, lambda name: sine)
+        assert np.array_equal(track, again)
+        assert track.dtype == np.float32 and track.shape == (5 * RATE,) and np.isfinite(track).all()
+        assert effects.FEWEST <= len(read) <= effects.MOST
+        frequencies, energy = measure_spectrum(track)
+        pitches.append(frequencies[energy.argmax()])
+        levels.append(np.abs(track).max())
+    assert min(pitches) > 235 and max(pitches) < 645 and max(pitches) / min(pitches) > 2
+    assert max(levels) / min(levels) > 2
+
+
+def test_missing_and_damaged_effects_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "SONIC_PI", replace(sources.SONIC_PI, needs=tmp_path))
+    effects.decode_recording.cache_clear()
+    with pytest.raises(MissingExtraError, match="recorded effects: apt install sonic-pi-samples"):
+        environment.TRAINED_PROGRAMS[effects.PROGRAM](seeded(), RATE)
+    for name in effects.RECORDINGS:
+        (tmp_path / f"{name}.flac").write_bytes(b"fLaC")
+    with pytest.raises(BackendError, match="expected a FLAC file: apt install --reinstall sonic-pi-samples"):
+        effects.make_recordings(seeded(), RATE)
+    monkeypatch.setattr(sources, "SOURCES", (replace(sources.SONIC_PI, needs=tmp_path / "nowhere"),))
+    for use in ("training", "evaluation"):
+        with pytest.raises(MissingExtraError, match=f"all sources of {use} clips: apt install sonic-pi-samples"):
+            sources.check_sources(use)
+    sources.check_sources("held-out")
 
 
 # Building blocks, against brute force
@@ -663,7 +795,10 @@ def test_several_processes_write_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_a_plan_holds_the_arrays_that_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There are three clips of each recorded speaker and one of effects."""
     monkeypatch.setattr(command, "check_sources", lambda use: None)
+    monkeypatch.setattr(command, "group_prompts", lambda source: [[], [], []])
+    monkeypatch.setattr(command, "group_effects", lambda: [[]])
     plans = command.plan_arrays(tmp_path, 5, 2, 3, 2)
     assert {plan.path.name: plan.count for plan in plans} == {
         **{f"train-{domain}.npy": 5 for domain in splits.DOMAINS},
@@ -673,8 +808,17 @@ def test_a_plan_holds_the_arrays_that_are_asked_for(monkeypatch: pytest.MonkeyPa
         "held-out-melody-pitch.npy": 3,
         "recorded-french.npy": 2,
         "recorded-italian.npy": 2,
+        "recorded-effects.npy": 1,
     }
     assert command.plan_arrays(tmp_path, 0, 1, 0, 0) == []
+
+
+@needs(*of_use("evaluation"))
+def test_recorded_arrays_have_as_many_clips_as_there_are(tmp_path: Path) -> None:
+    for plan in command.plan_recorded(tmp_path, 10**6):
+        assert plan.make(plan.count - 1).any()
+        with pytest.raises(IndexError):
+            plan.make(plan.count)
 
 
 def test_a_missing_source_is_said_in_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -22,25 +23,34 @@ from bench.gpu_wheel import LIMIT
 from bench.harness.machine import ROOT
 from sc_runtime.cli.program import run_command
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus import effects
+from sc_runtime.export.embedded.corpus.environment import TRAINED_PROGRAMS
+from sc_runtime.export.embedded.corpus.sources import SONIC_PI
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.export.embedded.gpu import command
 from sc_runtime.export.embedded.gpu.clip_files import (
     CARRIED,
     HELD_OUT,
+    INDEX,
+    RECORDINGS,
     check_pieces,
     decode,
     encode_opus,
+    list_programs,
     make_sound_clip,
     name_archive,
     name_clip,
     plan_carried,
     read_held_out,
+    read_recording,
 )
 from sc_runtime.export.embedded.gpu.packing import (
     STAGES,
     copy_starts,
     cut_pieces,
+    encode_recordings,
     list_clips,
+    write_index,
 )
 from sc_runtime.export.embedded.gpu.taking import join_parts
 from sc_runtime.export.embedded.training import command as training
@@ -78,9 +88,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pieces(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `pack` wrote, from the weights of the shipped model."""
+    """The folder that `pack` wrote, from the weights of the shipped model; with recordings if they are installed."""
     out = tmp_path_factory.mktemp("carry")
-    arguments = ["--clips", str(CLIPS), "--held-out", "1", "--rate", "32", "--out", str(out), "--wheels", "no"]
+    recordings = "--recordings" if SONIC_PI.is_installed() else "--no-recordings"
+    arguments = [recordings, "--clips", str(CLIPS), "--held-out", "1", "--rate", "32"]
+    arguments += ["--out", str(out), "--wheels", "no"]
     assert run_command(command.app, ["pack", "--corpus", str(corpus), *arguments]) == 0
     return out / command.PACK
 
@@ -264,6 +276,37 @@ def test_a_sound_is_the_same_each_time_and_some_hold_carried_clips(pack: Path, m
     assert all(clip.shape == (SEGMENT_SAMPLES,) and clip.dtype == np.int16 for clip in clips)
     assert used and all(name.split("-")[0] in CARRIED for name in used)
     assert np.array_equal(clips[0], make_sound_clip(pack, 0)) and not np.array_equal(clips[0], clips[1])
+
+
+@pytest.mark.skipif(not SONIC_PI.is_installed(), reason="not installed: sonic-pi-samples")
+def test_carried_recordings_make_the_sound_of_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample for sample, on a machine that lacks the package. The held-out recordings do not travel."""
+    write_index(tmp_path / INDEX, CLIPS, True, {})
+    encode_recordings(tmp_path / RECORDINGS)
+    with zipfile.ZipFile(tmp_path / RECORDINGS) as archive:
+        assert archive.namelist() == [f"{name}.flac" for name in effects.recordings_of("train")]
+    for name in effects.recordings_of("train"):
+        assert np.array_equal(read_recording(tmp_path, name), effects.read_recording(name))
+    expected = effects.make_recordings(np.random.default_rng(0), 30_000)
+    monkeypatch.setattr(effects, "decode_recording", None)
+    programs = list_programs(tmp_path)
+    assert list(programs) == list(TRAINED_PROGRAMS)
+    assert np.array_equal(programs[effects.PROGRAM](np.random.default_rng(0), 30_000), expected)
+
+
+def test_a_pack_without_recordings_leaves_their_program_out(tmp_path: Path) -> None:
+    write_index(tmp_path / INDEX, CLIPS, False, {})
+    assert list(list_programs(tmp_path)) == [name for name in TRAINED_PROGRAMS if name != effects.PROGRAM]
+
+
+def test_a_pack_with_recordings_needs_them(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(effects, "SONIC_PI", dataclasses.replace(SONIC_PI, needs=tmp_path))
+    effects.decode_recording.cache_clear()
+    arguments = ["--corpus", str(corpus), "--out", str(tmp_path / "carry"), "--wheels", "no"]
+    assert run_command(command.app, ["pack", *arguments]) == 1
+    assert "apt install sonic-pi-samples" in capsys.readouterr().err
 
 
 def test_filterbanks_in_rows_are_those_of_the_training(pack: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ Every array holds clips of 10.24 s at 16 kHz, int16 [clips, 163840]:
 - `train-DOMAIN.npy` and `held-out-DOMAIN.npy` for speech, music and sound;
 - `sped0-DOMAIN.npy`, the training clips at other speeds;
 - `held-out-melody.npy`, and `held-out-melody-pitch.npy`, float32 [clips, 1024], the written pitch in Hz every 10 ms;
-- `recorded-LANGUAGE.npy`, human speech that is never trained on.
+- `recorded-LANGUAGE.npy`, human speech that is never trained on;
+- `recorded-effects.npy`, recorded effects that are never trained on.
+`--recorded N` writes N clips of each recorded array, or as many as there are.
 An interrupted run continues where it stopped.
 """
 
@@ -29,7 +31,8 @@ from sc_runtime.semanticodec.config import SEGMENT_FRAMES, SEGMENT_SAMPLES
 
 from .arrays import ArrayPlan, write_array
 from .clips import EVALUATION_LEVEL, make_clip, make_melody_clip, make_melody_pitch, set_level
-from .prompts import EVALUATED, make_recorded
+from .effects import group_effects, make_effects
+from .prompts import EVALUATED, group_prompts, make_recorded
 from .signals import Signal
 from .sources import check_sources
 from .speeds import plan_sped
@@ -44,7 +47,7 @@ def main(
     clips: Annotated[int, typer.Option(min=0, help="Training clips of each domain, 10.24 s each.")] = 600,
     speeds: Annotated[int, typer.Option(min=0, help="Copies of every training clip at other speeds.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Held-out clips of each domain, and melodies.")] = 16,
-    recorded: Annotated[int, typer.Option(min=0, help="Clips of each recorded speaker, for evaluation.")] = 0,
+    recorded: Annotated[int, typer.Option(min=0, help="Clips of each recorded speaker and of effects.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Write the embedded model's corpus: speech, music and environmental sound."""
@@ -74,11 +77,22 @@ def plan_arrays(folder: Path, clips: int, speeds: int, held_out: int, recorded: 
         ]
     if recorded:
         check_sources("evaluation")
-        plans += [
-            plan_sounds(folder / f"recorded-{language}.npy", recorded, partial(make_recorded_clip, language))
-            for language in EVALUATED
-        ]
+        plans += plan_recorded(folder, recorded)
     return plans
+
+
+def plan_recorded(folder: Path, most: int) -> list[ArrayPlan]:
+    """The arrays of recordings for evaluation: `most` clips of each speaker and of effects, or as many as there are."""
+    speakers = [
+        plan_sounds(
+            folder / f"recorded-{language}.npy",
+            min(most, len(group_prompts(source))),
+            partial(make_recorded_clip, language),
+        )
+        for language, source in EVALUATED.items()
+    ]
+    effects = plan_sounds(folder / "recorded-effects.npy", min(most, len(group_effects())), make_effects_clip)
+    return [*speakers, effects]
 
 
 def plan_clips(folder: Path, domain: Domain, split: Split, count: int) -> ArrayPlan:
@@ -94,6 +108,11 @@ def make_recorded_clip(language: str, index: int) -> Signal:
     return set_level(make_recorded(EVALUATED[language], index), EVALUATION_LEVEL)
 
 
+def make_effects_clip(index: int) -> Signal:
+    """Evaluation clip `index` of recorded effects, RMS at most -20 dBFS."""
+    return set_level(make_effects(index), EVALUATION_LEVEL)
+
+
 def make_pcm(make: Callable[[int], Signal], index: int) -> npt.NDArray[np.int16]:
     """The sound make(index), full scale 1, as int16."""
     return np.round(make(index) * 32767).astype(np.int16)
@@ -103,7 +122,7 @@ def write_corpus(folder: Path, plans: list[ArrayPlan], workers: int, progress: P
     """Write the arrays of `plans` into `folder`.
 
     A finished array of the right shape is kept, also if the generators have changed since: use another folder then.
-    Raises OutputError if the folder cannot be written, IndexError if a recorded speaker has fewer clips.
+    Raises OutputError if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

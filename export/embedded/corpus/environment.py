@@ -1,13 +1,14 @@
-"""Environmental sounds from physical sketches: noise, resonances and random events."""
+"""Environmental sounds from physical sketches: noise, resonances and random events. One program plays recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
+from .effects import PROGRAM, make_recordings
 from .signals import (
     Signal,
     band,
@@ -523,6 +524,7 @@ TRAINED_PROGRAMS: dict[str, Program] = {
     "creak": make_creak,
     "sweeps": make_sweeps,
     "clicks": make_clicks,
+    PROGRAM: make_recordings,
 }
 HELD_OUT_PROGRAMS: dict[str, Program] = {
     "helicopter": make_helicopter,
@@ -539,9 +541,15 @@ def programs_of(split: Split) -> dict[str, Program]:
     return TRAINED_PROGRAMS if split == "train" else HELD_OUT_PROGRAMS
 
 
-def make_sound(rng: np.random.Generator, split: Split, length: int) -> Signal:
-    """float32 [length] at 16 kHz, RMS 1: one program of `split`, or in one clip of five a second one behind it."""
-    programs = programs_of(split)
+def make_sound(
+    rng: np.random.Generator, split: Split, length: int, programs: Mapping[str, Program] | None = None
+) -> Signal:
+    """float32 [length] at 16 kHz, RMS 1: one program of `split`, or in one clip of five a second one behind it.
+
+    `programs` are used instead of those of `split`; `None` uses those of `split`.
+    """
+    if programs is None:
+        programs = programs_of(split)
     names = list(programs)
     track = unit(programs[pick(rng, names)](rng, length))
     if rng.random() < 0.2:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sc_runtime.errors import BackendError, MissingExtraError
-from sc_runtime.semanticodec.config import SAMPLE_RATE, SEGMENT_SAMPLES
+from sc_runtime.semanticodec.config import SAMPLE_RATE
 
-from .signals import Signal, seconds
+from .evaluation import choose_group, group_recordings, join_recordings
+from .signals import Signal
 from .sources import FFMPEG, FRENCH, ITALIAN, RUSSIAN, Source
 from .splits import Split, pick
 from .voices import trim
@@ -22,8 +23,6 @@ from .voices import trim
 WITHOUT_SPEECH = ("beep", "ascending", "descending", "silence", "tt-monkeys", "confbridge-begin-glorious")
 SHORTEST = 0.4  #: seconds; drops empty files and single letters
 BYTES_PER_SECOND = 8000  #: of G.722 at 64 kbit/s
-PAUSE = 0.35  #: seconds between two prompts of an evaluation clip
-CLIP_SECONDS = SEGMENT_SAMPLES / SAMPLE_RATE
 EVALUATED = {"french": FRENCH, "italian": ITALIAN}
 
 
@@ -81,12 +80,7 @@ def make_recorded(source: Source, index: int) -> Signal:
 
     Raises IndexError after the last clip.
     """
-    groups = group_prompts(source)
-    if index >= len(groups):
-        raise IndexError(f"{source.name} has {len(groups)} clips, not {index + 1}")
-    pause = np.zeros(seconds(PAUSE), np.float32)
-    parts = [part for path in groups[index] for part in (read_prompt(path), pause)]
-    return np.pad(np.concatenate(parts), (0, SEGMENT_SAMPLES))[:SEGMENT_SAMPLES]
+    return join_recordings(map(read_prompt, choose_group(source.name, group_prompts(source), index)))
 
 
 @cache
@@ -95,15 +89,4 @@ def group_prompts(source: Source) -> list[list[Path]]:
 
     The length of a prompt is that of its file, with the silence around it. Prompts longer than a clip are left out.
     """
-    groups: list[list[Path]] = [[]]
-    filled = 0.0
-    for path in list_prompts(source):
-        duration = path.stat().st_size / BYTES_PER_SECOND + PAUSE
-        if duration > CLIP_SECONDS:
-            continue
-        if filled + duration > CLIP_SECONDS:
-            groups.append([])
-            filled = 0.0
-        groups[-1].append(path)
-        filled += duration
-    return groups
+    return group_recordings((path, path.stat().st_size / BYTES_PER_SECOND) for path in list_prompts(source))

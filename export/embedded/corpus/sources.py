@@ -15,6 +15,7 @@ from sc_runtime.errors import MissingExtraError
 
 Use = Literal["training", "held-out", "evaluation"]
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")  #: where Debian's package installs it
+EFFECTS = Path("/usr/share/sonic-pi/samples")  #: where Debian's package installs recorded effects
 PROMPTS = Path("/usr/share/asterisk/sounds")  #: where Debian's packages install recorded prompts
 
 
@@ -24,7 +25,7 @@ class Source:
 
     `needs` is a program, a Python module or a file that must be there; `install` is the command that installs it.
     `uses` are the parts of the corpus that hold it: `held-out` for clips of the held-out split, `evaluation` for
-    recorded human speech.
+    recorded human speech and recorded effects.
     """
 
     name: str
@@ -56,10 +57,11 @@ ITALIAN = find_prompts("it_IT_m_Carlo", "CC-BY-3.0", "evaluation")
 FLUIDSYNTH = Source("fluidsynth", "LGPL-2.1", "fluidsynth", "apt install fluidsynth", ("training", "held-out"))
 FLUID = Source("fluid-soundfont-gm", "MIT", SOUNDFONT, "apt install fluid-soundfont-gm", ("training", "held-out"))
 PRETTY_MIDI = Source("pretty_midi", "MIT", "pretty_midi", "pip install pretty_midi", ("training", "held-out"))
+SONIC_PI = Source("sonic-pi-samples", "CC0-1.0", EFFECTS, "apt install sonic-pi-samples", ("training", "evaluation"))
 
 SOURCES = (
     *(ESPEAK, FLITE, PIPER, JOE, FFMPEG, RUSSIAN, FRENCH, ITALIAN),
-    *(FLUIDSYNTH, FLUID, PRETTY_MIDI),
+    *(FLUIDSYNTH, FLUID, PRETTY_MIDI, SONIC_PI),
 )
 
 

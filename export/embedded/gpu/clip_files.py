@@ -1,7 +1,8 @@
 """The clips of a pack: Opus and FLAC in archives, and the corpus that they become. No torch: many processes run this.
 
 Speech and music travel. Environmental sound is made on the machine, by the programs of `corpus/environment.py`. What
-is mixed into a quarter of its clips comes from the first piece of the pack.
+is mixed into a quarter of its clips comes from the first piece of the pack, as do the recordings of one program. A pack
+that was made without recordings leaves this program out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy.typing as npt
 
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.arrays import ArrayPlan
-from sc_runtime.export.embedded.corpus.clips import GENERATORS, Generators, make_clip
+from sc_runtime.export.embedded.corpus.clips import Generators, make_clip
 from sc_runtime.export.embedded.corpus.command import make_pcm
+from sc_runtime.export.embedded.corpus.effects import PROGRAM, make_recordings
+from sc_runtime.export.embedded.corpus.environment import TRAINED_PROGRAMS, Program, make_sound
 from sc_runtime.export.embedded.corpus.signals import Signal
 from sc_runtime.export.embedded.corpus.speeds import list_sets, locate_clips, plan_sped
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain, Split, pick
@@ -26,8 +29,11 @@ from sc_runtime.export.embedded.training.filterbanks import choose_lengths, comp
 from sc_runtime.semanticodec.config import MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, SEGMENT_SAMPLES
 
 CARRIED: tuple[Domain, ...] = ("speech", "music")  #: domains whose clips travel
-INDEX = "pack.json"  #: in the first piece: how many clips there are of each carried domain, and where they come from
+#: In the first piece: how many clips there are of each carried domain, whether there are recordings, and the updates
+#: of the weights.
+INDEX = "pack.json"
 HELD_OUT = "held-out.zip"
+RECORDINGS = "recordings.zip"  #: the training recordings of `corpus/effects.py`
 SLOWEST, FASTEST = 6, 256  #: kbit/s at libsndfile's compression levels 1 and 0
 
 
@@ -48,6 +54,15 @@ def decode(content: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(content), dtype="int16")[0]
 
 
+def encode_flac(clip: np.ndarray) -> bytes:
+    """`clip` int16 [n] at 16 kHz as FLAC, which loses nothing."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, clip, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 def name_clip(domain: str, row: int) -> str:
     return f"{domain}-{row:05}.opus"
 
@@ -63,13 +78,21 @@ def read_held_out(pack: Path) -> np.ndarray:
         return np.stack([decode(archive.read(name)) for name in archive.namelist()])
 
 
-def read_count(pack: Path) -> int:
-    """The number of training clips of each domain. Raises SettingsError if `pack` is none, or lacks a piece."""
+def read_index(pack: Path) -> tuple[int, bool]:
+    """(training clips of each domain, whether the pack has recordings).
+
+    Raises SettingsError if `pack` is none, or lacks its first piece.
+    """
     try:
-        count = int(json.loads((pack / INDEX).read_text())["clips"])
+        index = json.loads((pack / INDEX).read_text())
+        return int(index["clips"]), bool(index["recordings"])
     except (OSError, ValueError, KeyError):
         raise SettingsError(f"--pack {pack}", f"a folder with {INDEX}: the pieces that `pack` wrote") from None
-    return count
+
+
+def read_count(pack: Path) -> int:
+    """The number of training clips of each domain. Raises SettingsError if `pack` is none, or lacks a piece."""
+    return read_index(pack)[0]
 
 
 def check_pieces(pack: Path) -> None:
@@ -98,8 +121,25 @@ def read_clip(pack: Path, domain: str, row: int) -> npt.NDArray[np.int16]:
 
 def make_sound_clip(pack: Path, index: int) -> npt.NDArray[np.int16]:
     """Clip `index` of environmental sound, as `make_clip` makes it, but with carried clips for the other domains."""
+    sound = partial(make_sound, programs=list_programs(pack))
     carried: Generators = {domain: partial(draw_carried, pack, domain) for domain in CARRIED}
-    return make_pcm(partial(make_clip, "sound", "train", generators={**GENERATORS, **carried}), index)
+    return make_pcm(partial(make_clip, "sound", "train", generators={"sound": sound, **carried}), index)
+
+
+def list_programs(pack: Path) -> dict[str, Program]:
+    """The sound programs of training. The one that plays recordings reads those of the pack, or is left out."""
+    programs = dict(TRAINED_PROGRAMS)
+    if read_index(pack)[1]:
+        programs[PROGRAM] = partial(make_recordings, read=partial(read_recording, pack))
+    else:
+        del programs[PROGRAM]
+    return programs
+
+
+def read_recording(pack: Path, name: str) -> Signal:
+    """A recording of the pack: float32 [samples] at 16 kHz, the samples that `effects.read_recording` gives."""
+    with zipfile.ZipFile(pack / RECORDINGS) as archive:
+        return decode(archive.read(f"{name}.flac")).astype(np.float32) / np.float32(32768)
 
 
 def draw_carried(pack: Path, domain: str, rng: np.random.Generator, split: Split, length: int) -> Signal:

@@ -24,7 +24,7 @@ from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.command import write_corpus
 
-from .clip_files import CARRIED, HELD_OUT, INDEX, check_pieces, plan_carried, plan_sound, read_count
+from .clip_files import CARRIED, HELD_OUT, INDEX, RECORDINGS, check_pieces, plan_carried, plan_sound, read_count
 from .packing import (
     INPUTS,
     STAGES,
@@ -33,6 +33,7 @@ from .packing import (
     cut_pieces,
     encode_clips,
     encode_held_out,
+    encode_recordings,
     list_clips,
     write_index,
 )
@@ -81,6 +82,9 @@ def pack(
     rate: Annotated[float, typer.Option(min=6, max=256, help="Of Opus, in kbit/s.")] = 64.0,
     minutes: Annotated[float, typer.Option(min=1, max=9, help="Of the training call.")] = 8.5,
     only: Annotated[str, typer.Option(help="Stages of the training call, comma-separated; all by default.")] = "",
+    recordings: Annotated[
+        bool, typer.Option(help="Recorded effects travel too, for the sound that is made there.")
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder of everything that travels.")] = CARRY,
     wheels: Annotated[str, typer.Option(help="yes, or no to fetch none.")] = "yes",
 ) -> None:
@@ -88,18 +92,20 @@ def pack(
     check_stages(only)
     out = out.absolute()
     folder = out / PACK
+    first = folder / "first"
+    shutil.rmtree(first, ignore_errors=True)
+    first.mkdir(parents=True)
+    if recordings:
+        encode_recordings(first / RECORDINGS)
     if wheels == "yes":
         fetch_wheels(out / "wheels")
     encoded = folder / f"opus-{rate:g}"
     with open_progress() as progress:
         for domain in CARRIED:
             encode_clips(corpus, domain, clips, rate, encoded, progress)
-    first = folder / "first"
-    shutil.rmtree(first, ignore_errors=True)
-    first.mkdir(parents=True)
     encode_held_out(corpus, held_out, first / HELD_OUT)
     steps = copy_starts(state, first)
-    write_index(first / INDEX, clips, steps)
+    write_index(first / INDEX, clips, recordings, steps)
     room = LIMIT - count_tracked(ASIDE) - SPARE - count_bytes(out / "wheels")
     pieces = cut_pieces(sorted(first.iterdir()), list_clips(encoded, CARRIED, clips), folder, room)
     starts = ", ".join(f"{stage} ({count} updates)" for stage, count in steps.items())

@@ -6,7 +6,6 @@ pieces are copied into one folder, the pack.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zipfile
@@ -23,15 +22,15 @@ from torch import Tensor
 from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.corpus.effects import decode_recording, recordings_of
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 from sc_runtime.files import replacing
-from sc_runtime.semanticodec.config import SAMPLE_RATE
 
-from .clip_files import encode_opus, name_archive, name_clip
+from .clip_files import encode_flac, encode_opus, name_archive, name_clip
 
 STAGES = ("audiomae", "mel_vae", "vocoder", "tokens", "diffusion")
 INPUTS = (CENTROIDS, SCALE_FACTOR)  #: files that belong to trained tokens
@@ -65,14 +64,20 @@ def find_array(corpus: Path, name: str) -> Path:
 
 def encode_held_out(corpus: Path, count: int, path: Path) -> None:
     """Write the first `count` held-out clips of each domain as FLAC into the archive `path`."""
-    import soundfile
-
     with zipfile.ZipFile(path, "w") as archive:
         for domain in DOMAINS:
             for row, clip in enumerate(np.load(find_array(corpus, f"held-out-{domain}"))[:count]):
-                file = io.BytesIO()
-                soundfile.write(file, clip, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-                archive.writestr(f"{domain}-{row:05}.flac", file.getvalue())
+                archive.writestr(f"{domain}-{row:05}.flac", encode_flac(clip))
+
+
+def encode_recordings(path: Path) -> None:
+    """Write the training recordings of `corpus/effects.py` as FLAC into the archive `path`.
+
+    Raises MissingExtraError if they are not installed.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in recordings_of("train"):
+            archive.writestr(f"{name}.flac", encode_flac(decode_recording(name)))
 
 
 def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
@@ -164,5 +169,5 @@ def list_clips(folder: Path, domains: Sequence[str], count: int) -> list[Path]:
     return [folder / name_clip(domain, row) for row in range(count) for domain in domains]
 
 
-def write_index(path: Path, clips: int, steps: Mapping[str, int]) -> None:
-    path.write_text(json.dumps({"clips": clips, "steps": dict(steps)}))
+def write_index(path: Path, clips: int, recordings: bool, steps: Mapping[str, int]) -> None:
+    path.write_text(json.dumps({"clips": clips, "recordings": recordings, "steps": dict(steps)}))

@@ -49,7 +49,7 @@ def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str,
     """Write CORPUS/ceiling-NAME.npy, int16 [M, 163840]: the clips of every evaluation array after VAE and vocoder.
 
     No codec reconstructs them better: the latent of each clip is the encoder's, without quantisation or diffusion.
-    NAME is that of held-out-NAME.npy, or the whole name of a recorded speaker's array. Returns the mean absolute
+    NAME is that of held-out-NAME.npy, or the whole name of an array of recordings. Returns the mean absolute
     difference between the log-mels of the clips and of the VAE's reconstruction, by NAME.
     """
     device = choose_device()
@@ -76,6 +76,6 @@ def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str,
 
 
 def list_evaluation(corpus: Path) -> list[Path]:
-    """The arrays of clips for evaluation: the domains, and melodies and recorded speech if they exist."""
+    """The arrays of clips for evaluation: the domains, and melodies and recordings if they exist."""
     further = [*corpus.glob("held-out-melody.npy"), *sorted(corpus.glob("recorded-*.npy"))]
     return [*(corpus / f"held-out-{domain}.npy" for domain in DOMAINS), *further]
