@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
     "plcmos": speech_plcmos,
     "wer": word_error_rate,
 }
+Arrays = Mapping[str, tuple[str, ...]]  #: domain -> the names of the arrays of its clips
+HELD_OUT: Arrays = {domain: (f"held-out-{domain}",) for domain in DOMAINS}
+#: Recordings that are never trained on.
+RECORDED: Arrays = {"speech": ("recorded-french", "recorded-italian"), "sound": ("recorded-effects",)}
 NOT_SPEECH = (
     *DISTANCES,
     "visqol_audio",
@@ -73,30 +77,36 @@ class Domain:
 
 
 def load_domains(
-    held_out: Path, ceiling: Path | None, count: int | None, metrics: Sequence[str] | None = None
+    held_out: Path,
+    ceiling: Path | None,
+    count: int | None,
+    metrics: Sequence[str] | None = None,
+    arrays: Arrays = HELD_OUT,
 ) -> list[Domain]:
-    """The domains that `held_out` holds, `count` clips of each, with the wanted `metrics`; None is all.
+    """The domains whose `arrays` `held_out` holds, `count` clips of each, with the wanted `metrics`; None is all.
 
     Raises SettingsError if there is none, and for damaged files.
     """
     domains = []
-    for name in DOMAINS:
-        path = held_out / f"held-out-{name}.npy"
-        if not path.is_file():
-            log.print(f"No {name}: {path} is not there", soft_wrap=True)
+    for name, files in arrays.items():
+        paths = [held_out / f"{file}.npy" for file in files]
+        if missing := [path for path in paths if not path.is_file()]:
+            log.print(f"No {name}: {missing[0]} is not there", soft_wrap=True)
             continue
-        whole = load_clips(path)
+        parts = [load_clips(path) for path in paths]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         chosen = choose_clips(len(whole), count or len(whole))
         clips = to_float(whole[chosen, :CLIP_SAMPLES])
-        texts = load_texts(path.with_suffix(".txt"), len(whole))
+        texts = load_texts(paths[0].with_suffix(".txt"), len(whole))
         said = tuple(texts[i] for i in chosen) if texts else None
         wanted = None if metrics is None else tuple(metrics)
         domain = Domain(name, whole, clips, None, "no --ceiling folder given", said, wanted)
         if ceiling is not None:
-            domain = replace(domain, **load_ceiling(ceiling / f"ceiling-{name}.npy", len(whole), chosen))
+            bounds = [ceiling / f"ceiling-{file.removeprefix('held-out-')}.npy" for file in files]
+            domain = replace(domain, **load_ceiling(bounds, len(whole), chosen))
         domains.append(domain)
     if not domains:
-        names = ", ".join(f"held-out-{name}.npy" for name in DOMAINS)
+        names = ", ".join(f"{file}.npy" for files in arrays.values() for file in files)
         raise SettingsError(f"--held-out {held_out}", f"a folder with one of {names}")
     return domains
 
@@ -113,13 +123,14 @@ def load_clips(path: Path) -> np.ndarray:
     return clips
 
 
-def load_ceiling(path: Path, count: int, chosen: list[int]) -> dict[str, Any]:
+def load_ceiling(paths: Sequence[Path], count: int, chosen: list[int]) -> dict[str, Any]:
     """The fields of a Domain that hold its ceiling, for the clips `chosen` of `count`. Raises SettingsError."""
-    if not path.is_file():
-        return {"ceiling_absence": f"no {path.name} in the --ceiling folder"}
-    bound = load_clips(path)
+    if missing := [path for path in paths if not path.is_file()]:
+        return {"ceiling_absence": f"no {missing[0].name} in the --ceiling folder"}
+    bound = np.concatenate([load_clips(path) for path in paths])
     if len(bound) != count:
-        raise SettingsError(f"{path}: {len(bound)} clips", f"one for each of the {count} held out")
+        found = f"{', '.join(map(str, paths))}: {len(bound)} clips"
+        raise SettingsError(found, f"one for each of the {count} held out")
     return {"ceiling": to_float(bound[chosen]), "ceiling_absence": ""}
 
 

@@ -54,7 +54,7 @@ def main(
         "codec": [codec.decode(codec.encode(clip), seed=i) for i, clip in enumerate(clips)],
     }
     if ceiling is not None:
-        found = load_ceiling(ceiling / "ceiling-melody.npy", len(clips), list(range(len(clips))))
+        found = load_ceiling([ceiling / "ceiling-melody.npy"], len(clips), list(range(len(clips))))
         systems |= {"VAE and vocoder alone": list(found["ceiling"])} if "ceiling" in found else {}
     for baseline in BASELINES:
         if reason := explain_absence(baseline):

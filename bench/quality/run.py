@@ -35,7 +35,7 @@ from sc_runtime.spec import DecodeOptions
 
 from .baselines import BASELINES
 from .chart import draw_curves, draw_quality
-from .clips import METRICS, Domain, digest, load_domains
+from .clips import HELD_OUT, METRICS, RECORDED, Domain, digest, load_domains
 from .measure import CurvePlan, count_branches, list_samplings, measure_codebooks, measure_curves, measure_rows
 from .metrics import explain_absence
 from .results import Results, write_sampling
@@ -63,6 +63,9 @@ def main(
     ceiling: Annotated[
         Path | None, typer.Option(help="A folder of ceiling-speech.npy and so on: the clips through VAE and HiFi-GAN.")
     ] = None,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Recordings, recorded-french.npy and so on, instead of held-out clips.")
+    ] = False,
     metrics: Annotated[str, typer.Option(help="Metrics, comma-separated, or all that are installed.")] = "all",
     clips: Annotated[int | None, typer.Option(help="Clips of a domain, evenly chosen; by default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps, instead of the reference's 50.")] = None,
@@ -83,7 +86,9 @@ def main(
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The JSON; charts lie beside it. By default bench/results/quality-BUNDLE.json."),
+        typer.Option(
+            help="The JSON; charts lie beside it. By default quality-BUNDLE.json in bench/results, or recorded-BUNDLE.json."
+        ),
     ] = None,
     no_chart: Annotated[bool, typer.Option("--no-chart", help="Write no PNG.")] = False,
 ) -> None:
@@ -97,14 +102,14 @@ def main(
     if not set(precisions) <= {"float32", "bfloat16", "int8"}:
         raise SettingsError(f"--curve-precision {curve_precision}", "float32,bfloat16,int8, some of them or none")
     plan = CurvePlan(list_samplings(sampling, curve_steps, curve_guidance, curve_intervals), precisions, curve_clips)
-    domains = load_domains(held_out, ceiling, clips, parse_metrics(metrics))
+    domains = load_domains(held_out, ceiling, clips, parse_metrics(metrics), RECORDED if recorded else HELD_OUT)
     loaded = Bundle.load(locate_bundle(bundle))
     take_config(loaded)  # raises for another codec
     if loaded.manifest.precision != "float32":
         plan = replace(plan, precisions=[])  # the precision of its graphs is fixed
     codec = Codec(loaded, choose_backend(backend, threads, precision, loaded))
     count_branches(sampling, codec)  # raises for steps that cannot work
-    out = out or RESULTS / f"quality-{loaded.name}.json"
+    out = out or RESULTS / f"{'recorded' if recorded else 'quality'}-{loaded.name}.json"
     run = describe_codec(codec)
     results = Results.open(out, describe_task(loaded, domains, sampling, backend, precision))
     log.print(f"Bundle {loaded.name}: {loaded.manifest.weights}")
