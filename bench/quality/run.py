@@ -87,7 +87,7 @@ def main(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The JSON; charts lie beside it. By default quality-BUNDLE.json in bench/results, or recorded-BUNDLE.json."
+            help="The JSON; charts lie beside it. By default quality-BUNDLE or recorded-BUNDLE in bench/results."
         ),
     ] = None,
     no_chart: Annotated[bool, typer.Option("--no-chart", help="Write no PNG.")] = False,
