@@ -51,7 +51,12 @@ def main(
         str | None,
         typer.Option(help="A commit, tag or branch of the hub's repository. The bundle's manifest states the commit."),
     ] = None,
-    size: Annotated[str, typer.Option(help='"full", or "tiny" networks for tests and quick looks.')] = "full",
+    size: Annotated[
+        str,
+        typer.Option(
+            help='Of the networks: "full", "tiny" for tests and quick looks, "embedded" for the model in the package.'
+        ),
+    ] = "full",
     precision: Annotated[
         str,
         typer.Option(

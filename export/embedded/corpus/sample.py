@@ -5,11 +5,14 @@ Voice and instrument are held out: no training clip has them. The tune is the be
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
+from sc_runtime.cli.program import run_app
+from sc_runtime.files import replacing
 from sc_runtime.semanticodec.config import SAMPLE_RATE
 
 from .clips import EVALUATION_LEVEL, set_level
@@ -25,6 +28,8 @@ CLARINET = 71  #: of General MIDI, counted from 0
 BEAT = 0.25  #: seconds
 TUNE: tuple[tuple[int, float], ...] = ((64, 1), (64, 1), (65, 1), (67, 1), (67, 1), (65, 1), (64, 1), (62, 1))
 TUNE += ((60, 1), (60, 1), (62, 1), (64, 1), (64, 1.5), (62, 0.5), (62, 2))  #: (MIDI pitch, beats)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def make_sample() -> Signal:
@@ -47,7 +52,14 @@ def play_tune(length: int) -> Signal:
     return render(piece, length, reverb=False, chorus=False)
 
 
-if __name__ == "__main__":
+@app.command()
+def main(file: Annotated[Path, typer.Argument(help="The FLAC file to write.")]) -> None:
+    """Write the sample of the package."""
     import soundfile
 
-    soundfile.write(Path(sys.argv[1]), make_sample(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    with replacing(file) as temporary:
+        soundfile.write(temporary, make_sample(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    run_app(app)
