@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -25,7 +26,7 @@ class Session:
         self.name, self.refused, self.ran = name, refused, ran
 
     def io_binding(self) -> Any:
-        return Binding()
+        return Binding(self)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         if reason := self.refused.get(binding.bound["x"][3][0]):
@@ -34,7 +35,10 @@ class Session:
 
 
 class Binding:
-    def __init__(self) -> None:
+    """Keeps its session, as ONNX Runtime's does."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.bound: dict[str, Any] = {}
 
     def bind_input(self, name: str, *place: Any) -> None:
@@ -146,6 +150,72 @@ def test_a_session_that_failed_otherwise_is_opened_anew() -> None:
     call.enqueue()
     small.enqueue()
     assert len(opened) == 3 and len(opened[-1].ran) == 2
+
+
+class Memory:
+    """What a caller holds on the GPU."""
+
+
+def count_living(references: list[weakref.ref[Any]]) -> int:
+    return sum(reference() is not None for reference in references)
+
+
+def test_a_dropped_session_is_gone_before_another_is_opened() -> None:
+    """Though its failed call and a call of other shapes are bound to it, and its error is being handled."""
+    opened: list[weakref.ref[Any]] = []
+    living: list[int] = []
+
+    def load(way: Way) -> Session:
+        living.append(count_living(opened))
+        session = Session("one", {4: "Conv: out of memory"}, [])
+        opened.append(weakref.ref(session))
+        return session
+
+    sessions = Sessions(load, [(None, {})])
+    failing, small = bind(sessions, 4), bind(sessions, 1)
+    small.enqueue()
+    try:
+        failing.enqueue()
+    except BackendError as error:
+        assert "out of memory" in str(error) and "out of memory" in str(error.__cause__)
+        assert count_living(opened) == 0
+        small.enqueue()
+    with pytest.raises(BackendError):
+        failing.enqueue()
+    small.enqueue()
+    assert living == [0, 0, 0] and count_living(opened) == 1
+
+
+def test_a_variant_that_cannot_be_loaded_is_gone_before_another_is_opened() -> None:
+    halves: list[weakref.ref[Any]] = []
+    living: list[int] = []
+
+    def load(way: Way) -> Session:
+        living.append(count_living(halves))
+        half = Session("half loaded", {}, [])
+        if way[0]:
+            halves.append(weakref.ref(half))
+            raise BackendError("g.cuda.onnx: refused", "a graph it can load", "build it again")
+        return half
+
+    Sessions(load, [("cuda", {}), (None, {})])
+    assert living == [0, 0]
+
+
+def test_a_shape_without_a_plan_keeps_nothing_of_the_calls_that_met_it() -> None:
+    """Each group of windows has its own call and memory. A group that was evicted would keep its memory."""
+    sessions = Sessions(lambda way: Session("one", {3: PLANLESS}, []), [(None, {})])
+    kept: list[weakref.ref[Any]] = []
+
+    def decode() -> None:
+        memory, call = Memory(), bind(sessions, 3)
+        kept.extend([weakref.ref(memory), weakref.ref(call)])
+        with pytest.raises(BackendError, match="HEURISTIC_QUERY_FAILED"):
+            call.enqueue()
+
+    for _ in range(2):
+        decode()
+    assert count_living(kept) == 0
 
 
 @pytest.mark.parametrize(("most", "expected"), [(2, "aba"), (1, "aaa")])

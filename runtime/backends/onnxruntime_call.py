@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -27,6 +28,26 @@ Sizes = tuple[tuple[str, tuple[int, ...]], ...]  #: the shapes of all inputs and
 Tensor = tuple[str, str, tuple[Any, ...]]  #: "input" or "output", its name, and where it is bound to
 
 
+class OpenSession:
+    """A session, with the bindings of the calls that run in it.
+
+    Calls do not hold them: a binding keeps its session, and so the weights of the graph on the GPU.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self._bindings: WeakKeyDictionary[OnnxRuntimeCall, Any] = WeakKeyDictionary()
+
+    def run(self, call: OnnxRuntimeCall, tensors: Sequence[Tensor], options: Any) -> None:
+        """Run with `tensors` bound for `call`, which are bound once."""
+        if call not in self._bindings:
+            binding = self.session.io_binding()
+            for kind, name, place in tensors:
+                getattr(binding, f"bind_{kind}")(name, *place)
+            self._bindings[call] = binding
+        self.session.run_with_iobinding(self._bindings[call], options)
+
+
 class Sessions(Sequence[Any]):
     """The sessions of one graph for each of `ways`, in order of preference. `[place]` is the first one of a way.
 
@@ -39,37 +60,39 @@ class Sessions(Sequence[Any]):
     A run that failed must not be repeated in its session. A convolution notes the shape of its input before it makes
     a plan (ONNX Runtime's nn/conv.cc). With the same shape it then takes the plan as made, and asks for as many bytes
     as memory that was never written says. So a way that has no plan for some shapes is not tried with them again, and
-    a session that failed otherwise is dropped.
+    a session that failed otherwise is dropped. Nothing here keeps it then, so that its memory on the GPU is free before
+    another one is opened.
     """
 
     def __init__(self, load: Callable[[Way], Any], ways: Sequence[Way], most: int = 1) -> None:
         self._load, self._ways, self._most = load, list(ways), most
-        self._opened: dict[tuple[int, int], Any] = {}  #: by the place of the way, and by number
+        self._opened: dict[tuple[int, int], OpenSession] = {}  #: by the place of the way, and by number
         self._numbers: dict[int, dict[Sizes, int]] = {}  #: place of a way -> numbers of its sessions
-        self._planless: dict[Sizes, list[Exception]] = {}  #: of the first ways, in order
+        #: What the first ways failed with, in order. An error itself would keep the frames that it passed through, and
+        #: what their variables hold: memory on the GPU.
+        self._planless: dict[Sizes, list[str]] = {}
         try:
             self[0]
         except BackendError as error:
-            kept = [way for way in ways if way[0] != ways[0][0]]
-            if not kept:
+            self._ways = [way for way in ways if way[0] != ways[0][0]]
+            if not self._ways:
                 raise
             log.warning("the graph runs as it was exported, which is slower: %s", error)
-            self._ways = kept
-            self[0]
+        self[0]  # after the block: the error keeps what was loaded of the session that failed
 
     def __len__(self) -> int:
         return len(self._ways)
 
     def __getitem__(self, place: Any) -> Any:
-        return self._open(place, 0)
+        return self._open(place, 0).session
 
-    def take(self, place: int, sizes: Sizes) -> Any:
+    def take(self, place: int, sizes: Sizes) -> OpenSession:
         """The session of the way at `place` for these shapes. Raises BackendError if it cannot be opened."""
         return self._open(place, self._find_number(place, sizes))
 
-    def _open(self, place: int, number: int) -> Any:
+    def _open(self, place: int, number: int) -> OpenSession:
         if (place, number) not in self._opened:
-            self._opened[place, number] = self._load(self._ways[place])
+            self._opened[place, number] = OpenSession(self._load(self._ways[place]))
         return self._opened[place, number]
 
     def _find_number(self, place: int, sizes: Sizes) -> int:
@@ -80,21 +103,24 @@ class Sessions(Sequence[Any]):
         return numbers[sizes]
 
     def find_place(self, sizes: Sizes) -> int:
-        """The place of the first way that may have a plan for these shapes. Raises the last way's error if none has."""
-        errors = self._planless.get(sizes, [])
-        if len(errors) == len(self):
-            raise errors[-1]
-        return len(errors)
+        """The place of the first way that may have a plan for these shapes.
 
-    def note_failure(self, place: int, sizes: Sizes, error: Exception) -> bool:
+        Raises RuntimeError, with what the last way failed with, if none has.
+        """
+        reasons = self._planless.get(sizes, [])
+        if len(reasons) == len(self):
+            raise RuntimeError(reasons[-1])
+        return len(reasons)
+
+    def note_failure(self, place: int, sizes: Sizes, reason: str) -> bool:
         """Take note that a run with these shapes failed at `place`. Returns whether cuDNN had no plan."""
-        if NO_PLAN not in str(error):
+        if NO_PLAN not in reason:
             self._opened.pop((place, self._find_number(place, sizes)), None)
             return False
         self._numbers.get(place, {}).pop(sizes, None)  # other shapes may have the session
-        errors = self._planless.setdefault(sizes, [])
-        if len(errors) == place:
-            errors.append(error)
+        reasons = self._planless.setdefault(sizes, [])
+        if len(reasons) == place:
+            reasons.append(reason)
         return True
 
 
@@ -121,7 +147,6 @@ class OnnxRuntimeCall:
     ) -> None:
         self._sessions, self._graph = sessions, graph
         self._sizes: Sizes = tuple((name, tuple(shapes[name])) for name in (*entry.inputs, *entry.outputs))
-        self._session: Any = None
         self._tensors: list[Tensor] = []
         for kind, specs in (("input", entry.inputs), ("output", entry.outputs)):
             for name, spec in specs.items():
@@ -137,19 +162,11 @@ class OnnxRuntimeCall:
             place = NO_PLACE
             try:
                 place = self._sessions.find_place(self._sizes)
-                self._bind(self._sessions.take(place, self._sizes))
-                return self._session.run_with_iobinding(self._binding, self._options)
+                return self._sessions.take(place, self._sizes).run(self, self._tensors, self._options)
             except BackendError:  # a session that cannot be opened
                 raise
             except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-                if place == NO_PLACE or not self._sessions.note_failure(place, self._sizes, error):
+                error.__traceback__ = None  # its frames keep the session, which may have to go
+                if place == NO_PLACE or not self._sessions.note_failure(place, self._sizes, str(error)):
                     what = f"ONNX Runtime failed on {self._graph}"
                     raise describe_failure(what, error, memory="the GPU's memory") from error
-
-    def _bind(self, session: Any) -> None:
-        """Bind the tensors to `session`, unless they are."""
-        if session is self._session:
-            return
-        self._session, self._binding = session, session.io_binding()
-        for kind, name, place in self._tensors:
-            getattr(self._binding, f"bind_{kind}")(name, *place)
