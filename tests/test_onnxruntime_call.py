@@ -5,15 +5,19 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sc_runtime.backends import onnxruntime_call
 from sc_runtime.backends.onnxruntime_call import NO_PLAN, OnnxRuntimeCall, Sessions, Way
+from sc_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Provider
 from sc_runtime.bundle.manifest import GraphEntry
+from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import BackendError
 from sc_runtime.spec import TensorSpec
+from tests.emulated_device import EmulatedDevice
 
 SPEC = TensorSpec("float16", ("batch", 5))
 ENTRY = GraphEntry(("g.onnx",), {"x": SPEC}, {"y": SPEC}, "recipe", 0.0)
@@ -200,6 +204,28 @@ def test_a_variant_that_cannot_be_loaded_is_gone_before_another_is_opened() -> N
 
     Sessions(load, [("cuda", {}), (None, {})])
     assert living == [0, 0]
+
+
+def test_a_graph_that_cannot_be_recorded_is_gone_before_it_is_opened_again(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves: list[weakref.ref[Any]] = []
+    living: list[int] = []
+
+    def load(backend: Any, bundle: Bundle, graph: str, records: bool, way: Way) -> Session:
+        living.append(count_living(halves))
+        half = Session("half loaded", {}, [])
+        if records:
+            halves.append(weakref.ref(half))
+            raise BackendError("a graph with a loop", "one that can be recorded")
+        return half
+
+    monkeypatch.setattr(OnnxRuntimeCudaBackend, "_load", load)
+    gpu: Any = EmulatedDevice(None)
+    backend = OnnxRuntimeCudaBackend(gpu, Provider("CUDAExecutionProvider", "cuda"))
+    graph = backend.open(Bundle.load(tiny_bundle), "tunet_step")
+    assert living == [0, 0]
+    assert not graph.records_itself and "a graph with a loop" in str(graph.explain_capture(batch=1))
 
 
 def test_a_shape_without_a_plan_keeps_nothing_of_the_calls_that_met_it() -> None:

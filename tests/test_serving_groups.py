@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,62 @@ def test_a_request_that_fails_takes_no_other_with_it() -> None:
     assert isinstance(found[1], BackendError)
     for number, window in ((0, 1), (2, 2), (3, 3)):
         assert np.unique(np.concatenate(found[number])).tolist() == [window]
+
+
+class Memory:
+    """What a call to the networks holds."""
+
+
+def test_what_a_failed_group_held_is_free_before_a_request_is_decoded_alone() -> None:
+    held: list[weakref.ref[Memory]] = []
+    living: list[int] = []
+
+    class Remembering(FakeModel):
+        def decode_windows(self, windows: list[int], report: Callable[[], None]) -> Iterator[Iterable[np.ndarray]]:
+            living.append(sum(reference() is not None for reference in held))
+            memory = Memory()
+            held.append(weakref.ref(memory))
+            return super().decode_windows(windows, report)
+
+    model = Remembering()
+    run(model, [make_plan(1), make_plan(-1)])
+    assert model.groups[:2] == [[1, -1], [1]] and living[:2] == [0, 0]
+
+
+def test_a_codec_that_cannot_be_loaded_leaves_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server stays up and answers 503. What was loaded must not stay in memory meanwhile."""
+    held: list[weakref.ref[Memory]] = []
+
+    def load(*arguments: Any, **options: Any) -> Codec:
+        networks = Memory()
+        held.append(weakref.ref(networks))
+        try:
+            raise MemoryError("of the library")
+        except MemoryError as error:
+            raise BackendError("a graph", "more memory") from error
+
+    monkeypatch.setattr(Codec, "load", load)
+
+    async def main() -> None:
+        service = service_module.Service(settings_module.ServeSettings())
+        service.start()
+        await service.loaded.wait()
+        assert service.state == "failed" and "more memory" in str(service.failure)
+        await service.stop()
+        assert held[0]() is None
+
+    anyio.run(main)
+
+
+def test_requests_that_take_too_long_are_refused_by_errors_of_their_own() -> None:
+    """An error that is raised again and again keeps the frames of every request that raised it."""
+
+    async def main() -> None:
+        admission = service_module.Service(settings_module.ServeSettings()).admission
+        with admission.admit() as first, admission.admit() as second:
+            assert first.problem is not second.problem and str(first.problem) == str(second.problem)
+
+    anyio.run(main)
 
 
 def test_a_decoding_waits_a_little_for_requests_that_are_being_read() -> None:

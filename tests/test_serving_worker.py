@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,34 @@ def test_a_window_that_fails_fails_alone_and_one_that_was_left_is_not_run() -> N
     with pytest.raises(BackendError):
         futures[1].result(0)
     assert batcher.model.batches == [3, 1, 1, 1]
+
+
+class Memory:
+    """What a call to the networks holds."""
+
+
+class Remembering(FakeModel):
+    """It counts, at the begin of each batch, what earlier calls still hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[weakref.ref[Memory]] = []
+        self.living: list[int] = []
+
+    def encode_windows(self, windows: list[np.ndarray], config: Any, options: EncodeOptions) -> list[np.ndarray]:
+        self.living.append(sum(reference() is not None for reference in self.held))
+        memory = Memory()
+        self.held.append(weakref.ref(memory))
+        return super().encode_windows(windows, config, options)
+
+
+def test_what_a_failed_batch_held_is_free_before_its_windows_are_tried_alone() -> None:
+    model = Remembering()
+    batcher = batcher_module.EncodeBatcher(model, 4, 10.0, lambda: None, lambda count: None)
+    futures = [batcher.submit(CONFIG, OPTIONS, window(value)) for value in (1, 2, -1)]
+    batcher.run()
+    assert [future.exception(0) is None for future in futures] == [True, True, False]
+    assert model.batches == [3, 1, 1, 1] and model.living == [0, 0, 0, 0]
 
 
 def test_encoding_and_decoding_share_the_time() -> None:

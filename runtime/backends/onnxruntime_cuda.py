@@ -130,8 +130,9 @@ class OnnxRuntimeCudaBackend:
         except BackendError as error:
             if not records:
                 raise
-            sessions = Sessions(partial(self._load, bundle, graph, False), ways)
             refusal = first_line(error)
+        if refusal:  # after the block: the error keeps what was loaded of the session that failed
+            sessions = Sessions(partial(self._load, bundle, graph, False), ways)
         prepare = partial(OnnxRuntimeCall, sessions, graph, entry, self.provider.memory)
         record = partial(prepare, recorded=True) if records and spec.repeats and not refusal else None
         explain = partial(self._explain_capture, bundle, graph, refusal)

@@ -26,7 +26,7 @@ class Ticket:
     def __init__(self, admission: Admission, scope: anyio.CancelScope) -> None:
         self.admission, self.scope = admission, scope
         self.started = time.perf_counter()
-        self.problem: ProblemError | None = admission.late
+        self.problem: ProblemError | None = admission.explain_timeout()
         self.at_end: list[Callable[[], None]] = []
         self.is_stream = False
 
@@ -51,8 +51,6 @@ class Admission:
         self.streams = 0
         self.is_open = True
         self.mean_seconds = 1.0  #: of a request, from its arrival to its end
-        given, expected = f"a request of more than {limits.request_seconds:g} s", "an answer within that time"
-        self.late = ProblemError(504, "timeout", given, expected, "send less, or ask for fewer steps")
 
     @contextmanager
     def admit(self) -> Iterator[Ticket]:
@@ -72,6 +70,11 @@ class Admission:
                 yield ticket
             finally:
                 self.release(ticket)
+
+    def explain_timeout(self) -> ProblemError:
+        """The answer to one request that takes too long. An error keeps the frames of all who have raised it."""
+        given = f"a request of more than {self.limits.request_seconds:g} s"
+        return ProblemError(504, "timeout", given, "an answer within that time", "send less, or ask for fewer steps")
 
     def release(self, ticket: Ticket) -> None:
         self.tickets.discard(ticket)

@@ -89,12 +89,14 @@ class EncodeBatcher(Announcements):
     def encode(self, batch: list[WaitingWindow], options: EncodeOptions) -> None:
         """Encode `batch` together. If that fails, each alone, so that only a faulty window fails."""
         started = time.perf_counter()
+        found: list[np.ndarray] | None = None
         try:
             found = self.model.encode_windows([each.window for each in batch], batch[0].config, options)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].codes.set_exception(error)
                 return
+        if found is None:  # after the block: the error keeps what the networks worked in
             for each in batch:
                 self.encode([each], options)
             return

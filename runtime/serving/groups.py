@@ -67,12 +67,15 @@ class DecodeGroups(Announcements):
         assert self.model is not None
         parts = self.choose_parts(current, self.model.decode_batch)
         started = time.perf_counter()
+        failed = False
         try:
             run_group(self.model, parts)
         except Exception as error:
             if len(parts) == 1:
                 raise
             log.warning("a group of %d decodings failed; each is decoded alone", len(parts), exc_info=error)
+            failed = True
+        if failed:  # after the block: the error keeps what the networks worked in
             parts = parts[:1]
             run_group(self.model, parts)
         self.report(sum(count for _, count in parts))

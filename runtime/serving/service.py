@@ -54,6 +54,8 @@ class Service:
                 self.use_codec(load_codec(chosen.bundle))
             except Exception as error:
                 log.error("the codec could not be loaded", exc_info=error)
+                # Its frames, and those of the errors before it, keep what was loaded of the codec.
+                error.__traceback__ = error.__cause__ = error.__context__ = None
                 self.failure = error
             loop.call_soon_threadsafe(self.loaded.set)
 
