@@ -66,6 +66,34 @@ def test_a_trial_runs_once_for_all_processes(
     assert [command[-1] for command in commands] == ["batch=2", "batch=14"]
 
 
+@pytest.mark.parametrize(
+    "failure", ["a trial failed: timed out after 120 seconds", "a trial ended with code 1: out of memory"]
+)
+@pytest.mark.parametrize("kept_by_an_older_version", [False, True])
+def test_a_trial_that_gave_no_results_is_tried_again_in_the_next_process(
+    failure: str, kept_by_an_older_version: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU may have been full or busy. In the same process the trial is not repeated: it may take minutes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answers: list[tuple[str | None, str]] = [(None, failure), (GOOD, "")]
+    monkeypatch.setattr(capture_trial, "run_child", lambda command, seconds: answers.pop(0))
+    bundle: Any = SimpleNamespace(path=Path("bundle"), list_hashes=lambda graph: ["12"])
+    explain = partial(explain_refusal, "1.31.1", "NVIDIA H200", bundle, "tunet_step", {"batch": 2})
+
+    def start_process() -> None:
+        monkeypatch.setattr(capture_trial, "_failures", {})
+
+    start_process()
+    if kept_by_an_older_version:
+        key = f"capture-{capture_trial.make_key('1.31.1', 'NVIDIA H200', ['12'], ['batch=2'])}"
+        capture_trial.OUTCOMES.write(key, failure.encode())
+    assert [explain(), explain()] == [failure, failure]
+    start_process()
+    assert explain() is None
+    start_process()
+    assert explain() is None and not answers
+
+
 class Doubling:
     """A graph y = 2 x on the emulated device. With `stale` every run repeats the first one's result."""
 
