@@ -26,11 +26,15 @@ def enter_copy(carry: Path, code: str = CODE) -> str:
     """Shell code that copies the checkout to `code`, unless a call has, and goes there. It sets CARRY.
 
     Each call replaces the working tree. A process that outlives its call, and imports modules later, would not find
-    them there: so it has to run from a copy. `carry`, the folder of what travels, is not copied.
+    them there: so it has to run from a copy. `carry`, the folder of what travels, is not copied. The call ends if the
+    copy fails, and leaves no part of one.
     """
     pack = f"tar --exclude=./.git --exclude=./{carry} -cf - ."
-    made = f"(rm -rf {code}.new; mkdir {code}.new; {pack} | tar -xC {code}.new; mv {code}.new {code})"
-    return f'export CARRY=$(realpath {carry}) OUT=$(realpath "$OUT"); [ -d {code} ] || {made}; cd {code}; '
+    new = f"{code}.new"
+    made = f"(set -o pipefail; rm -rf {new} && mkdir {new} && {pack} | tar -xC {new} && mv {new} {code})"
+    failed = f"{{ rm -rf {new}; echo 'the checkout could not be copied to {code}' >&2; exit 1; }}"
+    paths = f'export CARRY=$(realpath {carry}) OUT=$(realpath "$OUT")'
+    return f"{paths}; [ -d {code} ] || {made} || {failed}; cd {code} || exit 1; "
 
 
 def print_calls(calls: Sequence[Call], aside: Sequence[str], results: str) -> None:

@@ -37,19 +37,22 @@ def main(carry: Path, site: Path) -> None:
 
 
 def link_package(site: Path) -> None:
-    """`sc_runtime` as links to the checkout: nothing is built. Links to this checkout stay: a process may use them."""
+    """`sc_runtime` as links to the checkout: nothing is built.
+
+    Links stay as they are if they are those of this checkout: a process may use them.
+    """
     package = site / "sc_runtime"
-    if (package / "__init__.py").resolve() == ROOT / "runtime" / "__init__.py":
+    links = {path.name: path for path in (ROOT / "runtime").iterdir() if path.name != "__pycache__"}
+    links |= {name: ROOT / folder for name, folder in INSIDE.items()}
+    there = list(package.iterdir()) if package.is_dir() else []
+    if {path.name: path.readlink() for path in there if path.is_symlink()} == links:
         return
     made = site / "sc_runtime.new"
     for old in (made, package):
         shutil.rmtree(old, ignore_errors=True)
     made.mkdir()
-    for path in (ROOT / "runtime").iterdir():
-        if path.name != "__pycache__":
-            (made / path.name).symlink_to(path)
-    for name, folder in INSIDE.items():
-        (made / name).symlink_to(ROOT / folder)
+    for name, path in links.items():
+        (made / name).symlink_to(path)
     made.rename(package)
 
 

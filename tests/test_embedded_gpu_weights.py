@@ -151,22 +151,60 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert plan.Plan.read(tmp_path) == written
 
 
-@pytest.mark.parametrize(("trial", "works"), [("pass", True), ("raise SystemExit(1)", False)])
-def test_the_card_is_shared_where_a_trial_succeeds(
-    trial: str, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A script stands in for the control program: it writes down what it is asked to do."""
-    control, asked, said = tmp_path / sharing.CONTROL, tmp_path / "asked", []
-    control.write_text(f'#!/bin/sh\necho "$@" "${sharing.PIPES}" >> {asked}\n[ "$1" = -d ] || cat >> {asked}\n')
-    control.chmod(0o755)
+CONTROL_PROGRAM = """\
+#!/bin/sh
+here=$(dirname "$0") running="$CUDA_MPS_PIPE_DIRECTORY/control"
+if [ "$1" = -d ]; then
+    echo "-d $CUDA_MPS_PIPE_DIRECTORY" >> "$here/asked"
+    [ -e "$running" ] && { echo An instance of this daemon is already running >&2; exit 1; }
+    touch "$running"
+else
+    [ -e "$running" ] || { echo Cannot find MPS control daemon process >&2; exit 1; }
+    read question
+    echo "$question" >> "$here/asked"
+    [ "$question" = quit ] && rm "$running" || true
+fi
+"""  #: stands in for the control program; it writes down what a running or a starting service is asked
+
+
+@pytest.fixture
+def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the stand-in for the control program writes down what it is asked."""
+    program = tmp_path / sharing.CONTROL
+    program.write_text(CONTROL_PROGRAM)
+    program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     for name in (sharing.PIPES, sharing.LOGS):
         monkeypatch.setenv(name, "")
+    return tmp_path / "asked"
+
+
+@pytest.mark.parametrize(("trial", "works"), [("pass", True), ("raise SystemExit(1)", False)])
+def test_the_card_is_shared_where_a_trial_succeeds(
+    trial: str, works: bool, control: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
     sharing.share_card(tmp_path / "work", said.append, trial)
     pipes = str(tmp_path / "work" / "mps")
-    assert asked.read_text().splitlines() == [f"-d {pipes}", *([] if works else [pipes, "quit"])]
+    assert control.read_text().splitlines() == [f"-d {pipes}", *([] if works else ["quit"])]
     assert os.environ[sharing.PIPES] == (pipes if works else "")
     assert said == ["the stages share the card"] if works else "take turns" in said[0]
+
+
+@pytest.mark.parametrize(("trial", "works"), [("pass", True), ("raise SystemExit(1)", False)])
+def test_a_second_training_leaves_the_service_of_the_first_running(
+    trial: str, works: bool, control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It uses the service if its trial succeeds."""
+    said: list[str] = []
+    sharing.share_card(tmp_path / "work", said.append, "pass")
+    for name in (sharing.PIPES, sharing.LOGS):  # of another process
+        monkeypatch.setenv(name, "")
+    sharing.share_card(tmp_path / "work", said.append, trial)
+    pipes = tmp_path / "work" / "mps"
+    assert control.read_text().splitlines() == [f"-d {pipes}", "get_server_list"]
+    assert os.environ[sharing.PIPES] == (str(pipes) if works else "")
+    assert said[1] == "the stages share the card" if works else "take turns" in said[1]
 
 
 def test_without_the_program_the_stages_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

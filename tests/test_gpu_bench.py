@@ -330,6 +330,11 @@ def test_pieces_are_joined_and_the_package_is_linked(tmp_path: Path) -> None:
     assert (site / "sc_runtime").stat().st_ino == linked  # a process of the first call may use it
     assert (site / "onnxruntime" / "__init__.py").read_text().startswith("__version__ = '1'")
     assert not (site / "onnxruntime" / "transformers").exists()
+    (site / "sc_runtime" / "tokens.py").unlink()  # as if the checkout had got it after the links were made
+    (site / "sc_runtime" / "gone.py").symlink_to(ROOT / "runtime" / "gone.py")
+    subprocess.run(install, capture_output=True, check=True)
+    linked_names = {path.name for path in (site / "sc_runtime").iterdir()}
+    assert "tokens.py" in linked_names and "gone.py" not in linked_names
     found = subprocess.run(
         [sys.executable, "-c", "import sc_runtime.export, sc_runtime; print(sc_runtime.__file__)"],
         env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]},
@@ -365,6 +370,30 @@ def test_a_process_that_outlives_its_call_finds_its_modules(tmp_path: Path) -> N
     while (said := (tmp_path / "log").read_text()) == "" and time.monotonic() < until:
         time.sleep(0.05)
     assert said == "found\n"
+
+
+def test_a_copy_that_failed_half_way_is_made_again(tmp_path: Path) -> None:
+    """The disk is full at the first call: a `tar` that stops early stands for that."""
+    tree, code, programs = (tmp_path / name for name in ("tree", "code", "programs"))
+    for folder in (tree / ".carry", programs):
+        folder.mkdir(parents=True)
+    for name in "abc":
+        (tree / name).write_bytes(bytes(100_000))
+    tar = programs / "tar"
+    real = shutil.which("tar")
+    tar.write_text(f'#!/bin/sh\n[ "$1" = -xC ] || exec {real} "$@"\nhead -c 150000 | {real} "$@" 2>/dev/null\nexit 2\n')
+    tar.chmod(0o755)
+
+    def call(path: str) -> subprocess.CompletedProcess[str]:
+        command = enter_copy(Path(".carry"), str(code)) + "pwd; ls"
+        environment = os.environ | {"OUT": ".", "PATH": path}
+        return subprocess.run(["bash", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
+
+    failed = call(f"{programs}:{os.environ['PATH']}")
+    assert failed.returncode != 0 and failed.stdout == ""
+    assert "the checkout could not be copied" in failed.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "tree"]
+    assert call(os.environ["PATH"]).stdout.split() == [str(code), "a", "b", "c"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT EMULATED: there is no g++")
@@ -487,7 +516,7 @@ def test_the_calls_to_paste_are_sized_and_one_that_is_too_large_stops(
     shown = capsys.readouterr().out.split("\nCall ")
     assert f"rm -r {' '.join(ASIDE)}" in shown[0]
     assert [call.partition(" MiB")[0].rpartition(" ")[2] for call in shown[1:]] == ["16.0", "14.0", "13.0"]
-    assert all(call.count(f"cd {CODE};") == 1 for call in shown[1:])
+    assert all(call.count(f"cd {CODE} || exit 1;") == 1 for call in shown[1:])
     assert "--only fill-semanticodec,fill-unicodec" in shown[1]
     assert "bench/gpu.py" not in shown[2]
     assert "bench/gpu.py" in shown[3] and "--only" not in shown[3] and "--out $OUT" in shown[3]

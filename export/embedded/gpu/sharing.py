@@ -23,7 +23,9 @@ TIMEOUT = 60  #: seconds for the trial, which imports torch
 def share_card(work: Path, report: Callable[[str], None], trial: str = TRIAL) -> None:
     """Start the service, with its pipes and logs in `work`, if its program is there. Processes started later use it.
 
-    A process runs `trial` first. If that fails, the service is stopped, and processes take turns, as without it.
+    A service that an earlier call started there is used as it is: a training that still runs may need it. A process
+    runs `trial` first. If that fails, processes take turns, as without the service. It is stopped if this call started
+    it.
     """
     control = shutil.which(CONTROL, path=os.pathsep.join([os.environ.get("PATH", ""), DRIVER]))
     if control is None:
@@ -32,6 +34,7 @@ def share_card(work: Path, report: Callable[[str], None], trial: str = TRIAL) ->
     folders = {PIPES: str(work / "mps"), LOGS: str(work / "mps-logs")}
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
+    used_before = any((work / "mps").iterdir())
 
     def run(command: list[str], answers: bytes | None = None) -> bool:
         environment = {**os.environ, **folders}
@@ -41,9 +44,15 @@ def share_card(work: Path, report: Callable[[str], None], trial: str = TRIAL) ->
             return False
         return done.returncode == 0
 
-    if run([control, "-d"]) and run([sys.executable, "-c", trial]):
+    # What the program answers, with a service and without one, has not been tried on a GPU.
+    runs_already = used_before and run([control], b"get_server_list\n")
+    started = not runs_already and run([control, "-d"])
+    if not runs_already and not started:
+        report(f"{control} could not be started: the stages take turns on the card")
+    elif run([sys.executable, "-c", trial]):
         os.environ.update(folders)
         report("the stages share the card")
     else:
-        run([control], b"quit\n")
+        if started:
+            run([control], b"quit\n")
         report("a program failed while it shared the card: the stages take turns on it")
