@@ -27,7 +27,7 @@ from sc_runtime.export.embedded.corpus import effects
 from sc_runtime.export.embedded.corpus.environment import TRAINED_PROGRAMS
 from sc_runtime.export.embedded.corpus.sources import SONIC_PI
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
-from sc_runtime.export.embedded.gpu import command
+from sc_runtime.export.embedded.gpu import calls, command
 from sc_runtime.export.embedded.gpu.clip_files import (
     CARRIED,
     HELD_OUT,
@@ -94,7 +94,7 @@ def pieces(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [recordings, "--clips", str(CLIPS), "--held-out", "1", "--rate", "32"]
     arguments += ["--out", str(out), "--wheels", "no"]
     assert run_command(command.app, ["pack", "--corpus", str(corpus), *arguments]) == 0
-    return out / command.PACK
+    return out / calls.PACK
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def rehearse(pack: Path, out: Path, work: Path, *options: str) -> dict[str, Any]
 
 
 def test_the_training_call_can_name_its_stages() -> None:
-    call, _ = command.list_calls(command.CARRY, ["piece0"], 8.5, "vocoder,diffusion")
+    call, _ = calls.list_calls(calls.CARRY, ["piece0"], 8.5, "vocoder,diffusion")
     assert "--minutes 8.5 --only vocoder,diffusion >/tmp/train.log" in call.command
 
 
@@ -171,33 +171,33 @@ def test_calls_bring_every_piece_and_the_last_one_trains(
     """With room for some of the clips beside the weights, so that there are several pieces."""
     first = sorted((pieces / "first").iterdir())
     room = sum(path.stat().st_size for path in first) + 400_000
-    place = tmp_path / command.PACK
+    place = tmp_path / calls.PACK
     folders = cut_pieces(first, list_clips(pieces / "opus-32", CARRIED, CLIPS), place, room)
-    clips = [zipfile.ZipFile(folder / name_archive(i)).namelist() for i, folder in enumerate(folders)]
-    assert sorted(itertools.chain(*clips)) == sorted(
+    names = [zipfile.ZipFile(folder / name_archive(i)).namelist() for i, folder in enumerate(folders)]
+    assert sorted(itertools.chain(*names)) == sorted(
         name_clip(domain, row) for domain in CARRIED for row in range(CLIPS)
     )
-    assert {name.split("-")[0] for name in clips[0]} == set(CARRIED)
+    assert {name.split("-")[0] for name in names[0]} == set(CARRIED)
     assert all(sum(path.stat().st_size for path in folder.iterdir()) <= room for folder in folders)
 
-    print_calls(command.list_calls(tmp_path, [folder.name for folder in folders], 8), command.ASIDE, "")
-    calls = capsys.readouterr().out.split("\nCall ")[1:]
-    assert len(calls) == len(folders) + 1 > 2
-    assert [" unpack /tmp/pack" in call for call in calls] == [True] + [False] * (len(calls) - 1)
-    assert [" train --pack /tmp/pack" in call for call in calls] == [False] * (len(calls) - 2) + [True, False]
-    assert "timeout_s=540" in calls[-1] and f"MiB of {LIMIT // 2**20}" in calls[-1]
+    print_calls(calls.list_calls(tmp_path, [folder.name for folder in folders], 8), calls.ASIDE, "")
+    shown = capsys.readouterr().out.split("\nCall ")[1:]
+    assert len(shown) == len(folders) + 1 > 2
+    assert [" unpack /tmp/pack" in call for call in shown] == [True] + [False] * (len(shown) - 1)
+    assert [" train --pack /tmp/pack" in call for call in shown] == [False] * (len(shown) - 2) + [True, False]
+    assert "timeout_s=540" in shown[-1] and f"MiB of {LIMIT // 2**20}" in shown[-1]
 
 
 def test_what_comes_back_in_parts_is_what_was_trained(tmp_path: Path) -> None:
     """The last call's own commands wait for a process and send its files; a part that is missing is noticed."""
-    (call,) = command.list_calls(command.CARRY, [], 1)
+    (call,) = calls.list_calls(calls.CARRY, [], 1)
     trained, returned = tmp_path / "trained", tmp_path / "returned"
     for folder in (trained, returned):
         folder.mkdir()
     contents = {name: np.random.default_rng(0).bytes(20 * 2**20) for name in ("diffusion.pt", "vocoder.pt")}
     for name, content in contents.items():
         (trained / name).write_bytes(content)
-    began = command.detach("sh -c 'sleep 1; printf end'", "train")
+    began = calls.detach("sh -c 'sleep 1; printf end'", "train")
     script = f"{began} sleep 0.2; {call.command}".replace("/tmp/train", str(tmp_path / "train"))
     environment = {**os.environ, "OUT": str(returned)}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)

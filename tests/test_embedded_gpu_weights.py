@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sc_runtime.cli.program import run_command
 from sc_runtime.errors import SettingsError
-from sc_runtime.export.embedded.gpu import captured, plan, sharing, taking
-from sc_runtime.export.embedded.gpu.command import lay_starts
+from sc_runtime.export.embedded.gpu import captured, command, plan, sharing, taking
 from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, copy_whole, write_halves
+from sc_runtime.export.embedded.gpu.starts import check_starts, lay_starts
 from sc_runtime.export.embedded.training.assembly import take_encoder
 from sc_runtime.export.embedded.training.loop import load_average, read_curves
 from sc_runtime.export.embedded.training.sizes import TRAINED
@@ -50,6 +52,48 @@ def write_stage(folder: Path, stage: str, steps: int, **more: object) -> None:
     copy_whole(whole / f"{stage}.pt", folder / f"{stage}.pt")
 
 
+@pytest.mark.parametrize("only", ["vocoder,diffusion", "tokens"])
+def test_stages_that_would_lack_weights_are_refused_before_anything_is_packed(
+    only: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped model has no encoder of the VAE. On the machine these stages were skipped."""
+    arguments = ["pack", "--corpus", "nowhere", "--wheels", "no", "--out", str(tmp_path), "--only", only]
+    assert run_command(command.app, arguments) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.match(f"error: --only {only}: .* needs the encoder of mel_vae, which .*: add mel_vae", line)
+    assert not (tmp_path / "wheels").exists()
+
+
+def test_stages_that_have_their_weights_are_accepted(tmp_path: Path) -> None:
+    def write(stage: str, network: str) -> None:
+        write_halves(tmp_path / f"{stage}.pt", {network: {"weight": torch.zeros(2)}}, {}, 0, 0.0)
+
+    for only in ("", "vocoder", "audiomae,mel_vae,tokens,diffusion"):
+        check_starts(only, tmp_path)
+    write("audiomae", "autoencoder")
+    write("mel_vae", "encoder")
+    check_starts("tokens,diffusion", tmp_path)
+    with pytest.raises(SettingsError, match="diffusion needs the acoustic_encoder of tokens"):
+        check_starts("diffusion", tmp_path)
+    write("tokens", "acoustic_encoder")
+    check_starts("diffusion", tmp_path)
+    with pytest.raises(SettingsError, match="--only mel_vae,diffusion; expected tokens too"):
+        check_starts("mel_vae,diffusion", tmp_path)
+
+
+def make_pack(folder: Path) -> tuple[Path, Path, Path]:
+    """A pack of all stages, a folder for the work, and one for what comes back."""
+    pack, work, out = folder / "pack", folder / "work", folder / "out"
+    for each in (pack, out, work / "corpus"):
+        each.mkdir(parents=True)
+    (work / "corpus" / "fbanks.npy").touch()
+    for stage in STAGES:
+        write_stage(pack, stage, 0)
+    for name in INPUTS:
+        (pack / name).write_text("of the pack")
+    return pack, work, out
+
+
 @pytest.mark.parametrize(
     ("trained", "returned", "inputs_stay"),
     [
@@ -63,17 +107,33 @@ def test_what_is_not_trained_stays_as_it_came(
     trained: tuple[str, ...], returned: set[str], inputs_stay: bool, tmp_path: Path
 ) -> None:
     """The centroids and the scale factor of the pack belong to its AudioMAE and its VAE."""
-    pack, work, out = tmp_path / "pack", tmp_path / "work", tmp_path / "out"
-    for folder in (pack, out):
-        folder.mkdir()
-    for stage in STAGES:
-        write_stage(pack, stage, 5)
-    for name in INPUTS:
-        (pack / name).write_text("of the pack")
+    pack, work, out = make_pack(tmp_path)
     lay_starts(pack, work, out, trained)
     assert {path.stem for path in out.iterdir()} == returned
     assert {path.stem for path in (work / "state").glob("*.pt")} == set(STAGES)
     assert all((work / "state" / name).exists() == inputs_stay for name in INPUTS)
+
+
+@pytest.mark.parametrize("made", ["audiomae", "mel_vae"])
+def test_tokens_of_the_pack_are_not_used_with_weights_of_an_earlier_call(made: str, tmp_path: Path) -> None:
+    """The earlier call ended before its tokens were trained."""
+    pack, work, out = make_pack(tmp_path)
+    lay_starts(pack, work, out, STAGES)
+    write_stage(work / "returned", made, 500)
+    lay_starts(pack, work, out, ("diffusion",))
+    assert not (work / "returned" / "tokens.pt").exists() and not (out / "tokens.pt").exists()
+    assert not any((work / "state" / name).exists() for name in INPUTS)
+    write_stage(work / "returned", "tokens", 7)
+    lay_starts(pack, work, out, ("diffusion",))
+    assert torch.load(out / "tokens.pt", weights_only=True)["steps"] == 7
+
+
+def test_tokens_of_the_pack_go_when_what_they_were_made_of_is_trained_after_all(tmp_path: Path) -> None:
+    pack, work, out = make_pack(tmp_path)
+    lay_starts(pack, work, out, ("vocoder",))
+    assert (out / "tokens.pt").exists()
+    lay_starts(pack, work, out, ("mel_vae", "diffusion"))
+    assert not (work / "returned" / "tokens.pt").exists() and not (out / "tokens.pt").exists()
 
 
 def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> None:

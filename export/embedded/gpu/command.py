@@ -6,7 +6,6 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,21 +14,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bench.gpu_calls import Call, count_bytes, enter_copy, print_calls
+from bench.gpu_calls import count_bytes, print_calls
 from bench.gpu_wheel import LIMIT, SPARE, count_tracked, fetch_wheels
-from bench.harness.machine import ROOT
 from bench.harness.parts import PATIENCE, Part, Parts, Session
 from bench.harness.results import describe_run
 from sc_runtime.cli.program import run_app
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.command import write_corpus
 
+from .calls import ASIDE, CARRY, MOST_PIECES, PACK, list_calls
 from .clip_files import CARRIED, HELD_OUT, INDEX, RECORDINGS, check_pieces, plan_carried, plan_sound, read_count
 from .packing import (
-    INPUTS,
     STAGES,
     copy_starts,
-    copy_whole,
     cut_pieces,
     encode_clips,
     encode_held_out,
@@ -39,17 +36,9 @@ from .packing import (
 )
 from .plan import BATCHES, REHEARSED_BATCHES, REHEARSED_SECONDS, SECONDS, Plan, parse_numbers
 from .sharing import share_card
-from .stages import ENTRY, RETURNED, STATE
-from .taking import RETURNED_TAR, join_parts, take_back
-
-CARRY = ROOT / ".carry"
-OUT = "/tmp/trained"  #: folder of the weights on the machine with the GPU
-PART_BYTES = 15 * 2**20  #: of the results; a file that comes back has at most 16 MiB
-PACK = "training"  #: folder of the pieces in `CARRY`; "wheels" is beside it
-MOST_PIECES = 5  #: calls besides the training for which there is time
-
-#: Tracked files that the training does not read. They are moved aside for the calls, to make room.
-ASIDE = ("runtime/embedded/*.data", "runtime/embedded/*.npy", "tests/golden", "tests/held_out", "bench/results")
+from .stages import ENTRY
+from .starts import check_starts, lay_starts
+from .taking import join_parts, take_back
 
 #: Tokens and diffusion come last: they wait for those that are before them.
 PARTS = tuple(
@@ -95,6 +84,8 @@ def pack(
     first = folder / "first"
     shutil.rmtree(first, ignore_errors=True)
     first.mkdir(parents=True)
+    steps = copy_starts(state, first)
+    check_starts(only, first)
     if recordings:
         encode_recordings(first / RECORDINGS)
     if wheels == "yes":
@@ -104,7 +95,6 @@ def pack(
         for domain in CARRIED:
             encode_clips(corpus, domain, clips, rate, encoded, progress)
     encode_held_out(corpus, held_out, first / HELD_OUT)
-    steps = copy_starts(state, first)
     write_index(first / INDEX, clips, recordings, steps)
     room = LIMIT - count_tracked(ASIDE) - SPARE - count_bytes(out / "wheels")
     pieces = cut_pieces(sorted(first.iterdir()), list_clips(encoded, CARRIED, clips), folder, room)
@@ -114,41 +104,6 @@ def pack(
         raise SettingsError(f"{len(pieces)} pieces", f"at most {MOST_PIECES}", "use a lower --rate or fewer --clips")
     calls = list_calls(out, [piece.name for piece in pieces], minutes, only)
     print_calls(calls, ASIDE, "python -m export.embedded.gpu take")
-
-
-def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> list[Call]:
-    """The calls, in order: each brings a piece. The first begins to make sound, the last piece's begins to train.
-
-    One more call waits for the training and brings its results, in parts that are small enough to come back. Other
-    calls can be made meanwhile, if they leave the GPU alone.
-
-    only: stages, comma-separated; "" trains all.
-    """
-    carry = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
-    prepare = f"{enter_copy(Path(carry))}export SITE=/tmp/site PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1; "
-    install = "python3 bench/gpu_install.py $CARRY $SITE; mkdir -p /tmp/pack; "
-    gpu = "python3 -m export.embedded.gpu"
-    chosen = f" --only {only}" if only else ""
-    makes = detach(f"{gpu} unpack /tmp/pack /tmp/training", "unpack")
-    folders = f"--pack /tmp/pack --work /tmp/training --out {OUT}"
-    train = detach(f"{gpu} train {folders} --minutes {minutes:g}{chosen}", "train")
-    calls = []
-    for number, piece in enumerate(pieces):
-        is_first, is_last = number == 0, piece == pieces[-1]
-        copy = f"cp $CARRY/{PACK}/{piece}/* /tmp/pack/; "
-        begin = prepare + (install + copy + makes if is_first else copy)
-        command = begin + (train if is_last else "ls -l /tmp/pack; ")
-        carried = [f"{carry}/{PACK}/{piece}", *([f"{carry}/wheels"] if is_first and (out / "wheels").exists() else [])]
-        calls.append(Call(60, carried, command + "tail -c 2000 /tmp/unpack.log"))
-    limit = min(600, round(60 * minutes) + 60)
-    wait = f"timeout {limit - 30} tail --pid=$(cat /tmp/train.pid) -f /dev/null; "
-    send = f"tar -C {OUT} -cf - . | split -b {PART_BYTES} -d - $OUT/{RETURNED_TAR}; tail -c 6000 /tmp/train.log"
-    return [*calls, Call(limit, [], wait + send)]
-
-
-def detach(command: str, name: str) -> str:
-    """Shell code that starts `command` so that it outlives the call, with its log and its PID in /tmp/NAME.*."""
-    return f"(setsid nohup {command} >/tmp/{name}.log 2>&1 </dev/null & echo $! >/tmp/{name}.pid); "
 
 
 @app.command()
@@ -217,33 +172,6 @@ def check_stages(names: str) -> None:
     """Raises SettingsError if one of the comma-separated `names` is no stage."""
     if unknown := [name for name in names.split(",") if name and name not in STAGES]:
         raise SettingsError(f"stage {unknown[0]!r}", f"of {', '.join(STAGES)}")
-
-
-def lay_starts(pack: Path, work: Path, out: Path, trained: Sequence[str]) -> None:
-    """Lay the weights of the pack where training continues from, unless an earlier call has done so.
-
-    Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The T-UNet's do not
-    before they have been trained on this call's latents. The tokens' do if they are not `trained` now. Their centroids
-    and scale factor are those of the pack unless AudioMAE or the VAE is trained.
-    """
-    state, returned = work / STATE, work / RETURNED
-    for folder in (state, returned):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not (state / "fbanks.npy").exists():
-        (state / "fbanks.npy").symlink_to(work / "corpus" / "fbanks.npy")
-    inputs_are_kept = (pack / "tokens.pt").exists() and not {"audiomae", "mel_vae"} & set(trained)
-    tokens_are_kept = inputs_are_kept and "tokens" not in trained
-    made_now = {"diffusion"} if tokens_are_kept else {"tokens", "diffusion"}
-    for name in INPUTS if inputs_are_kept else ():
-        if not (state / name).exists():
-            copy_whole(pack / name, state / name)
-    for stage in STAGES:
-        start = pack / f"{stage}.pt"
-        for folder in (state,) if stage in made_now else (state, returned):
-            if start.exists() and not (folder / start.name).exists():
-                copy_whole(start, folder / start.name)
-        if (returned / start.name).exists():
-            copy_whole(returned / start.name, out / start.name)
 
 
 @app.command()
