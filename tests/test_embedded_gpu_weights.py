@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +160,67 @@ def test_a_half_written_file_is_not_taken(tmp_path: Path) -> None:
     came = tmp_path / "came"
     write_stage(came, "vocoder", 1)
     (came / "vocoder.pt").write_bytes((came / "vocoder.pt").read_bytes()[:500])
-    with pytest.raises(SettingsError, match=r"vocoder.pt; expected a whole state of a stage"):
+    with pytest.raises(SettingsError, match=r"vocoder.pt of .*came; expected a whole state of a stage"):
         taking.take_back(came, tmp_path / "state")
     with pytest.raises(SettingsError, match=r"expected a folder with one of audiomae.pt"):
         taking.take_back(tmp_path / "nothing", tmp_path / "state")
+
+
+PART_BYTES = 4096
+
+
+def send_parts(folder: Path, **sizes: int) -> None:
+    """Files NAME.pt of so many bytes in one archive, in parts, as the last call sends them."""
+    sent = folder.with_name("sent")
+    for each in (folder, sent):
+        each.mkdir()
+    for name, size in sizes.items():
+        (sent / f"{name}.pt").write_bytes(np.random.default_rng(size).bytes(size))
+    pack = f"tar -C {sent} --sort=name -cf - . | split -b {PART_BYTES} -a 3 -d - {folder}/{taking.RETURNED_TAR}"
+    subprocess.run(["bash", "-c", pack], check=True)
+
+
+@pytest.mark.parametrize(("part", "reason"), [(0, "no part 0"), (3, "no part 3"), (9, "no part 9")])
+def test_a_part_that_is_missing_is_named(part: int, reason: str, tmp_path: Path) -> None:
+    """Python's reader stops at a header that it cannot read, as if the archive ended there."""
+    send_parts(tmp_path / "came", a=20_000, b=20_000)
+    (tmp_path / "came" / f"{taking.RETURNED_TAR}{part:03}").unlink()
+    with pytest.raises(SettingsError) as raised, taking.join_parts(tmp_path / "came"):
+        pass
+    assert reason in raised.value.given and str(tmp_path / "came") in raised.value.given
+    assert "copy" in raised.value.remedy
+
+
+def test_an_archive_without_its_end_or_with_a_hole_is_refused(tmp_path: Path) -> None:
+    """Each file ends where a part does, so that what is there looks whole without the parts after it."""
+    came, sizes = tmp_path / "came", {"a": 3072, "b": 3584, "c": 3584}
+    send_parts(came, **sizes)
+    parts = sorted(came.iterdir())
+    assert [part.stat().st_size for part in parts] == [PART_BYTES] * 5, "a folder and three files; then zeros"
+
+    def check_refused() -> None:
+        expected = r"came with \d parts of trained\.tar.*; expected a whole archive: copy"
+        with pytest.raises(SettingsError, match=expected), taking.join_parts(came):
+            pass
+
+    with taking.join_parts(came) as joined:
+        assert {path.stem: path.stat().st_size for path in joined.iterdir()} == sizes
+    for part in parts[:2]:
+        whole = part.read_bytes()
+        part.write_bytes(whole[:512] + whole[1024:])
+        check_refused()
+        part.write_bytes(whole)
+    for last in reversed(parts[1:]):
+        last.unlink()
+        if last != parts[4]:
+            check_refused()
+
+
+def test_errors_name_the_folder_that_came_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the one in which its parts were joined, which is gone when the error is printed."""
+    send_parts(tmp_path / "came", vocoder=9000)
+    assert run_command(command.app, ["take", str(tmp_path / "came"), str(tmp_path / "state")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: vocoder.pt of {tmp_path}/came; expected a whole state")
 
 
 class FakeGraph:
@@ -240,9 +298,7 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("trial", "works"), [("pass", True), ("raise SystemExit(1)", False)])
-def test_the_card_is_shared_where_a_trial_succeeds(
-    trial: str, works: bool, control: Path, tmp_path: Path
-) -> None:
+def test_the_card_is_shared_where_a_trial_succeeds(trial: str, works: bool, control: Path, tmp_path: Path) -> None:
     said: list[str] = []
     sharing.share_card(tmp_path / "work", said.append, trial)
     pipes = str(tmp_path / "work" / "mps")

@@ -45,7 +45,7 @@ def list_calls(out: Path, pieces: list[str], minutes: float, only: str = "") -> 
         calls.append(Call(60, carried, command + "tail -c 2000 /tmp/unpack.log"))
     limit = min(600, round(60 * minutes) + 60)
     wait = f"timeout {limit - 30} tail --pid=$(cat /tmp/train.pid) -f /dev/null; "
-    send = f"tar -C {OUT} -cf - . | split -b {PART_BYTES} -d - $OUT/{RETURNED_TAR}; tail -c 6000 /tmp/train.log"
+    send = f"tar -C {OUT} -cf - . | split -b {PART_BYTES} -a 3 -d - $OUT/{RETURNED_TAR}; tail -c 6000 /tmp/train.log"
     return [*calls, Call(limit, [], wait + send)]
 
 

@@ -181,7 +181,7 @@ def take(
 ) -> None:
     """Put the weights that came back where `python -m export.embedded.training` continues from and assembles."""
     with join_parts(folder) as whole:
-        taken, missing = take_back(whole, state)
+        taken, missing = take_back(whole, state, folder)
     print(f"taken: {', '.join(taken)}")
     if missing:
         print(f"not there: {', '.join(missing)}; train them with python -m export.embedded.training before `assemble`")

@@ -51,9 +51,10 @@ def lay_starts(pack: Path, work: Path, out: Path, trained: Sequence[str]) -> Non
     """Lay the weights of the pack where training continues from, unless an earlier call has done so.
 
     Those of an earlier call, or of the pack, come back too, so that what comes back is complete. The T-UNet's do not
-    before they have been trained on this call's latents. The tokens' do if they are not `trained` now. The pack's tokens,
-    with their centroids and scale factor, belong to the pack's AudioMAE and VAE: they go if one of these is trained, or
-    was by an earlier call.
+    before they have been trained on this call's latents. The tokens' do if they are not `trained` now.
+
+    The pack's tokens, with their centroids and scale factor, belong to the pack's AudioMAE and VAE. They are left out
+    if one of these is trained now, or was by an earlier call.
     """
     state, returned = work / STATE, work / RETURNED
     for folder in (state, returned):

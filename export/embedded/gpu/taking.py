@@ -23,6 +23,8 @@ from .packing import STAGES
 from .stages import LOSSES
 
 RETURNED_TAR = "trained.tar."  #: before the numbers of the parts that come back
+COPY_AGAIN = "copy all parts there again, or make the last call again"
+END_BYTES = 1024  #: zeros, at least, at the end of a tar archive
 CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, CONTEXT, SCALE_FACTOR)  #: of other weights
 
 
@@ -30,34 +32,58 @@ CACHES = ("features.npy", "semantic.npy", "latents.npy", CENTROIDS, CONTEXT, SCA
 def join_parts(folder: Path) -> Iterator[Path]:
     """A folder with the files that came back in parts in `folder`; `folder` itself if there are no parts.
 
-    Raises SettingsError if a part is missing.
+    Raises SettingsError if a part is missing or is not whole.
     """
-    parts = sorted(folder.glob(f"{RETURNED_TAR}*"))
+    parts = find_parts(folder)
     if not parts:
         yield folder
         return
-    with TemporaryDirectory() as whole:
-        joined = io.BytesIO(b"".join(part.read_bytes() for part in parts))
+    archive = b"".join(part.read_bytes() for part in parts)
+    with TemporaryDirectory() as place:
         try:
-            with tarfile.open(fileobj=joined) as archive:
-                archive.extractall(whole, filter="data")
-        except tarfile.ReadError as error:
-            have = f"{folder} with {len(parts)} parts of {RETURNED_TAR}*"
-            raise SettingsError(have, "all parts of a whole archive", str(error)) from None
-        yield Path(whole)
+            unpack_whole(archive, Path(place))
+        except tarfile.TarError as error:
+            given = f"{folder} with {len(parts)} parts of {RETURNED_TAR}* ({error})"
+            raise SettingsError(given, "a whole archive", COPY_AGAIN) from None
+        yield Path(place)
 
 
-def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
+def find_parts(folder: Path) -> list[Path]:
+    """The parts in `folder`, in order. Raises SettingsError if their numbers have a gap."""
+    found = {path.name.removeprefix(RETURNED_TAR): path for path in folder.glob(f"{RETURNED_TAR}*")}
+    parts = {int(number): path for number, path in found.items() if number.isdecimal()}
+    if missing := set(range(max(parts, default=0))) - set(parts):
+        given = f"{folder} with no part {min(missing)} of {RETURNED_TAR}*"
+        raise SettingsError(given, f"parts 0 to {max(parts)}", COPY_AGAIN)
+    return [parts[number] for number in sorted(parts)]
+
+
+def unpack_whole(archive: bytes, place: Path) -> None:
+    """Unpack `archive` to the folder `place`. Raises TarError if it is not whole.
+
+    `tarfile` stops without an error where the archive is cut between two files, and at a header that is none.
+    """
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as opened:
+        opened.extractall(place, filter="data")
+        rest = archive[opened.offset :]  # after the last file that was read
+    if len(rest) < END_BYTES or rest.strip(b"\0"):
+        raise tarfile.ReadError("the end of the archive is not where its files end")
+
+
+def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list[str], list[str]]:
     """Copy the stages in `folder` to `state`; returns the names of those that were there and of those that were not.
+
+    came: the folder that errors name, if `folder` is only where its parts were joined.
 
     The T-UNet brings the centroids and the scale factor that it was trained with. Without it those in `state` go, as
     do all that was computed from other weights. Raises SettingsError if nothing came back, if `state` holds a stage
     that came back, or if the tokens or the T-UNet were trained with other weights than those that are beside
     them.
     """
-    found = {stage: read_stage(folder, stage) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
+    came = came or folder
+    found = {stage: read_stage(folder, stage, came) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
     if not found:
-        raise SettingsError(f"{folder}", f"a folder with one of {', '.join(f'{stage}.pt' for stage in STAGES)}")
+        raise SettingsError(f"{came}", f"a folder with one of {', '.join(f'{stage}.pt' for stage in STAGES)}")
     if there := [stage for stage in found if (state / f"{stage}.pt").exists()]:
         raise SettingsError(f"{state} with {there[0]}.pt", "a folder without a training", "give a new one")
     for made in [stage for stage in ("tokens", "diffusion") if stage in found]:
@@ -83,12 +109,12 @@ def take_back(folder: Path, state: Path) -> tuple[list[str], list[str]]:
     return list(found), [stage for stage in STAGES if stage not in found]
 
 
-def read_stage(folder: Path, stage: str) -> dict[str, Any]:
-    """The state of a stage in `folder`. Raises SettingsError if it is none."""
+def read_stage(folder: Path, stage: str, came: Path) -> dict[str, Any]:
+    """The state of a stage in `folder`. Raises SettingsError, which names the folder `came`, if it is none."""
     try:
         return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-        raise SettingsError(f"{folder / stage}.pt", "a whole state of a stage", "remove it, or take another") from None
+        raise SettingsError(f"{stage}.pt of {came}", "a whole state of a stage", "remove it, or take another") from None
 
 
 def split_losses(path: Path, state: Path) -> None:
