@@ -24,6 +24,7 @@ from torch import Tensor
 from bench.harness.parts import Session, Skipped
 from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
+from sc_runtime.export.embedded.training.caching import drop
 from sc_runtime.export.embedded.training.diffusion import DiffusionStage
 from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock
 from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage
@@ -174,7 +175,7 @@ def train_vae(session: Session) -> dict[str, Any]:
     """Part: the mel VAE, until its held-out L1 is the goal. The best weights so far are written."""
     worker = Worker(session)
     for name in ("latents.npy", SCALE_FACTOR):  # of other weights, if this is not the first call
-        (worker.state / name).unlink(missing_ok=True)
+        drop(worker.state / name)
     stage = MelVaeStage(TRAINED, load_clips(worker.plan.corpus), worker.device, worker.plan.batches["mel_vae"])
     held_out = LogMel()(torch.from_numpy(read_held_out(worker.plan.pack)).float() / 32768)
     encoder, decoder = VaeEncoder(TRAINED).to(worker.device), VaeDecoder(TRAINED).to(worker.device)
@@ -236,7 +237,7 @@ def train_audiomae(session: Session) -> dict[str, Any]:
     result = worker.train(stage, review)
     started = time.monotonic()
     for name in ("features.npy", CENTROIDS, "semantic.npy"):
-        (worker.state / name).unlink(missing_ok=True)
+        drop(worker.state / name)
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     prepare_semantic(worker.state, fbanks, audiomae, TRAINED.config, len(list_sets(worker.plan.corpus)))
     return {**result, "steps": worker.count_steps("audiomae"), "prepared_in_s": round(time.monotonic() - started, 1)}
@@ -247,7 +248,7 @@ def train_tokens(session: Session) -> dict[str, Any]:
     worker = Worker(session)
     worker.wait_for("audiomae")
     worker.wait_for("mel_vae")
-    (worker.state / CONTEXT).unlink(missing_ok=True)  # of other tokens, if this is not the first call
+    drop(worker.state / CONTEXT)  # of other tokens, if this is not the first call
     stage = TokensStage(TRAINED, load_features(worker), worker.device, worker.plan.batches["tokens"])
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:

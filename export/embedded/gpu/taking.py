@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sc_runtime.errors import SettingsError
+from sc_runtime.export.embedded.training.caching import drop
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, CONTEXT, SCALE_FACTOR
 from sc_runtime.files import replacing, write_atomically
 
@@ -97,7 +98,7 @@ def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list
                 )
     state.mkdir(parents=True, exist_ok=True)
     for name in CACHES:
-        (state / name).unlink(missing_ok=True)
+        drop(state / name)
     for stage in found:
         with replacing(state / f"{stage}.pt") as temporary:
             torch.save(found[stage], temporary)
