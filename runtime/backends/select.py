@@ -73,13 +73,16 @@ def choose_backend(
 
 def choose_name(precision: str, bundle: Bundle | None) -> str | None:
     """The name of the backend that `auto` takes here; None for both CPU backends together."""
-    present = [name for name, explain in ABSENCES.items() if explain() is None]
+
+    def is_present(name: str) -> bool:
+        return ABSENCES[name]() is None  # not asked without need: to look for a GPU takes a tenth of a second
+
     if precision == "auto":
-        if "tensorrt" in present and bundle and tensorrt.has_plans(bundle):
+        if bundle and tensorrt.has_plans(bundle) and is_present("tensorrt"):
             return "tensorrt"
-        if "onnxruntime-cuda" in present:
+        if is_present("onnxruntime-cuda"):
             return "onnxruntime-cuda"
-    on_cpu = [name for name in present if name in ("openvino", "onnxruntime")]
+    on_cpu = [name for name in ("openvino", "onnxruntime") if is_present(name)]
     if len(on_cpu) == 2 and precision != "bfloat16":
         return None
     return on_cpu[0] if on_cpu else "onnxruntime"

@@ -86,6 +86,8 @@ def has_plans(bundle: Bundle) -> bool:
 
     Corruption is detected when a plan is opened.
     """
+    if not (bundle.path / FOLDER).is_dir():
+        return False  # before TensorRT and CUDA are imported
     try:
         target = choose_target(bundle)
     except CodecError:
