@@ -97,7 +97,7 @@ class Cache:
             make_folder(folder, folder.parent)
             write_atomically(path, data)
             if len(data) >= RECORDED_BYTES:
-                record_hash(path, digest)
+                HASHED.write(name_record(path, digest), digest.encode())
         except OSError as error:  # OutputError too
             report(describe_failure(folder, error))
             return
@@ -131,17 +131,18 @@ def is_intact(path: Path, data: np.ndarray) -> bool:
     digest = path.name.split(".")[1]
     if len(data) < RECORDED_BYTES:
         return hash_data(data.data) == digest
-    if HASHED.read(make_key(digest, *take_stamp(path))) is not None:
+    key = name_record(path, digest)
+    if HASHED.read(key) is not None:
         return True
     if hash_data(data.data) != digest:
         return False
-    record_hash(path, digest)
+    HASHED.write(key, digest.encode())
     return True
 
 
-def record_hash(path: Path, digest: str) -> None:
-    """Record that the file, as it is now, has this hash."""
-    HASHED.write(make_key(digest, *take_stamp(path)), digest.encode())
+def name_record(path: Path, digest: str) -> str:
+    """The key of the record that the file, as it is now, has this hash. Take it before the file is hashed."""
+    return make_key(digest, *take_stamp(path))
 
 
 def describe_failure(folder: Path, error: OSError) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +15,9 @@ RESCORED_ROWS = 1024  #: centroids compared in float64 at a time
 NORM_LIMIT = 1e18  #: bound on a vector's norm about the codebook's mean; its square is far from overflowing float32
 UNIT_ROUNDOFF = 2.0**-24  #: u of float32
 REBUILD = "rebuild the bundle from an undamaged checkpoint"  #: the remedy for a codebook
+
+#: queries [n, D], scores [n, N] to overwrite -> indices [n]
+BlockSearch = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 
 class NearestCentroid:
@@ -52,12 +58,17 @@ class NearestCentroid:
         count, width = self.codebook.shape
         check_queries(queries, width)
         nearest = np.empty(len(queries), np.int32)
+        search_block = self._choose_block_search(len(queries))
         rows = max(1, BLOCK_SCORES // count)
         scores = np.empty((min(rows, len(queries)), count), np.float32)
         for start in range(0, len(queries), rows):
             block = queries[start : start + rows]
-            nearest[start : start + rows] = self._search_block(block, scores[: len(block)])
+            nearest[start : start + rows] = search_block(block, scores[: len(block)])
         return nearest
+
+    def _choose_block_search(self, count: int) -> BlockSearch:
+        """What searches the blocks of `count` queries."""
+        return self._search_block
 
     def _search_block(self, queries: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
         """Indices [n] for `queries` [n, D]; `scores` [n, N] is overwritten with t."""

@@ -133,6 +133,29 @@ def test_a_large_file_is_hashed_once_until_it_changes(home: Path, monkeypatch: p
     assert not file.exists()
 
 
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is of the file as it was before."""
+    cache, size = Cache("kernels", ".bin"), caches.RECORDED_BYTES
+    cache.write("key", bytes(size))
+    (file,) = (home / "kernels").iterdir()
+    shutil.copyfile(file, file.with_suffix(".copy"))
+    file.with_suffix(".copy").replace(file)  # so that there is no record of it
+    hash_data = caches.hash_data
+
+    def change(data: bytes | memoryview) -> str:
+        digest = hash_data(data)
+        if len(data) == size:
+            monkeypatch.setattr(caches, "hash_data", hash_data)
+            with file.open("r+b") as opened:
+                opened.write(b"x")
+        return digest
+
+    monkeypatch.setattr(caches, "hash_data", change)
+    cache.read("key")
+    assert cache.read("key") is None
+    assert not file.exists()
+
+
 def test_what_cannot_be_touched_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of another user, or a disk that cannot be written to."""
     cache = Cache("kernels", ".bin")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sc_runtime.caches import HASHED, make_key, take_stamp
+from sc_runtime.caches import HASHED, name_record
 from sc_runtime.config import CodecConfig
 from sc_runtime.errors import BundleError, SettingsError, first_line
 from sc_runtime.spec import CodecSpec
@@ -159,7 +159,7 @@ class Bundle:
     def verify_hash(self, file: str, sha256: str, remedy: str) -> None:
         """Compare the hash of `file` with `sha256`, once. Raises BundleError, which names the file."""
         path = self.path / file
-        key = make_key(sha256, *take_stamp(path))
+        key = name_record(path, sha256)
         if key in self._verified:
             return
         if HASHED.read(key) is None:

@@ -84,8 +84,8 @@ class OpenVinoGraph:
         key = None if self.identity is None else make_key(*self.identity, sorted(fixed.items()), form)
 
         def make() -> Any:
-            with MAKING:
-                model = read_for(self.read, fixed, self.shared)  # anew: compilation changes it, its own weights stay
+            with MAKING:  # anew each time: compilation changes the model, and only the compiled weights stay
+                model = read_for(self.read, fixed, self.shared)
                 if self.rewritten:
                     rewrite(model, bfloat16=self.settings["INFERENCE_PRECISION_HINT"] == "bf16")
             return model

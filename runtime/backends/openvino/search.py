@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sc_runtime import centroids
-from sc_runtime.centroids import NearestCentroid, check_queries
+from sc_runtime.centroids import BlockSearch, NearestCentroid
 from sc_runtime.once import OnceEach
 
 from .graphs import explained_failures
@@ -33,26 +32,21 @@ class OpenVinoNearestCentroid(NearestCentroid):
         self.core, self.settings = core, settings
         self._models: OnceEach[str, Any] = OnceEach()
 
-    def search(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-        count, width = self.codebook.shape
-        check_queries(queries, width)
-        if len(queries) < self.least_queries or count < 2:
-            return super().search(queries)
-        nearest, clear = np.empty(len(queries), np.int32), np.empty(len(queries), bool)
-        rows = max(1, centroids.BLOCK_SCORES // count)
-        for start in range(0, len(queries), rows):
-            block = slice(start, start + rows)
-            nearest[block], clear[block] = self._screen(queries[block])
-        nearest[~clear] = super().search(queries[~clear])
-        return nearest
+    def _choose_block_search(self, count: int) -> BlockSearch:
+        few = count < self.least_queries or len(self.codebook) < 2
+        return super()._choose_block_search(count) if few else self._screen_block
 
-    def _screen(self, queries: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """The index [n] of the largest t of `queries` [n, D], and whether it is surely the nearest centroid."""
+    def _screen_block(self, queries: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """As `_search_block`, which searches the queries that OpenVINO does not decide."""
         centred, norms = self._centre(queries)
         with explained_failures({"queries": centred.shape}):
             best, places = infer(self._models.get("model", self._compile), centred)
         first, second = best.T.astype(np.float64)
-        return places[:, 0], second < first - 2 * self._error_bound(norms)
+        nearest = np.array(places[:, 0])
+        unclear = np.flatnonzero(~(second < first - 2 * self._error_bound(norms)))
+        if len(unclear):
+            nearest[unclear] = self._search_block(queries[unclear], scores[: len(unclear)])
+        return nearest
 
     def _compile(self) -> Any:
         from openvino import Model, opset13
