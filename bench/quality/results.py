@@ -22,6 +22,16 @@ ALL = "all"  #: the domains together
 CODEC, CEILING, FLOOR, SEMANTIC = "codec", "ceiling", "floor", "no acoustic tokens"  #: rows; other codecs add theirs
 DISTANCES = ("mel", "stft")  #: metrics of which less is better
 SETTING = ("sampling", "backend", "precision")  #: fields that identify a point of the curves
+#: (row, domain, metric) -> what the embedded model should reach: at least this STOI, at most this mel distance.
+GOALS = {
+    (CODEC, "speech", "stoi"): 0.75,
+    (CEILING, "speech", "stoi"): 0.92,
+    (CODEC, "speech", "mel"): 1.9,
+    (CODEC, "music", "mel"): 1.7,
+    (CODEC, "sound", "mel"): 1.7,
+}
+#: The codecs that it should be no worse than, by domain and metric.
+RIVALS = {("speech", "stoi"): "Codec2 700C", ("music", "mel"): "Opus 6k", ("sound", "mel"): "Opus 6k"}
 
 
 class Results:
@@ -181,18 +191,6 @@ def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[di
         "loss_percent": percent * loss,
         "standard_error_percent": None if np.isnan(error) else percent * error,
     }
-
-
-#: (row, domain, metric) -> what the embedded model should reach: at least this STOI, at most this mel distance.
-GOALS = {
-    (CODEC, "speech", "stoi"): 0.75,
-    (CEILING, "speech", "stoi"): 0.92,
-    (CODEC, "speech", "mel"): 1.9,
-    (CODEC, "music", "mel"): 1.7,
-    (CODEC, "sound", "mel"): 1.7,
-}
-#: The codecs that it should be no worse than, by domain and metric.
-RIVALS = {("speech", "stoi"): "Codec2 700C", ("music", "mel"): "Opus 6k", ("sound", "mel"): "Opus 6k"}
 
 
 def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -26,13 +26,12 @@ from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
 from sc_runtime.export.embedded.training.caching import drop
 from sc_runtime.export.embedded.training.diffusion import DiffusionStage
-from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock
+from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock, read_state
 from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder
 from sc_runtime.export.embedded.training.preparation import (
     CENTROIDS,
-    CONTEXT,
     SCALE_FACTOR,
     load_clips,
     load_weights,
@@ -124,7 +123,7 @@ class Worker:
         path = self.returned / f"{stage}.pt"
         if not path.exists():
             return None
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["averages"].get(network)
+        return read_state(path)["averages"].get(network)
 
     def need(self, stage: str, network: str) -> dict[str, Tensor]:
         """`load`; raises Skipped if there are none."""
@@ -161,7 +160,7 @@ def restart() -> NoReturn:
 
 def read_head(path: Path, name: str) -> float:
     """The number `name` of a stage's state; 0 if there is no state."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name] if path.exists() else 0
+    return read_state(path)[name] if path.exists() else 0
 
 
 def states_of(averages: Mapping[str, Average], stage: Stage) -> tuple[Networks, Networks]:
@@ -174,8 +173,7 @@ def states_of(averages: Mapping[str, Average], stage: Stage) -> tuple[Networks, 
 def train_vae(session: Session) -> dict[str, Any]:
     """Part: the mel VAE, until its held-out L1 is the goal. The best weights so far are written."""
     worker = Worker(session)
-    for name in ("latents.npy", SCALE_FACTOR):  # of other weights, if this is not the first call
-        drop(worker.state / name)
+    drop(worker.state / SCALE_FACTOR)  # of other weights, if this is not the first call
     stage = MelVaeStage(TRAINED, load_clips(worker.plan.corpus), worker.device, worker.plan.batches["mel_vae"])
     held_out = LogMel()(torch.from_numpy(read_held_out(worker.plan.pack)).float() / 32768)
     encoder, decoder = VaeEncoder(TRAINED).to(worker.device), VaeDecoder(TRAINED).to(worker.device)
@@ -236,8 +234,7 @@ def train_audiomae(session: Session) -> dict[str, Any]:
 
     result = worker.train(stage, review)
     started = time.monotonic()
-    for name in ("features.npy", CENTROIDS, "semantic.npy"):
-        drop(worker.state / name)
+    drop(worker.state / CENTROIDS)  # of other weights, if this is not the first call
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     prepare_semantic(worker.state, fbanks, audiomae, TRAINED.config, len(list_sets(worker.plan.corpus)))
     return {**result, "steps": worker.count_steps("audiomae"), "prepared_in_s": round(time.monotonic() - started, 1)}
@@ -248,7 +245,6 @@ def train_tokens(session: Session) -> dict[str, Any]:
     worker = Worker(session)
     worker.wait_for("audiomae")
     worker.wait_for("mel_vae")
-    drop(worker.state / CONTEXT)  # of other tokens, if this is not the first call
     stage = TokensStage(TRAINED, load_features(worker), worker.device, worker.plan.batches["tokens"])
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER
+from sc_runtime.export.embedded.training.loop import read_state
 
 from .packing import INPUTS, STAGES, copy_whole
 from .stages import RETURNED, STATE, read_head
@@ -44,7 +43,7 @@ def check_starts(only: str, folder: Path) -> None:
 
 def has_average(path: Path, network: str) -> bool:
     """Whether the state of a stage has averaged weights of `network`."""
-    return path.exists() and network in torch.load(path, map_location="cpu", weights_only=True, mmap=True)["averages"]
+    return path.exists() and network in read_state(path)["averages"]
 
 
 def lay_starts(pack: Path, work: Path, out: Path, trained: Sequence[str]) -> None:

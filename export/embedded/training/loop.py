@@ -221,7 +221,13 @@ def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
     path = folder / f"{stage}.pt"
     if not path.exists():
         raise SettingsError(f"no {path}", f"a trained stage {stage}", f"train stage {stage} first")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["averages"][network]
+    return read_state(path)["averages"][network]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a stage in `path`, its tensors mapped from the file."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def load_encoder(folder: Path) -> dict[str, Tensor]:
