@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def served(tiny_bundle: Path) -> Iterator[Any]:
 
 def connect(served: Any, **arguments: Any) -> Any:
     return client_module.connect(served.socket_url, **arguments)
+
+
+def send_all(connection: Any, messages: Iterable[str | bytes]) -> None:
+    """Sends the messages, or as many as the server reads: it may refuse one and close while the next is sent."""
+    with contextlib.suppress(websockets.ConnectionClosed):
+        for message in messages:
+            connection.send(message)
 
 
 def read_all(connection: Any) -> tuple[list[dict[str, Any]], list[bytes]]:
@@ -135,8 +143,7 @@ def test_segments_are_encoded_as_they_arrive(served: Any, codec: Codec, speech: 
 def test_close_codes(served: Any, codec: Codec, messages: list[Any], code: int, given: str) -> None:
     tokens = Tokens.from_array(np.zeros((20, 2), np.int32), codec.config).to_bytes()
     with connect(served) as connection:
-        for message in messages:
-            connection.send(tokens if message == "tokens" else message)
+        send_all(connection, (tokens if message == "tokens" else message for message in messages))
         texts, _ = read_all(connection)
     assert connection.close_code == code, (texts, connection.close_reason)
     assert texts[-1]["given"].startswith(given)
@@ -185,8 +192,7 @@ def test_api_key(tiny_bundle: Path) -> None:
             (DECODE, {"authorization": "Bearer swordfish"}, 1007),
         ):
             with connect(served, additional_headers=headers) as connection:
-                connection.send(json.dumps(message))
-                connection.send("no tokens")
+                send_all(connection, (json.dumps(message), "no tokens"))
                 read_all(connection)
                 assert connection.close_code == code
 
