@@ -31,7 +31,7 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
-from .loop import Stage, choose_device, fit, load_average, load_encoder
+from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
@@ -130,7 +130,7 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bund
         return VaeDecoderStage(TRAINED, samples, scale, decoder, device)
     encoder = load_encoder(folder)
     if name == "vocoder":
-        return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
+        return VocoderStage(TRAINED, clips, encoder, load_decoder(folder), device)
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
     data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config, len(list_sets(corpus)))

@@ -1,4 +1,4 @@
-"""HiFi-GAN: multi-resolution spectral losses, then period discriminators (Kong et al. 2020).
+"""HiFi-GAN: spectral losses at several resolutions, then period discriminators (Kong et al. 2020).
 
 Half of each batch is vocoded from the VAE's reconstruction of the log-mel, because that is the vocoder's input in
 decoding.
@@ -27,7 +27,19 @@ from .rows import use_rows
 BATCH = 4
 FRAMES = 48  #: of a training crop
 LEARNING_RATE = 6e-4
-RESOLUTIONS = ((256, 64, 32), (512, 128, 64), (1024, 256, 80), (2048, 512, 128))  #: (FFT, hop, mel bins) of the losses
+RESOLUTIONS = (  #: (FFT, hop, mel bins) of the losses, as in DAC's mel distance (`bench.quality.metrics.mel_distance`)
+    (32, 8, 5),
+    (64, 16, 10),
+    (128, 32, 20),
+    (256, 64, 40),
+    (512, 128, 80),
+    (1024, 256, 160),
+    (2048, 512, 320),
+)
+SHORTEST = 256  #: FFT whose single bins are compared; shorter ones have mel bins only
+LEVEL_FFT, LEVEL_AREA = 1024, (8, 6)  #: the resolution whose level is compared, and over how many mel bins and frames
+MEL_WEIGHT, MAGNITUDE_WEIGHT, CONVERGENCE_WEIGHT, LEVEL_WEIGHT = 0.6, 0.5, 0.6, 0.5
+FLOOR, POWER_FLOOR = 1e-5, 1e-6  #: of a magnitude and of a mean power, before their logarithms
 PERIODS = (2, 3, 5, 7, 11)
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
@@ -128,21 +140,26 @@ class VocoderStage:
         return losses
 
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
-        """The sum of two losses, averaged over all resolutions.
+        """The weighted sum of four losses, each averaged over its resolutions.
 
-        The first is the mean absolute difference of log-mels and of log-magnitudes. The second is spectral
-        convergence (Arik et al. 2018): the norm of the difference over the norm of the real magnitudes. The loudest
-        partials dominate it. The logarithms alone would be small for noise of the right colour too.
+        Log-mels and log-magnitudes are compared by their mean absolute difference. Spectral convergence (Arik et al.
+        2018) is the norm of the difference over the norm of the real magnitudes. The loudest partials dominate it; the
+        logarithms alone would be small for noise of the right colour too. The fourth is `compare_levels`.
         """
-        losses, convergences = [], []
+        mels, bins, convergences = [], [], []
+        level = torch.zeros((), device=self.device)
         for resolution in self.resolutions:
             log_mel: Any = resolution
             a, b = log_mel.magnitudes(made), log_mel.magnitudes(real)
-            for filters in (log_mel.filters, None):
-                x, y = (filters @ a, filters @ b) if filters is not None else (a, b)
-                losses.append((x.clamp(min=1e-5).log() - y.clamp(min=1e-5).log()).abs().mean())
-            convergences.append(torch.linalg.vector_norm(a - b) / (torch.linalg.vector_norm(b) + SILENCE))
-        return torch.stack(losses).mean() + torch.stack(convergences).mean()
+            mels.append(compare_logarithms(log_mel.filters @ a, log_mel.filters @ b))
+            if log_mel.fft_size >= SHORTEST:
+                bins.append(compare_logarithms(a, b))
+                convergences.append(torch.linalg.vector_norm(a - b) / (torch.linalg.vector_norm(b) + SILENCE))
+            if log_mel.fft_size == LEVEL_FFT:
+                level = compare_levels(log_mel.filters @ a.square(), log_mel.filters @ b.square())
+        mel, magnitude, convergence = (torch.stack(losses).mean() for losses in (mels, bins, convergences))
+        spectra = MEL_WEIGHT * mel + MAGNITUDE_WEIGHT * magnitude + CONVERGENCE_WEIGHT * convergence
+        return spectra + LEVEL_WEIGHT * level
 
     def train_discriminators(self, real: Tensor, made: Tensor) -> Tensor:
         """One update by the least-squares loss; returns the loss."""
@@ -169,3 +186,20 @@ class VocoderStage:
                 for a, b in zip(maps[:-1], real_maps[:-1], strict=True):
                     features = features + (a - b).abs().mean().float()
         return adversary, features
+
+
+def compare_logarithms(a: Tensor, b: Tensor) -> Tensor:
+    """The mean absolute difference of the natural logarithms of two arrays of magnitudes."""
+    return (a.clamp(min=FLOOR).log() - b.clamp(min=FLOOR).log()).abs().mean()
+
+
+def compare_levels(a: Tensor, b: Tensor) -> Tensor:
+    """The mean absolute difference of the levels of two arrays of power [B, bins, frames], as logarithms of magnitudes.
+
+    A level is the mean power of an area. Bin by bin, a sound whose partials are spread is nearest when it is too quiet.
+    Without this loss the decoded held-out clips were 3 to 5 dB quieter than the originals (2026-11-27).
+    """
+    here, there = (
+        functional.avg_pool2d(power[:, None], LEVEL_AREA).clamp(min=POWER_FLOOR).log() / 2 for power in (a, b)
+    )
+    return (here - there).abs().mean()
