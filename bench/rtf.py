@@ -1,6 +1,6 @@
 """How long encoding and decoding take, by stage, beside the published procedure: `python bench/rtf.py`.
 
-`bench/README.md` says how to read what it prints.
+`bench/speed/README.md` says how to read what it prints.
 """
 
 from __future__ import annotations

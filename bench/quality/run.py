@@ -3,7 +3,7 @@
     python -m bench.quality.run --bundle PATH --held-out FOLDER --ceiling FOLDER --curves
 
 FOLDER holds `held-out-speech.npy`, `-music` and `-sound`: int16 [M, n] at 16 kHz. Every result is written to the
-JSON as soon as it is computed. A run that is started again computes what is missing. `bench/README.md` says how to
+JSON as soon as it is computed. A run that is started again computes what is missing. `bench/quality/README.md` says how to
 read it.
 """
 
