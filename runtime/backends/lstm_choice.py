@@ -97,21 +97,28 @@ def has_choice(bundle: Bundle, graph: str) -> bool:
 
 
 def find_trial(bundle: Bundle, graph: str, backend: str, library: str, gpu: str) -> Trial:
-    """The kept outcome of a trial, or that of one which is run now and kept."""
+    """The kept outcome of a trial, or that of one which is run now and kept. A failure is kept too.
+
+    What keeps the library's LSTM is logged in every process, for a kept outcome with how to try again.
+    """
     sources = [read_whole(find_source(name)) for name in (PRODUCT, RECURRENCE)]
     key = f"lstm-{make_key(gpu, backend, library, bundle.list_hashes(graph), sources)}"
     if (kept := OUTCOMES.read(key)) is not None:
-        return Trial(**json.loads(kept.tobytes()))
-    log.warning("%s: comparing the ways to run it on %s, once", graph, gpu)
-    trial = run_trial([sys.executable, "-m", CHILD, backend, str(bundle.path), graph])
+        trial = Trial(**json.loads(kept.tobytes()))
+        remedy = f"; to compare again, remove {key}.* from {OUTCOMES.folder}"
+    else:
+        log.warning("%s: comparing the ways to run it on %s, once", graph, gpu)
+        trial = run_trial([sys.executable, "-m", CHILD, backend, str(bundle.path), graph])
+        OUTCOMES.write(
+            key, json.dumps({"seconds": trial.seconds, "errors": trial.errors, "failure": trial.failure}).encode()
+        )
+        remedy = ""
     if trial.failure:
-        log.warning("%s runs with the LSTM of %s: %s", graph, library, trial.failure)
+        log.warning("%s runs with the LSTM of %s: %s%s", graph, library, trial.failure, remedy)
     elif not trial.right:
-        found = trial.errors.get(LIBRARY_LSTM, math.nan)
-        log.warning("%s runs with the LSTM of %s, which is %.2g off float32: tokens may differ", graph, library, found)
-    OUTCOMES.write(
-        key, json.dumps({"seconds": trial.seconds, "errors": trial.errors, "failure": trial.failure}).encode()
-    )
+        off = trial.errors.get(LIBRARY_LSTM, math.nan)
+        said = "%s runs with the LSTM of %s, which is %.2g off float32: tokens may differ%s"
+        log.warning(said, graph, library, off, remedy)
     return trial
 
 
