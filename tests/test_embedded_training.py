@@ -41,6 +41,7 @@ from sc_runtime.export.embedded.training.loop import (
     load_encoder,
     read_clock,
     read_curves,
+    scale_rates,
     schedule_rate,
 )
 from sc_runtime.export.embedded.training.masked_autoencoder import (
@@ -325,6 +326,17 @@ def test_pieces_go_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert third.seen == []
 
 
+def test_a_rate_is_scaled_for_the_whole_stage(tmp_path: Path) -> None:
+    """Also if a later piece states another factor."""
+    for piece, factor in enumerate((0.5, 3.0)):
+        stage = Line()
+        scale_rates(stage, factor)
+        fit(stage, tmp_path, 10 / 60, 400 / 60, clock=count_seconds())
+        saved = torch.load(tmp_path / "line.pt", weights_only=True)
+        assert saved["steps"] == 10 * (piece + 1)
+        assert saved["optimizers"]["model"]["param_groups"][0]["lr"] == 0.025
+
+
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage: Stage = Line()
     monkeypatch.setattr(stage, "update", lambda choice, generator: {"loss": torch.tensor(float("nan"))})
@@ -355,16 +367,18 @@ def test_sigterm_saves_the_state_and_says_so(tmp_path: Path) -> None:
     state = tmp_path / "state" / "mel_vae.pt"
     program = [sys.executable, "-m", "sc_runtime.export.embedded.training", "mel_vae", str(state.parent)]
     for delay in (6, 20, 60):
-        arguments = ["--corpus", str(tmp_path), "--minutes", "5", "--threads", "1"]
+        arguments = ["--corpus", str(tmp_path), "--minutes", "5", "--threads", "1", "--batch", "1", "--rate", "0.25"]
         process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(delay)
         process.terminate()
         said = process.communicate(timeout=120)[1]
-        if state.exists() and (steps := torch.load(state, weights_only=True)["steps"]) > 0:
+        if state.exists() and (saved := torch.load(state, weights_only=True))["steps"] > 0:
             break
     assert process.returncode == 128 + signal.SIGTERM
-    assert "not yet complete" in said and steps > 0
+    assert "not yet complete" in said and saved["steps"] > 0
+    (group,) = saved["optimizers"]["autoencoder"]["param_groups"]
+    assert group["lr"] == pytest.approx(1e-3 / 4)
 
 
 def test_rows_compute_the_network_with_its_own_parameters() -> None:

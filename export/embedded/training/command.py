@@ -31,7 +31,7 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
-from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder
+from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder, scale_rates
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
@@ -64,6 +64,13 @@ def main(
     minutes: Annotated[float, typer.Option(help="Length of this piece, in minutes of CPU time.")] = 9.0,
     budget: Annotated[float | None, typer.Option(help="Length of the whole stage, in minutes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips, or pieces of clips, of an update.")] = None,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=1e-3, max=10, help="Highest learning rate, over that for random weights. Later pieces keep it."
+        ),
+    ] = 1.0,
     bundle: Annotated[
         str | None,
         typer.Option(help="Folder or name, for `restore` (by default the shipped model) and vae_decoder."),
@@ -86,6 +93,8 @@ def main(
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     opened = open_stage(stage, folder, corpus, choose_device(), bundle)
+    opened.batch = batch or opened.batch
+    scale_rates(opened, rate)
     complete = fit(opened, folder, minutes, budget or BUDGETS[stage], console.print, stopped=stopping.is_set)
     console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
     if stopping.is_set():

@@ -33,9 +33,13 @@ Advance = Callable[[Any], Losses]  #: one update of a choice, with the moving av
 class Stage(Protocol):
     """One stage of training: `networks` are trained and saved, and a moving average of each of `averaged` is kept.
 
+    `batch` is the number of clips, or of pieces of clips, of an update.
+
     An update is in two parts. What the host decides comes first, so that the rest is the same work on the device for
     equal choices.
     """
+
+    batch: int
 
     @property
     def name(self) -> str: ...
@@ -279,6 +283,13 @@ def half_precision(device: torch.device) -> Iterator[None]:
 def pick(rows: int, count: int, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
     """`count` row numbers below `rows`, with repetition."""
     return torch.randint(rows, (count,), generator=generator, device=device)
+
+
+def scale_rates(stage: Stage, factor: float) -> None:
+    """Multiply the highest learning rates of a new stage. A state that is restored has its own."""
+    for optimizer in stage.optimizers.values():
+        for group in optimizer.param_groups:
+            set_rate(group, float(group["lr"]) * factor)
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

@@ -131,7 +131,7 @@ class VaeEncoderStage:
     def __init__(
         self, sizes: NetworkSizes, clips: np.ndarray, decoder: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.clips, self.device = torch.from_numpy(clips).to(device), device
+        self.clips, self.device, self.batch = torch.from_numpy(clips).to(device), device, BATCH
         self.log_mel = LogMel().to(device)
         self.encoder = VaeEncoder(sizes).to(device)
         self.decoder = VaeDecoder(sizes).to(device)
@@ -146,7 +146,7 @@ class VaeEncoderStage:
         """Every update is the same."""
 
     def update(self, choice: None, generator: torch.Generator | None) -> dict[str, Tensor]:
-        mel = self.log_mel(crop_clips(self.clips, BATCH, FRAMES * FRAME_SHIFT, generator))
+        mel = self.log_mel(crop_clips(self.clips, self.batch, FRAMES * FRAME_SHIFT, generator))
         drawn, kl = reconstruct(self.encoder, self.decoder, mel, generator)
         loss, l1 = compare(drawn, mel)
         optimizer = self.optimizers["encoder"]
@@ -169,7 +169,7 @@ class VaeDecoderStage:
     def __init__(
         self, sizes: NetworkSizes, samples: Samples, scale: float, decoder: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.device = device
+        self.device, self.batch = device, BATCH
         self.latents, self.clips = (torch.from_numpy(a).to(device) for a in (samples.latents, samples.clips))
         self.log_mel = LogMel().to(device)
         self.scale = scale
@@ -186,7 +186,7 @@ class VaeDecoderStage:
         """Every update is the same."""
 
     def update(self, choice: None, generator: torch.Generator | None) -> dict[str, Tensor]:
-        rows, starts, latents = crop_latents(self.latents, BATCH, FRAMES, generator)
+        rows, starts, latents = crop_latents(self.latents, self.batch, FRAMES, generator)
         mels = self.log_mel(self.clips[rows].float() / 32768)
         mel = torch.stack([whole[:, start : start + FRAMES] for whole, start in zip(mels, starts, strict=True)])
         with half_precision(self.device):
