@@ -96,11 +96,12 @@ class Cache:
         try:
             make_folder(folder, folder.parent)
             write_atomically(path, data)
-            if len(data) >= RECORDED_BYTES:
-                HASHED.write(name_record(path, digest), digest.encode())
         except OSError as error:  # OutputError too
             report(describe_failure(folder, error))
             return
+        if len(data) >= RECORDED_BYTES:
+            with suppress(OSError):  # another process has removed the file already
+                HASHED.write(name_record(path, digest), digest.encode())
         for other in self._find(key):
             if other != path:
                 self._delete(other)
@@ -141,7 +142,10 @@ def is_intact(path: Path, data: np.ndarray) -> bool:
 
 
 def name_record(path: Path, digest: str) -> str:
-    """The key of the record that the file, as it is now, has this hash. Take it before the file is hashed."""
+    """The key of the record that the file, as it is now, has this hash. Take it before the file is hashed.
+
+    `Cache.write` has just written the file, of data that it has hashed.
+    """
     return make_key(digest, *take_stamp(path))
 
 

@@ -133,6 +133,25 @@ def test_a_large_file_is_hashed_once_until_it_changes(home: Path, monkeypatch: p
     assert not file.exists()
 
 
+def test_a_file_that_another_process_removes_at_once_is_no_failure(
+    home: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """Between its writing and the record that it was hashed. Older files of the key go all the same."""
+    cache, size = Cache("kernels", ".bin"), caches.RECORDED_BYTES
+    cache.write("key", b"older")
+    write = caches.write_atomically
+
+    def write_and_lose(path: Path, data: bytes | memoryview) -> None:
+        write(path, data)
+        if len(data) == size:
+            path.unlink()
+
+    monkeypatch.setattr(caches, "write_atomically", write_and_lose)
+    cache.write("key", bytes(size))
+    assert not list((home / "kernels").iterdir())
+    assert not lines
+
+
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is of the file as it was before."""
     cache, size = Cache("kernels", ".bin"), caches.RECORDED_BYTES

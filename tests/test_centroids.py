@@ -54,6 +54,13 @@ def test_random_vectors(size, width, count, offset):
     check(rng.standard_normal((size, width)) + offset, rng.standard_normal((count, width)) + offset)
 
 
+def test_columns_in_memory():
+    """Arrays that are not row-major, as a transposed matrix."""
+    rng = np.random.default_rng(4)
+    codebook, queries = (np.asfortranarray(rng.standard_normal((n, 24))) for n in (300, 50))
+    check(codebook, queries)
+
+
 def test_more_queries_and_centroids_than_a_block_holds(monkeypatch):
     monkeypatch.setattr(centroids, "BLOCK_SCORES", 3000)
     rng = np.random.default_rng(1)

@@ -66,10 +66,14 @@ def test_an_array_is_computed_once_for_its_sources(tmp_path: Path) -> None:
     assert computed == ["first", "other", "more"]
 
 
-def test_a_given_array_is_kept_whatever_its_sources(tmp_path: Path) -> None:
+def test_an_array_without_a_record_is_kept_only_where_one_may_be_given(tmp_path: Path) -> None:
+    def compute(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, np.arange(2))
+
     np.save(tmp_path / "a.npy", np.arange(3))
-    kept = cached(tmp_path / "a.npy", lambda path: pytest.fail("computed"), {"clips": "x"})
-    assert list(kept) == [0, 1, 2]
+    assert len(cached(tmp_path / "a.npy", compute, {"clips": "x"}, may_be_given=True)) == 3
+    assert len(cached(tmp_path / "a.npy", compute, {"clips": "x"})) == 2
 
 
 def test_an_array_whose_computation_was_interrupted_is_computed(tmp_path: Path) -> None:
@@ -92,17 +96,19 @@ def test_digests_know_values_shapes_and_types() -> None:
     assert len({digest_rows(array) for array in (rows, *others)}) == 5
     assert digest_rows(rows) == digest_rows(rows.copy())
     first, second = (make_networks(seed)[0] for seed in (0, 1))
-    assert digest_weights(first) == digest_weights(make_networks(0)[0]) != digest_weights(second)
+    again = make_networks(0)[0]
+    digests = [digest_weights(network.state_dict()) for network in (first, again, second)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_features_tokens_and_latents_follow_their_networks_and_clips(tmp_path: Path) -> None:
     clips = np.random.default_rng(0).integers(-3000, 3000, (3, SAMPLES)).astype(np.int16)
     kept = ("fbanks.npy", "features.npy", CENTROIDS, "semantic.npy", "latents.npy", SCALE_FACTOR)
 
-    def prepare(clips: np.ndarray, audiomae: AudioMAE, encoder: VaeEncoder) -> set[str]:
+    def prepare(clips: np.ndarray, audiomae: AudioMAE, encoder: VaeEncoder, vae: float = 0.0) -> set[str]:
         """The files that were written anew."""
         before = {name: stamp(tmp_path / name) for name in kept if (tmp_path / name).exists()}
-        prepare_latents(tmp_path, clips, audiomae, encoder, SIZES.config)
+        prepare_latents(tmp_path, clips, audiomae, encoder, {"weight": torch.tensor(vae)}, SIZES.config)
         return {name for name in kept if stamp(tmp_path / name) != before.get(name)}
 
     (audiomae, encoder), (other_audiomae, other_encoder) = make_networks(0), make_networks(1)
@@ -112,11 +118,18 @@ def test_features_tokens_and_latents_follow_their_networks_and_clips(tmp_path: P
         assert prepare(clips, audiomae, encoder) == set(kept)
         assert prepare(clips, audiomae, encoder) == set()
         assert prepare(clips, other_audiomae, encoder) == {"features.npy", CENTROIDS, "semantic.npy"}
-        assert prepare(clips, other_audiomae, other_encoder) == {"latents.npy", SCALE_FACTOR}
+        assert prepare(clips, other_audiomae, other_encoder) == {"latents.npy"}, "another encoder for the decoder"
+        assert prepare(clips, other_audiomae, encoder, 1.0) == {"latents.npy", SCALE_FACTOR}
         more = np.concatenate([clips, clips])
-        assert prepare(more, other_audiomae, other_encoder) == {
+        assert prepare(more, other_audiomae, encoder, 1.0) == {
             *("fbanks.npy", "features.npy", "semantic.npy", "latents.npy")
         }
+        for trained in ("tokens.pt", "diffusion.pt"):
+            (tmp_path / trained).touch()
+            with pytest.raises(SettingsError, match=rf"scale_factor.json and .*{trained}, of another VAE; .*: remove"):
+                prepare(more, other_audiomae, encoder, 2.0)
+            with pytest.raises(SettingsError, match=rf"centroids.npy and .*{trained}, of another AudioMAE; .*: remove"):
+                prepare(more, audiomae, encoder, 1.0)
     finally:
         small.undo()
 
@@ -127,7 +140,7 @@ def test_a_scale_factor_of_another_vae_is_refused(tmp_path: Path) -> None:
     (tmp_path / SCALE_FACTOR).write_text("1000.0")
     np.save(tmp_path / CENTROIDS, np.zeros((3, SIZES.config.feature_width), np.float32))
     with pytest.raises(SettingsError, match=r"scale_factor.json: .* a deviation of .*; expected one near 1: remove"):
-        prepare_latents(tmp_path, clips, *make_networks(0), SIZES.config)
+        prepare_latents(tmp_path, clips, *make_networks(0), {"weight": torch.zeros(1)}, SIZES.config)
 
 
 @pytest.mark.parametrize(

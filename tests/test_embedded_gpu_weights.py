@@ -17,8 +17,10 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.gpu import captured, command, plan, sharing, taking
 from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, copy_whole, write_halves
 from sc_runtime.export.embedded.gpu.starts import check_starts, lay_starts
-from sc_runtime.export.embedded.training.assembly import take_encoder
+from sc_runtime.export.embedded.training.assembly import load_audiomae, take_encoder
+from sc_runtime.export.embedded.training.caching import digest_weights, is_current
 from sc_runtime.export.embedded.training.loop import load_average, read_curves
+from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, load_weights
 from sc_runtime.export.embedded.training.sizes import TRAINED
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 
@@ -44,16 +46,16 @@ def test_discriminators_are_written_but_have_no_averages(tmp_path: Path) -> None
     }
 
 
-def write_stage(folder: Path, stage: str, steps: int, **more: object) -> None:
+def write_stage(folder: Path, stage: str, steps: int, network: str = "tunet", **more: object) -> None:
     whole = folder.with_name("whole")
     for each in (folder, whole):
         each.mkdir(exist_ok=True)
-    networks = {"tunet": {"weight": torch.ones(2)}}
+    networks = {network: {"weight": torch.ones(2)}}
     write_halves(whole / f"{stage}.pt", networks, networks, steps, 1.0, **more)
     copy_whole(whole / f"{stage}.pt", folder / f"{stage}.pt")
 
 
-@pytest.mark.parametrize("only", ["vocoder,diffusion", "tokens"])
+@pytest.mark.parametrize("only", ["vocoder", "diffusion,vocoder", "tokens"])
 def test_stages_that_would_lack_weights_are_refused_before_anything_is_packed(
     only: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,17 +71,42 @@ def test_stages_that_have_their_weights_are_accepted(tmp_path: Path) -> None:
     def write(stage: str, network: str) -> None:
         write_halves(tmp_path / f"{stage}.pt", {network: {"weight": torch.zeros(2)}}, {}, 0, 0.0)
 
-    for only in ("", "vocoder", "audiomae,mel_vae,tokens,diffusion"):
+    for only in ("", "mel_vae,vocoder", "audiomae,mel_vae,tokens,diffusion"):
         check_starts(only, tmp_path)
     write("audiomae", "autoencoder")
     write("mel_vae", "encoder")
-    check_starts("tokens,diffusion", tmp_path)
+    check_starts("vocoder,tokens,diffusion", tmp_path)
     with pytest.raises(SettingsError, match="diffusion needs the acoustic_encoder of tokens"):
         check_starts("diffusion", tmp_path)
     write("tokens", "acoustic_encoder")
     check_starts("diffusion", tmp_path)
     with pytest.raises(SettingsError, match="--only mel_vae,diffusion; expected tokens too"):
         check_starts("mel_vae,diffusion", tmp_path)
+
+
+def test_an_encoder_that_was_trained_for_a_restored_decoder_travels(tmp_path: Path) -> None:
+    """`restore` gives a VAE without encoder; stage `vae_encoder` trains one."""
+    state, pack = tmp_path / "state", tmp_path / "pack"
+    for each in (state, pack):
+        each.mkdir()
+    for stage, network, value in (("mel_vae", "decoder", 1.0), ("vae_encoder", "encoder", 2.0)):
+        networks = {network: {"weight": torch.full((2,), value)}}
+        write_halves(state / f"{stage}.pt", networks, networks, 5, 1.0)
+    assert copy_starts(state, pack) == {"mel_vae": 5}
+    check_starts("vocoder", pack)
+    found = torch.load(pack / "mel_vae.pt", weights_only=True)
+    for kept in (found["averages"], found["networks"]):
+        assert {name: weights["weight"].tolist() for name, weights in kept.items()} == {
+            "decoder": [1.0, 1.0],
+            "encoder": [2.0, 2.0],
+        }
+
+
+def test_tokens_without_what_they_were_trained_with_are_refused(tmp_path: Path) -> None:
+    write_stage(tmp_path / "state", "tokens", 5)
+    (tmp_path / "pack").mkdir()
+    with pytest.raises(SettingsError, match=r"tokens.pt and no centroids.npy; .*: train stage tokens there, or remove"):
+        copy_starts(tmp_path / "state", tmp_path / "pack")
 
 
 def make_pack(folder: Path) -> tuple[Path, Path, Path]:
@@ -145,7 +172,7 @@ def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match=r"mel_vae.pt of 7 updates; expected of 8, with which diffusion.pt"):
         taking.take_back(came, state)
     assert not state.exists()
-    write_stage(came, "mel_vae", 8)
+    write_stage(came, "mel_vae", 8, network="decoder")
     (came / "losses.jsonl").write_text('{"stage": "mel_vae", "step": 8, "l1": 0.5}\n')
     assert taking.take_back(came, state) == (["mel_vae", "diffusion"], ["audiomae", "vocoder", "tokens"])
     assert set(torch.load(state / "diffusion.pt", weights_only=True)["networks"]) == {"tunet"}
@@ -154,6 +181,30 @@ def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> No
     assert read_curves(state, "mel_vae") == [{"step": 8, "l1": 0.5}]
     with pytest.raises(SettingsError, match="expected a folder without a training"):
         taking.take_back(came, state)
+
+
+@pytest.mark.parametrize("maker", ["tokens", "diffusion"])
+def test_what_came_back_says_of_which_audiomae_and_vae_it_is(maker: str, tmp_path: Path) -> None:
+    """Tokens bring centroids and scale factor too. A stage that is trained on notices another AudioMAE or VAE."""
+    came, state = tmp_path / "came", tmp_path / "state"
+    audiomae = torch.load(start_of(tmp_path, "audiomae"), weights_only=True)["averages"]["autoencoder"]
+    came.mkdir()
+    write_halves(came / "audiomae.pt", {"autoencoder": audiomae}, {}, 3, 1.0)
+    write_stage(came, "mel_vae", 4, network="decoder")
+    made = {"centroids": torch.ones(4, 2), "scale_factor": 0.5, "made_with": {"audiomae": 3, "mel_vae": 4}}
+    write_stage(came, maker, 3, **made)
+    taking.take_back(came, state)
+    network = load_weights(AudioMAE(TRAINED), load_audiomae(state), torch.device("cpu"))
+    assert is_current(state / CENTROIDS, {"audiomae": digest_weights(network.state_dict())})
+    assert is_current(state / SCALE_FACTOR, {"decoder": digest_weights(load_average(state, "mel_vae", "decoder"))})
+    assert not is_current(state / CENTROIDS, {"audiomae": "another"})
+
+
+def start_of(folder: Path, stage: str) -> Path:
+    """The state of a stage of the shipped model."""
+    (folder / "shipped").mkdir()
+    copy_starts(None, folder / "shipped")
+    return folder / "shipped" / f"{stage}.pt"
 
 
 def test_a_half_written_file_is_not_taken(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,12 @@ from numpy.testing import assert_allclose
 
 from sc_runtime.bundle.store import EMBEDDED as EMBEDDED_BUNDLE
 from sc_runtime.bundle.store import Bundle
+from sc_runtime.cli.program import run_command
 from sc_runtime.codec import Codec
 from sc_runtime.errors import BundleError
 from sc_runtime.export.build import build_bundle
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
+from sc_runtime.export.embedded.training import command as training
 from sc_runtime.export.embedded.training.alignment import align_positions, number_tokens
 from sc_runtime.export.embedded.training.assembly import assemble, load_audiomae
 from sc_runtime.export.embedded.training.clusters import cluster_domains
@@ -32,7 +35,7 @@ from sc_runtime.export.embedded.training.diffusion import (
     DiffusionStage,
     draw_steps,
 )
-from sc_runtime.export.embedded.training.filterbanks import choose_lengths, compute_fbanks
+from sc_runtime.export.embedded.training.filterbanks import choose_lengths
 from sc_runtime.export.embedded.training.loop import (
     Stage,
     fit,
@@ -59,6 +62,7 @@ from sc_runtime.export.embedded.training.preparation import (
     load_weights,
     prepare_centroids,
     prepare_context,
+    prepare_fbanks,
     prepare_latents,
 )
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
@@ -128,15 +132,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray) -> Path:
     folder = tmp_path_factory.mktemp("training")
     torch.manual_seed(0)
     with torch.enable_grad():
-        compute_fbanks(clips, folder / "fbanks.npy")
-        train_piece(MaskedAutoencoderStage(SIZES, np.load(folder / "fbanks.npy"), CPU), folder)
+        train_piece(MaskedAutoencoderStage(SIZES, prepare_fbanks(folder, clips), CPU), folder)
         train_piece(MelVaeStage(SIZES, clips, CPU), folder)
         encoder = load_average(folder, "mel_vae", "encoder")
         decoder = load_average(folder, "mel_vae", "decoder")
         train_piece(VocoderStage(SIZES, clips, encoder, decoder, CPU), folder)
         audiomae = load_weights(AudioMAE(SIZES), load_audiomae(folder), CPU)
         vae = load_weights(VaeEncoder(SIZES), encoder, CPU)
-        data = prepare_latents(folder, clips, audiomae, vae, SIZES.config)
+        data = prepare_latents(folder, clips, audiomae, vae, decoder, SIZES.config)
         train_piece(TokensStage(SIZES, data, CPU, 4), folder)
         train_piece(DiffusionStage(SIZES, condition(folder, data), CPU), folder)
     return folder
@@ -190,7 +193,8 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
     train_piece(VaeEncoderStage(SIZES, clips, decoder, CPU), tmp_path)
     encoder = load_encoder(tmp_path)
     audiomae = load_weights(AudioMAE(SIZES), load_audiomae(tmp_path), CPU)
-    data = prepare_latents(tmp_path, clips, audiomae, load_weights(VaeEncoder(SIZES), encoder, CPU), SIZES.config)
+    vae = load_weights(VaeEncoder(SIZES), encoder, CPU)
+    data = prepare_latents(tmp_path, clips, audiomae, vae, decoder, SIZES.config)
     assert json.loads((tmp_path / SCALE_FACTOR).read_text()) == scales[1]
     for resumed in (TokensStage(SIZES, data, CPU, 4), VocoderStage(SIZES, clips, encoder, decoder, CPU)):
         assert train_piece(resumed, tmp_path)
@@ -335,6 +339,19 @@ def test_a_rate_is_scaled_for_the_whole_stage(tmp_path: Path) -> None:
         saved = torch.load(tmp_path / "line.pt", weights_only=True)
         assert saved["steps"] == 10 * (piece + 1)
         assert saved["optimizers"]["model"]["param_groups"][0]["lr"] == 0.025
+
+
+def test_a_rate_for_a_stage_that_has_begun_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its optimisers have theirs, and would silently keep it."""
+    for domain in DOMAINS:
+        np.save(tmp_path / f"train-{domain}.npy", np.ones((1, SEGMENT_SAMPLES), np.int16))
+    state = tmp_path / "state"
+    arguments = ["mel_vae", str(state), "--corpus", str(tmp_path), "--minutes", "0", "--batch", "1"]
+    assert run_command(training.app, [*arguments, "--rate", "0.5"]) == 0
+    capsys.readouterr()
+    assert run_command(training.app, [*arguments, "--rate", "0.5"]) == 1
+    assert re.match(r"error: --rate 0.5 for .*mel_vae.pt, which has begun; expected a first", capsys.readouterr().err)
+    assert run_command(training.app, arguments) == 0
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

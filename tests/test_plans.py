@@ -418,6 +418,20 @@ def test_tensorrt_without_a_gpu_or_a_library_is_an_error(without_gpu: None, monk
             choose_targets(library, None)
 
 
+@pytest.mark.parametrize("library", runtime_plans.MODULES)
+def test_a_library_whose_own_libraries_are_missing_is_not_installed(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import raises OSError, not ImportError."""
+
+    def fail(name: str) -> None:
+        raise OSError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr(runtime_plans.importlib, "import_module", fail)
+    with pytest.raises(MissingExtraError, match=r"cannot be imported \(libnvinfer.so.10: .*sc-runtime\["):
+        runtime_plans.import_library(library)
+
+
 def test_one_library_in_a_process(target: Target) -> None:
     plans.import_polygraphy("rtx")
     with pytest.raises(SettingsError, match="engines of tensorrt after those of the other library"):

@@ -16,11 +16,11 @@ import soundfile
 from bench.quality import run as quality
 from bench.quality.baselines import BASELINES, Baseline, count_packet_bytes, run_program
 from bench.quality.baselines import explain_absence as explain_missing_programs
-from bench.quality.clips import choose_clips, load_domains
+from bench.quality.clips import RECORDED, choose_clips, load_domains
 from bench.quality.measure import list_samplings
 from bench.quality.melodies import load_melodies, measure_pitch, share_in_tune
 from bench.quality.metrics import explain_absence, find_delay, mel_distance, stft_distance, undo_delay
-from bench.quality.results import compare_samplings, list_goals, write_sampling
+from bench.quality.results import RECORDED_GOALS, compare_samplings, list_goals, write_sampling
 from bench.quality.systems import drop_acoustic
 from sc_runtime.backends.select import choose_backend
 from sc_runtime.bundle.store import Bundle
@@ -290,6 +290,20 @@ def test_clips_must_be_int16(tmp_path: Path, array: np.ndarray) -> None:
         load_domains(tmp_path, None, None)
 
 
+def test_recordings_have_the_texts_of_all_their_arrays(tmp_path: Path) -> None:
+    """Or none, if one array has none."""
+    for language, count in (("french", 3), ("italian", 2)):
+        np.save(tmp_path / f"recorded-{language}.npy", np.zeros((count, 20_000), np.int16))
+        lines = [f"{language} {row}" for row in range(count)]
+        (tmp_path / f"recorded-{language}.txt").write_text("\n".join(lines), encoding="utf-8")
+    arrays = {"speech": RECORDED["speech"]}
+    (domain,) = load_domains(tmp_path, None, None, arrays=arrays)
+    assert domain.texts == ("french 0", "french 1", "french 2", "italian 0", "italian 1")
+    (tmp_path / "recorded-italian.txt").unlink()
+    (domain,) = load_domains(tmp_path, None, None, arrays=arrays)
+    assert domain.texts is None
+
+
 def test_clips_are_evenly_chosen() -> None:
     assert choose_clips(10, 3) == [0, 3, 6]
     assert choose_clips(3, 10) == [0, 1, 2]
@@ -367,6 +381,10 @@ def test_goals_by_hand() -> None:
         ],
         "codebooks": [{"codebook": "semantic", "domain": "all", "share": 0.4}],
     }
+    recorded = [goal["goal"] for goal in list_goals(document, RECORDED_GOALS)]
+    assert recorded[0] == "stoi of speech, codec" and not any(
+        "ceiling" in goal or "mel of speech" in goal for goal in recorded
+    )
     reached = [(goal["reached"], goal["met"]) for goal in list_goals(document)]
     assert reached == [
         (0.82, True),

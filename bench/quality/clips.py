@@ -97,8 +97,9 @@ def load_domains(
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         chosen = choose_clips(len(whole), count or len(whole))
         clips = to_float(whole[chosen, :CLIP_SAMPLES])
-        texts = load_texts(paths[0].with_suffix(".txt"), len(whole))
-        said = tuple(texts[i] for i in chosen) if texts else None
+        lines = [load_texts(path.with_suffix(".txt"), len(part)) for path, part in zip(paths, parts, strict=True)]
+        texts = [text for each in lines if each for text in each]
+        said = tuple(texts[i] for i in chosen) if None not in lines else None
         wanted = None if metrics is None else tuple(metrics)
         domain = Domain(name, whole, clips, None, "no --ceiling folder given", said, wanted)
         if ceiling is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ ALL = "all"  #: the domains together
 CODEC, CEILING, FLOOR, SEMANTIC = "codec", "ceiling", "floor", "no acoustic tokens"  #: rows; other codecs add theirs
 DISTANCES = ("mel", "stft")  #: metrics of which less is better
 SETTING = ("sampling", "backend", "precision")  #: fields that identify a point of the curves
-#: (row, domain, metric) -> what the embedded model should reach: at least this STOI, at most this mel distance.
-GOALS = {
+Goals = Mapping[tuple[str, str, str], float]  #: (row, domain, metric) -> at least this STOI, at most this mel distance
+#: What the embedded model should reach on held-out clips.
+GOALS: Goals = {
     (CODEC, "speech", "stoi"): 0.75,
     (CEILING, "speech", "stoi"): 0.92,
     (CODEC, "speech", "mel"): 1.9,
     (CODEC, "music", "mel"): 1.7,
     (CODEC, "sound", "mel"): 1.7,
 }
+#: And on recordings that it was never trained on.
+RECORDED_GOALS: Goals = {(CODEC, "speech", "stoi"): 0.75}
 #: The codecs that it should be no worse than, by domain and metric.
 RIVALS = {("speech", "stoi"): "Codec2 700C", ("music", "mel"): "Opus 6k", ("sound", "mel"): "Opus 6k"}
 
@@ -82,7 +85,7 @@ class Results:
         else:
             self.add(section, key, {"skipped": reason})
 
-    def finish(self, run: dict[str, Any], curve_clips: int) -> None:
+    def finish(self, run: dict[str, Any], curve_clips: int, goals: Goals = GOALS) -> None:
         """Add what is derived from the results: the goals, and the curves against their yardstick.
 
         run: describes this run. It is kept if the run measured anything.
@@ -91,7 +94,7 @@ class Results:
         if self.changed:
             took = self.document.get("took_s", 0) + time.perf_counter() - self.started
             self.document |= round_floats(run | {"took_s": took})
-        self.document["goals"] = round_floats(list_goals(self.document))
+        self.document["goals"] = round_floats(list_goals(self.document, goals))
         self.document["samplings"] = round_floats(compare_samplings(self.document, curve_clips))
         self.write()
 
@@ -193,8 +196,8 @@ def compare_metric(metric: str, cells: list[dict[str, Any]], yardsticks: list[di
     }
 
 
-def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The goals of the embedded model that were measured, and the values that it reached."""
+def list_goals(document: dict[str, Any], wanted: Goals = GOALS) -> list[dict[str, Any]]:
+    """The `wanted` goals of the embedded model that were measured, and the values that it reached."""
     means = {
         (cell["row"], cell["domain"], metric): score["mean"]
         for cell in document["rows"]
@@ -207,7 +210,7 @@ def list_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
         met = reached >= bound if at_least else reached <= bound
         goals.append({"goal": goal, "reached": reached, "at_least" if at_least else "at_most": bound, "met": met})
 
-    for (row, domain, metric), bound in GOALS.items():
+    for (row, domain, metric), bound in wanted.items():
         if (reached := means.get((row, domain, metric))) is not None:
             add(f"{metric} of {domain}, {row}", reached, bound, at_least=metric == "stoi")
     for (domain, metric), rival in RIVALS.items():

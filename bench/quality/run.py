@@ -3,8 +3,8 @@
     python -m bench.quality.run --bundle PATH --held-out FOLDER --ceiling FOLDER --curves
 
 FOLDER holds `held-out-speech.npy`, `-music` and `-sound`: int16 [M, n] at 16 kHz. Every result is written to the
-JSON as soon as it is computed. A run that is started again computes what is missing. `bench/quality/README.md` says how to
-read it.
+JSON as soon as it is computed. A run that is started again computes what is missing. `bench/quality/README.md` says how
+to read it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .chart import draw_curves, draw_quality
 from .clips import HELD_OUT, METRICS, RECORDED, Domain, digest, load_domains
 from .measure import CurvePlan, count_branches, list_samplings, measure_codebooks, measure_curves, measure_rows
 from .metrics import explain_absence
-from .results import Results, write_sampling
+from .results import GOALS, RECORDED_GOALS, Results, write_sampling
 from .systems import Source, Systems
 from .tables import print_results
 
@@ -125,7 +125,7 @@ def main(
         measure_codebooks(sources, results)
         for source in sources if curves else []:
             measure_curves(source, systems, plan, results)
-    results.finish(run, curve_clips)
+    results.finish(run, curve_clips, RECORDED_GOALS if recorded else GOALS)
     print_results(results.document)
     log.print(f"Wrote {out}", soft_wrap=True)
     if not no_chart:

@@ -100,7 +100,8 @@ def make_recordings(rng: np.random.Generator, length: int, read: Read = read_rec
 def make_effects(index: int) -> Signal:
     """Evaluation clip `index`: float32 [163840] of whole held-out recordings at their own speeds.
 
-    Each held-out recording is in one clip. Raises IndexError after the last clip.
+    Each held-out recording is in one clip, unless it is longer than a clip; none is. Raises IndexError after the last
+    clip.
     """
     return join_recordings(map(read_recording, choose_group(SONIC_PI.name, group_effects(), index)))
 

@@ -24,6 +24,7 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.effects import decode_recording, recordings_of
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
+from sc_runtime.export.embedded.training.loop import load_encoder
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
@@ -84,7 +85,8 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
     """Write `folder`/STAGE.pt: the averaged weights in `state`, or without it those of the shipped model, as float16.
 
     Returns the updates that each stage has had. A stage that has no weights is left out: it starts with random ones.
-    Tokens bring the centroids and the scale factor with which they were trained.
+    Tokens bring the centroids and the scale factor with which they were trained. The VAE's encoder is that of stage
+    `vae_encoder` if it was trained there. Raises SettingsError.
     """
     steps = {}
     with TemporaryDirectory() as temporary:
@@ -96,11 +98,19 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
         for stage in STAGES:
             if (state / f"{stage}.pt").is_file():
                 found = torch.load(state / f"{stage}.pt", map_location="cpu", weights_only=True)
-                write_halves(folder / f"{stage}.pt", found["averages"], found["networks"], 0, 0.0)
+                averages, networks = found["averages"], found["networks"]
+                if stage == "mel_vae" and (state / "vae_encoder.pt").is_file():
+                    encoder = load_encoder(state)
+                    averages, networks = {**averages, "encoder": encoder}, {**networks, "encoder": encoder}
+                write_halves(folder / f"{stage}.pt", averages, networks, 0, 0.0)
                 steps[stage] = found["steps"]
-        if "tokens" in steps:
-            for name in INPUTS:
-                copy_whole(state / name, folder / name)
+        for name in INPUTS if "tokens" in steps else ():
+            if not (state / name).is_file():
+                given = f"--state {state} with tokens.pt and no {name}"
+                raise SettingsError(
+                    given, "what they were trained with", "train stage tokens there, or remove tokens.pt"
+                )
+            copy_whole(state / name, folder / name)
     return steps
 
 

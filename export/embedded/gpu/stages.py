@@ -245,11 +245,12 @@ def train_tokens(session: Session) -> dict[str, Any]:
     worker = Worker(session)
     worker.wait_for("audiomae")
     worker.wait_for("mel_vae")
-    stage = TokensStage(TRAINED, load_features(worker), worker.device, worker.plan.batches["tokens"])
+    data = load_features(worker)
+    stage = TokensStage(TRAINED, data, worker.device, worker.plan.batches["tokens"])
+    inputs = describe_inputs(worker, data, "audiomae", "mel_vae")
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
-        made_with = {name: worker.count_steps(name) for name in ("audiomae", "mel_vae")}
-        worker.write(*states_of(averages, stage), steps, spent, made_with=made_with)
+        worker.write(*states_of(averages, stage), steps, spent, **inputs)
         return False
 
     return {**worker.train(stage, review), "steps": worker.count_steps("tokens")}
@@ -265,11 +266,7 @@ def train_diffusion(session: Session) -> dict[str, Any]:
     conditioned = prepare_context(worker.state, data, encoder, worker.need("tokens", "quantizer"))
     stage = DiffusionStage(TRAINED, conditioned, worker.device, worker.plan.batches["diffusion"])
     worker.report(f"features, latents and tokens in {time.monotonic() - started:.1f} s")
-    inputs = {
-        "centroids": torch.from_numpy(np.array(data.centroids)).half(),
-        "scale_factor": json.loads((worker.state / SCALE_FACTOR).read_text()),
-        "made_with": {name: worker.count_steps(name) for name in ("audiomae", "mel_vae", "tokens")},
-    }
+    inputs = describe_inputs(worker, data, "audiomae", "mel_vae", "tokens")
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
         worker.write(*states_of(averages, stage), steps, spent, **inputs)
@@ -278,11 +275,21 @@ def train_diffusion(session: Session) -> dict[str, Any]:
     return {**worker.train(stage, review), "steps": worker.count_steps("diffusion")}
 
 
+def describe_inputs(worker: Worker, data: Features, *stages: str) -> dict[str, Any]:
+    """What tokens and the T-UNet bring back: the centroids and scale factor of `data`, and the updates of `stages`."""
+    return {
+        "centroids": torch.from_numpy(np.array(data.centroids)).half(),
+        "scale_factor": json.loads((worker.state / SCALE_FACTOR).read_text()),
+        "made_with": {name: worker.count_steps(name) for name in stages},
+    }
+
+
 def load_features(worker: Worker) -> Features:
     """The outputs of AudioMAE, the centroids and the VAE for all clips."""
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     encoder = load_weights(VaeEncoder(TRAINED), worker.need("mel_vae", "encoder"), worker.device)
     corpus = worker.plan.corpus
     return prepare_latents(
-        *(worker.state, load_clips(corpus), audiomae, encoder, TRAINED.config, len(list_sets(corpus)))
+        *(worker.state, load_clips(corpus), audiomae, encoder, worker.need("mel_vae", "decoder")),
+        *(TRAINED.config, len(list_sets(corpus))),
     )

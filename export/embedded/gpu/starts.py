@@ -16,6 +16,7 @@ TOKENS_COME_FROM = ("audiomae", "mel_vae")  #: stages whose outputs the tokens a
 
 #: Stage -> the other stages whose weights it computes with, and the network of each that must be there.
 NEEDED = {
+    "vocoder": {"mel_vae": "encoder"},
     "tokens": {"audiomae": AUTOENCODER, "mel_vae": "encoder"},
     "diffusion": {"audiomae": AUTOENCODER, "mel_vae": "encoder", "tokens": "acoustic_encoder"},
 }

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from sc_runtime.errors import SettingsError
-from sc_runtime.export.embedded.training.caching import drop
+from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
+from sc_runtime.export.embedded.training.caching import digest_weights, drop, write_record
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, CONTEXT, SCALE_FACTOR
 from sc_runtime.files import replacing, write_atomically
 
@@ -76,10 +77,10 @@ def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list
 
     came: the folder that errors name, if `folder` is only where its parts were joined.
 
-    The T-UNet brings the centroids and the scale factor that it was trained with. Without it those in `state` go, as
-    do all that was computed from other weights. Raises SettingsError if nothing came back, if `state` holds a stage
-    that came back, or if the tokens or the T-UNet were trained with other weights than those that are beside
-    them.
+    The tokens and the T-UNet bring the centroids and the scale factor with which they were trained. Without them those
+    in `state` go, as does all that was computed from other weights. Raises SettingsError if nothing came back, if
+    `state` holds a stage that came back, or if the tokens or the T-UNet were trained with other weights than those that
+    are beside them.
     """
     came = came or folder
     found = {stage: read_stage(folder, stage, came) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
@@ -102,12 +103,23 @@ def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list
     for stage in found:
         with replacing(state / f"{stage}.pt") as temporary:
             torch.save(found[stage], temporary)
-    if "diffusion" in found:
-        with replacing(state / CENTROIDS) as temporary, temporary.open("wb") as file:
-            np.save(file, found["diffusion"]["centroids"].float().numpy())
-        write_atomically(state / SCALE_FACTOR, json.dumps(found["diffusion"]["scale_factor"]).encode())
+    makers = [found[stage] for stage in ("diffusion", "tokens") if "centroids" in found.get(stage, {})]
+    if makers:
+        lay_inputs(state, makers[0], found)
     split_losses(folder / LOSSES, state)
     return list(found), [stage for stage in STAGES if stage not in found]
+
+
+def lay_inputs(state: Path, made: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the centroids and the scale factor that `made` brings, and with which of the stages `found` they belong."""
+    if "audiomae" in found:
+        audiomae = take_encoder(found["audiomae"]["averages"][AUTOENCODER])
+        write_record(state / CENTROIDS, {"audiomae": digest_weights(audiomae)})
+    with replacing(state / CENTROIDS) as temporary, temporary.open("wb") as file:
+        np.save(file, made["centroids"].float().numpy())
+    if "mel_vae" in found:
+        write_record(state / SCALE_FACTOR, {"decoder": digest_weights(found["mel_vae"]["averages"]["decoder"])})
+    write_atomically(state / SCALE_FACTOR, json.dumps(made["scale_factor"]).encode())
 
 
 def read_stage(folder: Path, stage: str, came: Path) -> dict[str, Any]:

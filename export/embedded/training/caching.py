@@ -1,6 +1,7 @@
 """Arrays that are computed once and kept in a state's folder, each with a record of what it was computed from.
 
-The record of NAME.npy is NAME.made.json. A file without a record was given (`restore`, or a pack), and is kept.
+The record of NAME.npy is NAME.made.json. A file without a record is computed anew, unless it may have been given: by
+`restore`, by a pack for a GPU, or by what came back from one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
 from sc_runtime.files import replacing, write_atomically
 
-SAMPLED = 64  #: rows of a large array that its digest covers, evenly chosen, besides its shape
+SAMPLED = 64  #: rows of a large array that its digest covers, evenly chosen, besides its shape: others go unnoticed
 
 Sources = Mapping[str, str]  #: what an array is computed from: the name of each source and its digest
 
@@ -28,10 +29,10 @@ def digest_rows(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def digest_weights(module: nn.Module) -> str:
-    """A digest of the weights of `module`."""
+def digest_weights(weights: Mapping[str, Tensor]) -> str:
+    """A digest of the weights of a network, by their names."""
     found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         found.update(f"{name} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().float().numpy().tobytes())
     return found.hexdigest()
@@ -41,17 +42,19 @@ def locate_record(path: Path) -> Path:
     return path.with_suffix(".made.json")
 
 
-def is_current(path: Path, sources: Sources) -> bool:
-    """Whether `path` exists and was computed from these sources, or was given."""
+def is_current(path: Path, sources: Sources, may_be_given: bool = False) -> bool:
+    """Whether `path` exists and was computed from these sources, or has no record and may have been given."""
     record = locate_record(path)
-    return path.exists() and (not record.exists() or json.loads(record.read_text()) == dict(sources))
+    if not path.exists() or not record.exists():
+        return path.exists() and may_be_given
+    return bool(json.loads(record.read_text()) == dict(sources))
 
 
-def cached(path: Path, compute: Callable[[Path], None], sources: Sources) -> np.ndarray:
+def cached(path: Path, compute: Callable[[Path], None], sources: Sources, may_be_given: bool = False) -> np.ndarray:
     """The array in `path`. If there is none, or one of other sources, `compute` writes it to a temporary file first."""
-    if not is_current(path, sources):
+    if not is_current(path, sources, may_be_given):
         drop(path)
-        write_record(path, sources)  # first: an array without a record is a given one
+        write_record(path, sources)  # first: an array without a record may be a given one
         with replacing(path) as temporary:
             compute(temporary)
     return np.load(path, mmap_mode="c")  # never written to; torch wants arrays that could be

@@ -31,7 +31,7 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
-from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder, scale_rates
+from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder, read_state, scale_rates
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
@@ -66,11 +66,9 @@ def main(
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Clips, or pieces of clips, of an update.")] = None,
     rate: Annotated[
-        float,
-        typer.Option(
-            min=1e-3, max=10, help="Highest learning rate, over that for random weights. Later pieces keep it."
-        ),
-    ] = 1.0,
+        float | None,
+        typer.Option(min=1e-3, max=10, help="Highest learning rate, over that for random weights. For a first piece."),
+    ] = None,
     bundle: Annotated[
         str | None,
         typer.Option(help="Folder or name, for `restore` (by default the shipped model) and vae_decoder."),
@@ -94,11 +92,23 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     opened = open_stage(stage, folder, corpus, choose_device(), bundle)
     opened.batch = batch or opened.batch
-    scale_rates(opened, rate)
+    if rate is not None:
+        require_new(folder / f"{stage}.pt", rate)
+        scale_rates(opened, rate)
     complete = fit(opened, folder, minutes, budget or BUDGETS[stage], console.print, stopped=stopping.is_set)
     console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
     if stopping.is_set():
         raise typer.Exit(128 + signal.SIGTERM)
+
+
+def require_new(path: Path, rate: float) -> None:
+    """Raises SettingsError if the stage in `path` has begun: its optimisers have their learning rates."""
+    if path.exists() and read_state(path)["optimizers"]:
+        raise SettingsError(
+            f"--rate {rate:g} for {path}, which has begun",
+            "a first piece",
+            "leave it out: later pieces keep the first's",
+        )
 
 
 def finish(name: str, folder: Path, corpus: Path, bundle: str | None, console: Console) -> None:
@@ -142,7 +152,8 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bund
         return VocoderStage(TRAINED, clips, encoder, load_decoder(folder), device)
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
-    data = prepare_latents(folder, clips, audiomae, vae, TRAINED.config, len(list_sets(corpus)))
+    decoder = load_average(folder, "mel_vae", "decoder")
+    data = prepare_latents(folder, clips, audiomae, vae, decoder, TRAINED.config, len(list_sets(corpus)))
     if name == "tokens":
         return TokensStage(TRAINED, data, device)
     acoustic_encoder = load_weights(

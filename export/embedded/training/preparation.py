@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,9 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
 
 def prepare_fbanks(folder: Path, clips: np.ndarray) -> np.ndarray:
     """The filterbanks of `clips`, float16 [N, 1024, 128]."""
-    return cached(folder / "fbanks.npy", lambda path: compute_fbanks(clips, path), {"clips": digest_rows(clips)})
+    path = folder / "fbanks.npy"
+    linked = path.is_symlink()  # to those of the corpus, by export.embedded.gpu
+    return cached(path, lambda path: compute_fbanks(clips, path), {"clips": digest_rows(clips)}, linked)
 
 
 def prepare_semantic(
@@ -119,18 +121,22 @@ def prepare_semantic(
 ) -> tuple[np.ndarray, ...]:
     """Features [N, L, D], centroids, semantic tokens [N, L], and the number of positions that hold tokens [N].
 
-    sets: as of `prepare_centroids`.
+    sets: as of `prepare_centroids`. Raises SettingsError if the centroids are those of another AudioMAE and tokens or a
+    T-UNet have been trained with them.
     """
     device = next(audiomae.parameters()).device
-    network, inputs = {"audiomae": digest_weights(audiomae)}, {"fbanks": digest_rows(fbanks)}
+    network, inputs = {"audiomae": digest_weights(audiomae.state_dict())}, {"fbanks": digest_rows(fbanks)}
     features = cached(
         folder / "features.npy",
         lambda path: compute_features(fbanks, audiomae, config, path),
         network | inputs,
     )
     positions = count_all_positions(len(fbanks), config)
+    path = folder / CENTROIDS
+    if path.exists() and not is_current(path, network, may_be_given=True):
+        require_untrained(path, "AudioMAE")
     centroids = cached(  # of any clips: more of them change nothing that tokens were trained on
-        folder / CENTROIDS, lambda path: prepare_centroids(features, positions, config, sets, path), network
+        path, lambda path: prepare_centroids(features, positions, config, sets, path), network, may_be_given=True
     )
     semantic = cached(
         folder / "semantic.npy",
@@ -141,12 +147,19 @@ def prepare_semantic(
 
 
 def prepare_latents(
-    folder: Path, clips: np.ndarray, audiomae: nn.Module, encoder: nn.Module, config: SemantiCodecConfig, sets: int = 1
+    folder: Path,
+    clips: np.ndarray,
+    audiomae: nn.Module,
+    encoder: nn.Module,
+    decoder: Mapping[str, Tensor],
+    config: SemantiCodecConfig,
+    sets: int = 1,
 ) -> Features:
     """The data of stage `tokens`; `sets` is as of `prepare_centroids`.
 
-    The VAE's scale factor, one over the standard deviation of the latents, is kept too. Raises SettingsError if it was
-    given and is that of another VAE.
+    The VAE's scale factor, one over the standard deviation of the latents, is kept too. It belongs to the VAE with the
+    weights `decoder`: `vae_encoder` trains another encoder of the same latents. Raises SettingsError as `prepare_scale`
+    and `prepare_semantic` do.
     """
     fbanks = prepare_fbanks(folder, clips)
     features, centroids, semantic, positions = prepare_semantic(folder, fbanks, audiomae, config, sets)
@@ -154,21 +167,26 @@ def prepare_latents(
     for rows in batches(len(features)):
         frames = [count_frames(np.asarray(fbank, np.float32)) for fbank in fbanks[rows]]
         joined[rows] = join_features(np.asarray(features[rows], np.float32), centroids[semantic[rows]], frames)
-    network = {"encoder": digest_weights(encoder)}
     raw = cached(
         folder / "latents.npy",
         lambda path: compute_latents(clips, encoder, path),
-        network | {"clips": digest_rows(clips)},
+        {"encoder": digest_weights(encoder.state_dict()), "clips": digest_rows(clips)},
     )
-    scale = prepare_scale(folder / SCALE_FACTOR, raw, network)
+    scale = prepare_scale(folder / SCALE_FACTOR, raw, {"decoder": digest_weights(decoder)})
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
     return Features(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
 
 
 def prepare_scale(path: Path, latents: np.ndarray, sources: Sources) -> float:
-    """The VAE's scale factor: the one in `path`, else one over the deviation of `latents`. Raises SettingsError."""
+    """The VAE's scale factor: the one in `path`, else one over the deviation of `latents`.
+
+    Raises SettingsError if the one in `path` is that of another VAE and tokens or a T-UNet have been trained with it. A
+    given one without a record is taken for another VAE's if it is off by a factor of two.
+    """
     deviation = float(np.std(latents[::7], dtype=np.float64))
-    if not is_current(path, sources):
+    if not is_current(path, sources, may_be_given=True):
+        if path.exists():
+            require_untrained(path, "VAE")
         drop(path)
         write_record(path, sources)
         write_atomically(path, json.dumps(1.0 / deviation).encode())
@@ -180,6 +198,18 @@ def prepare_scale(path: Path, latents: np.ndarray, sources: Sources) -> float:
             f"remove {path.name}, tokens.pt and diffusion.pt, which belong to another VAE",
         )
     return float(scale)
+
+
+def require_untrained(path: Path, network: str) -> None:
+    """Raises SettingsError if tokens or a T-UNet lie beside `path`, which belongs to another `network` than now."""
+    trained = [name for name in ("tokens.pt", "diffusion.pt") if (path.parent / name).exists()]
+    if trained:
+        named = " and ".join(trained)
+        raise SettingsError(
+            f"{path} and {named}, of another {network}",
+            f"the {network} that they were trained with",
+            f"remove {path.name} and {named} to train them for this one",
+        )
 
 
 def prepare_context(
@@ -198,7 +228,7 @@ def prepare_context(
     sources = {
         "joined": digest_rows(data.joined),
         "semantic": digest_rows(data.semantic),
-        "acoustic_encoder": digest_weights(acoustic_encoder),
+        "acoustic_encoder": digest_weights(acoustic_encoder.state_dict()),
         "entries": digest_rows(entries.cpu().numpy()),
     }
     return Conditioned(data.latents, cached(folder / CONTEXT, compute, sources))

@@ -23,8 +23,8 @@ HEAD, TAIL = "head", "tail"
 #: Number of sets of shapes that a graph stays compiled for. Each holds the graph's weights once more. A vocoder runs
 #: with up to 16. A dropped one is read from the disk again, which takes a third of the time of compiling it.
 KEPT_SHAPES = 4
-#: Held while a model is read and rewritten. Python does this in one thread at a time anyway; with the lock the graph
-#: that is loaded first is ready first, which is the T-UNet.
+#: Held while a model is read and rewritten. Rewriting, the longer part, is Python, which runs in one thread at a time
+#: anyway. With the lock the graph that is loaded first is ready first, which is the T-UNet.
 MAKING = threading.Lock()
 
 

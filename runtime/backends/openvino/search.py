@@ -29,6 +29,7 @@ class OpenVinoNearestCentroid(NearestCentroid):
     def __init__(self, codebook: npt.NDArray[np.float32], core: Any, settings: dict[str, Any]) -> None:
         """`settings` are OpenVINO's for the CPU, in float32. Raises BundleError."""
         super().__init__(codebook)
+        self._centred = np.ascontiguousarray(self._centred)  # OpenVINO refers to its memory, row by row
         self.core, self.settings = core, settings
         self._models: OnceEach[str, Any] = OnceEach()
 
@@ -40,7 +41,7 @@ class OpenVinoNearestCentroid(NearestCentroid):
         """As `_search_block`, which searches the queries that OpenVINO does not decide."""
         centred, norms = self._centre(queries)
         with explained_failures({"queries": centred.shape}):
-            best, places = infer(self._models.get("model", self._compile), centred)
+            best, places = infer(self._models.get("model", self._compile), np.ascontiguousarray(centred))
         first, second = best.T.astype(np.float64)
         nearest = np.array(places[:, 0])
         unclear = np.flatnonzero(~(second < first - 2 * self._error_bound(norms)))

@@ -151,7 +151,7 @@ def import_library(library: str) -> ModuleType:
     """The module of `library` "tensorrt" or "rtx". Raises MissingExtraError."""
     try:
         return importlib.import_module(MODULES[library])
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library that it links is not found
         raise MissingExtraError(
             f"{MODULES[library]} cannot be imported ({error})",
             f"the extra `{library}`",
