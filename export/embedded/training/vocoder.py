@@ -158,9 +158,9 @@ class VocoderStage:
                 bins.append(compare_logarithms(a, b))
                 convergences.append(torch.linalg.vector_norm(a - b) / (torch.linalg.vector_norm(b) + SILENCE))
             if log_mel.fft_size == LEVEL_FFT:
-                powers = a.square(), b.square()
-                level = compare_levels(*(log_mel.filters @ power for power in powers), LEVEL_BINS)
-                level = level + compare_levels(*(power.sum(dim=1, keepdim=True) for power in powers), 1)
+                a, b = a.square(), b.square()
+                bands = compare_levels(log_mel.filters @ a, log_mel.filters @ b, LEVEL_BINS)
+                level = bands + compare_levels(a.sum(dim=1, keepdim=True), b.sum(dim=1, keepdim=True), 1)
         mel, magnitude, convergence = (torch.stack(losses).mean() for losses in (mels, bins, convergences))
         spectra = MEL_WEIGHT * mel + MAGNITUDE_WEIGHT * magnitude + CONVERGENCE_WEIGHT * convergence
         return spectra + LEVEL_WEIGHT * level
