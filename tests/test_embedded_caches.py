@@ -16,11 +16,11 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.splits import DOMAINS
 from sc_runtime.export.embedded.training import caching, command, preparation
 from sc_runtime.export.embedded.training.caching import cached, digest_rows, digest_weights
-from sc_runtime.export.embedded.training.loop import load_average, load_encoder
 from sc_runtime.export.embedded.training.mel_vae import VaeEncoder
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, prepare_latents
 from sc_runtime.export.embedded.training.restoring import build_networks, write_start
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.states import load_average, load_encoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from tests.test_embedded_training import SIZES
 

@@ -56,8 +56,8 @@ from sc_runtime.export.embedded.gpu.taking import join_parts
 from sc_runtime.export.embedded.training import command as training
 from sc_runtime.export.embedded.training.assembly import assemble
 from sc_runtime.export.embedded.training.filterbanks import compute_fbanks
-from sc_runtime.export.embedded.training.loop import load_average, read_curves
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.states import load_average, read_curves
 from sc_runtime.export.semanticodec.checkpoint import Folder
 from sc_runtime.export.semanticodec.networks.tunet import TUNet
 from sc_runtime.semanticodec.config import SEGMENT_SAMPLES

@@ -19,9 +19,9 @@ from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, 
 from sc_runtime.export.embedded.gpu.starts import check_starts, lay_starts
 from sc_runtime.export.embedded.training.assembly import load_audiomae, take_encoder
 from sc_runtime.export.embedded.training.caching import digest_weights, is_current
-from sc_runtime.export.embedded.training.loop import load_average, read_curves
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, load_weights
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.states import load_average, read_curves
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 
 

@@ -36,17 +36,7 @@ from sc_runtime.export.embedded.training.diffusion import (
     draw_steps,
 )
 from sc_runtime.export.embedded.training.filterbanks import choose_lengths
-from sc_runtime.export.embedded.training.loop import (
-    Stage,
-    fit,
-    load_average,
-    load_decoder,
-    load_encoder,
-    read_clock,
-    read_curves,
-    scale_rates,
-    schedule_rate,
-)
+from sc_runtime.export.embedded.training.loop import Stage, fit, read_clock, scale_rates, schedule_rate
 from sc_runtime.export.embedded.training.masked_autoencoder import (
     MaskedAutoencoder,
     MaskedAutoencoderStage,
@@ -69,6 +59,7 @@ from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.rows import use_rows
 from sc_runtime.export.embedded.training.samples import crop_latents, prepare_samples
+from sc_runtime.export.embedded.training.states import load_average, load_decoder, load_encoder, read_curves
 from sc_runtime.export.embedded.training.tokens import Features, TokenDecoder, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder

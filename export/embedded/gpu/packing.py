@@ -24,10 +24,10 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.effects import decode_recording, recordings_of
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
-from sc_runtime.export.embedded.training.loop import load_encoder
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.states import load_encoder
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 from sc_runtime.files import replacing
 

@@ -26,7 +26,7 @@ from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
 from sc_runtime.export.embedded.training.caching import drop
 from sc_runtime.export.embedded.training.diffusion import DiffusionStage
-from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock, read_state
+from sc_runtime.export.embedded.training.loop import Average, Stage, choose_device, fit, read_clock
 from sc_runtime.export.embedded.training.masked_autoencoder import MaskedAutoencoderStage
 from sc_runtime.export.embedded.training.mel import LogMel
 from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder
@@ -40,6 +40,7 @@ from sc_runtime.export.embedded.training.preparation import (
     prepare_semantic,
 )
 from sc_runtime.export.embedded.training.sizes import TRAINED
+from sc_runtime.export.embedded.training.states import read_state
 from sc_runtime.export.embedded.training.tokens import Features, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER
-from sc_runtime.export.embedded.training.loop import read_state
+from sc_runtime.export.embedded.training.states import read_state
 
 from .packing import INPUTS, STAGES, copy_whole
 from .stages import RETURNED, STATE, read_head

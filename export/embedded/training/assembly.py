@@ -15,8 +15,8 @@ from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.spec import list_shapes
 from sc_runtime.files import replacing
 
-from .loop import load_average, load_decoder
 from .preparation import CENTROIDS, SCALE_FACTOR
+from .states import load_average, load_decoder
 
 AUTOENCODER = "autoencoder"  #: network of stage `audiomae`
 CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it

@@ -31,7 +31,7 @@ from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
-from .loop import Stage, choose_device, fit, load_average, load_decoder, load_encoder, read_state, scale_rates
+from .loop import Stage, choose_device, fit, scale_rates
 from .masked_autoencoder import MaskedAutoencoderStage
 from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
@@ -39,6 +39,7 @@ from .preparation import SCALE_FACTOR, load_clips, load_weights, prepare_context
 from .restoring import restore_bundle
 from .samples import COUNT, prepare_samples
 from .sizes import TRAINED
+from .states import load_average, load_decoder, load_encoder, read_state
 from .tokens import TokensStage
 from .vocoder import VocoderStage
 

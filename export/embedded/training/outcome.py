@@ -13,10 +13,11 @@ from sc_runtime.export.semanticodec.networks.sizes import NetworkSizes
 from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.files import replacing
 
-from .loop import choose_device, load_average, load_decoder, load_encoder, read_curves
+from .loop import choose_device
 from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
+from .states import load_average, load_decoder, load_encoder, read_curves
 
 SKIPPED = ("step", "seconds")  #: columns of a curve that are no losses
 
