@@ -18,7 +18,7 @@ from sc_runtime.export.embedded.gpu import captured, command, plan, sharing, tak
 from sc_runtime.export.embedded.gpu.packing import INPUTS, STAGES, copy_starts, copy_whole, write_halves
 from sc_runtime.export.embedded.gpu.starts import check_starts, lay_starts
 from sc_runtime.export.embedded.training.assembly import load_audiomae, take_encoder
-from sc_runtime.export.embedded.training.caching import digest_weights, is_current
+from sc_runtime.export.embedded.training.caching import digest_weights, is_current, write_record
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, load_weights
 from sc_runtime.export.embedded.training.sizes import TRAINED
 from sc_runtime.export.embedded.training.states import load_average, read_curves
@@ -102,10 +102,41 @@ def test_an_encoder_that_was_trained_for_a_restored_decoder_travels(tmp_path: Pa
         }
 
 
+def test_the_decoder_that_is_shipped_travels(tmp_path: Path) -> None:
+    """Halfway between before and after stage `vae_decoder`, as `assemble` and the vocoder's training take it."""
+    state, pack = tmp_path / "state", tmp_path / "pack"
+    for each in (state, pack):
+        each.mkdir()
+    for stage, value in (("mel_vae", 1.0), ("vae_decoder", 3.0)):
+        networks = {"decoder": {"weight": torch.full((2,), value)}}
+        write_halves(state / f"{stage}.pt", networks, networks, 5, 1.0)
+    copy_starts(state, pack)
+    assert load_average(pack, "mel_vae", "decoder")["weight"].tolist() == [2.0, 2.0]
+
+
+def test_what_tokens_were_trained_with_travels_and_comes_back_with_them(tmp_path: Path) -> None:
+    """Also if only the vocoder was trained there."""
+    state, pack, new = tmp_path / "state", tmp_path / "pack", tmp_path / "new"
+    for each in (state, pack):
+        each.mkdir()
+    networks = {"decoder": {"weight": torch.ones(2)}}
+    write_halves(state / "mel_vae.pt", networks, networks, 5, 1.0)
+    write_stage(state, "tokens", 5)
+    np.save(state / CENTROIDS, np.ones((4, 2), np.float32))
+    (state / SCALE_FACTOR).write_text("0.5")
+    copy_starts(state, pack)
+    taking.take_back(pack, new)
+    assert np.load(new / CENTROIDS).shape == (4, 2) and json.loads((new / SCALE_FACTOR).read_text()) == 0.5
+    assert is_current(new / SCALE_FACTOR, {"decoder": digest_weights(networks["decoder"])})
+    write_record(state / SCALE_FACTOR, {"decoder": "another"})
+    with pytest.raises(SettingsError, match=r"tokens.pt, and scale_factor.json of another AudioMAE or VAE"):
+        copy_starts(state, pack)
+
+
 def test_tokens_without_what_they_were_trained_with_are_refused(tmp_path: Path) -> None:
     write_stage(tmp_path / "state", "tokens", 5)
     (tmp_path / "pack").mkdir()
-    with pytest.raises(SettingsError, match=r"tokens.pt and no centroids.npy; .*: train stage tokens there, or remove"):
+    with pytest.raises(SettingsError, match=r"tokens.pt, and centroids.npy missing; .*: remove both"):
         copy_starts(tmp_path / "state", tmp_path / "pack")
 
 

@@ -17,9 +17,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 def list_pages() -> list[Path]:
     """The tracked pages; all pages where this is not a checkout."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0 and listed.stdout:
-        return [path for name in listed.stdout.split() if (path := ROOT / name).exists()]
+        return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).exists()]
     pages = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
     return [ROOT / page for page in pages if not any(part[0] == "." or part in SKIPPED for part in page.parts)]
 
@@ -61,6 +61,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
+    assert ROOT / "README.md" in list_pages()
     (tmp_path / "other.md").write_text("# A title, with `code`\n")
     page = tmp_path / "page.md"
     page.write_text(

@@ -24,10 +24,12 @@ from sc_runtime.bundle.store import Bundle
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.effects import decode_recording, recordings_of
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
+from sc_runtime.export.embedded.training.assembly import load_audiomae
+from sc_runtime.export.embedded.training.caching import Sources, digest_weights, is_current
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
-from sc_runtime.export.embedded.training.states import load_encoder
+from sc_runtime.export.embedded.training.states import load_average, load_decoder, load_encoder, read_state
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 from sc_runtime.files import replacing
 
@@ -85,8 +87,8 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
     """Write `folder`/STAGE.pt: the averaged weights in `state`, or without it those of the shipped model, as float16.
 
     Returns the updates that each stage has had. A stage that has no weights is left out: it starts with random ones.
-    Tokens bring the centroids and the scale factor with which they were trained. The VAE's encoder is that of stage
-    `vae_encoder` if it was trained there. Raises SettingsError.
+    Tokens bring the centroids and the scale factor with which they were trained. The VAE's halves are those of the
+    stages `vae_encoder` and `vae_decoder` where these were trained. Raises SettingsError.
     """
     steps = {}
     with TemporaryDirectory() as temporary:
@@ -97,21 +99,38 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
             raise SettingsError(f"--state {state}", "a folder with a state of the training, such as vocoder.pt")
         for stage in STAGES:
             if (state / f"{stage}.pt").is_file():
-                found = torch.load(state / f"{stage}.pt", map_location="cpu", weights_only=True)
-                averages, networks = found["averages"], found["networks"]
-                if stage == "mel_vae" and (state / "vae_encoder.pt").is_file():
-                    encoder = load_encoder(state)
-                    averages, networks = {**averages, "encoder": encoder}, {**networks, "encoder": encoder}
-                write_halves(folder / f"{stage}.pt", averages, networks, 0, 0.0)
+                found = read_state(state / f"{stage}.pt")
+                averages = {**found["averages"], **(load_vae(state) if stage == "mel_vae" else {})}
+                more = read_inputs(state) if stage == "tokens" else {}
+                write_halves(folder / f"{stage}.pt", averages, found["networks"], 0, 0.0, **more)
                 steps[stage] = found["steps"]
         for name in INPUTS if "tokens" in steps else ():
-            if not (state / name).is_file():
-                given = f"--state {state} with tokens.pt and no {name}"
-                raise SettingsError(
-                    given, "what they were trained with", "train stage tokens there, or remove tokens.pt"
-                )
             copy_whole(state / name, folder / name)
     return steps
+
+
+def load_vae(state: Path) -> Networks:
+    """The averaged weights of the VAE that decoding uses. One from a bundle may have no encoder."""
+    encoder_is_there = (state / "vae_encoder.pt").is_file() or "encoder" in read_state(state / "mel_vae.pt")["averages"]
+    return {"decoder": load_decoder(state), **({"encoder": load_encoder(state)} if encoder_is_there else {})}
+
+
+def read_inputs(state: Path) -> dict[str, Any]:
+    """The centroids and the scale factor with which the tokens in `state` were trained. Raises SettingsError."""
+    sources: dict[str, Sources] = {CENTROIDS: {}, SCALE_FACTOR: {}}
+    if (state / "audiomae.pt").is_file():
+        sources[CENTROIDS] = {"audiomae": digest_weights(load_audiomae(state))}
+    if (state / "mel_vae.pt").is_file():
+        sources[SCALE_FACTOR] = {"decoder": digest_weights(load_average(state, "mel_vae", "decoder"))}
+    for name in INPUTS:
+        if not is_current(state / name, sources[name], may_be_given=True):
+            found = "of another AudioMAE or VAE" if (state / name).exists() else "missing"
+            given = f"--state {state}: tokens.pt, and {name} {found}"
+            raise SettingsError(given, "what the tokens were trained with", "remove both, and train stage tokens there")
+    return {
+        "centroids": torch.from_numpy(np.load(state / CENTROIDS)).half(),
+        "scale_factor": json.loads((state / SCALE_FACTOR).read_text()),
+    }
 
 
 def write_halves(path: Path, averages: Networks, networks: Networks, steps: int, seconds: float, **more: Any) -> None:

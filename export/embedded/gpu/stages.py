@@ -226,6 +226,7 @@ def train_vocoder(session: Session) -> dict[str, Any]:
 def train_audiomae(session: Session) -> dict[str, Any]:
     """Part: AudioMAE; then the features, centroids and semantic tokens of all clips."""
     worker = Worker(session)
+    drop(worker.state / CENTROIDS)  # of other weights, if this is not the first call
     fbanks = np.load(worker.state / "fbanks.npy", mmap_mode="c")
     stage = MaskedAutoencoderStage(TRAINED, fbanks, worker.device, worker.plan.batches["audiomae"])
 
@@ -235,7 +236,6 @@ def train_audiomae(session: Session) -> dict[str, Any]:
 
     result = worker.train(stage, review)
     started = time.monotonic()
-    drop(worker.state / CENTROIDS)  # of other weights, if this is not the first call
     audiomae = load_weights(AudioMAE(TRAINED), take_encoder(worker.need("audiomae", AUTOENCODER)), worker.device)
     prepare_semantic(worker.state, fbanks, audiomae, TRAINED.config, len(list_sets(worker.plan.corpus)))
     return {**result, "steps": worker.count_steps("audiomae"), "prepared_in_s": round(time.monotonic() - started, 1)}

@@ -77,10 +77,9 @@ def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list
 
     came: the folder that errors name, if `folder` is only where its parts were joined.
 
-    The tokens and the T-UNet bring the centroids and the scale factor with which they were trained. Without them those
-    in `state` go, as does all that was computed from other weights. Raises SettingsError if nothing came back, if
-    `state` holds a stage that came back, or if the tokens or the T-UNet were trained with other weights than those that
-    are beside them.
+    All that `state` keeps of other weights is removed. The tokens and the T-UNet bring the centroids and the scale
+    factor with which they were trained. Raises SettingsError if nothing came back, if `state` holds a stage that came
+    back, or if the tokens or the T-UNet were trained with other weights than those that are beside them.
     """
     came = came or folder
     found = {stage: read_stage(folder, stage, came) for stage in STAGES if (folder / f"{stage}.pt").is_file()}

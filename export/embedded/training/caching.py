@@ -1,7 +1,7 @@
 """Arrays that are computed once and kept in a state's folder, each with a record of what it was computed from.
 
-The record of NAME.npy is NAME.made.json. A file without a record is computed anew, unless it may have been given: by
-`restore`, by a pack for a GPU, or by what came back from one.
+The record of NAME.npy is NAME.made.json. A file without a record is computed anew, unless it may have been given: by a
+pack for a GPU, or by a state of before there were records.
 """
 
 from __future__ import annotations
@@ -43,11 +43,15 @@ def locate_record(path: Path) -> Path:
 
 
 def is_current(path: Path, sources: Sources, may_be_given: bool = False) -> bool:
-    """Whether `path` exists and was computed from these sources, or has no record and may have been given."""
+    """Whether `path` exists and was computed from these sources.
+
+    may_be_given: whether it counts as current without a record, and with one of other kinds of sources.
+    """
     record = locate_record(path)
-    if not path.exists() or not record.exists():
+    found = json.loads(record.read_text()) if record.exists() else {}
+    if not path.exists() or set(found) != set(sources):
         return path.exists() and may_be_given
-    return bool(json.loads(record.read_text()) == dict(sources))
+    return bool(found == dict(sources))
 
 
 def cached(path: Path, compute: Callable[[Path], None], sources: Sources, may_be_given: bool = False) -> np.ndarray:

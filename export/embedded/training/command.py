@@ -93,8 +93,9 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     opened = open_stage(stage, folder, corpus, choose_device(), bundle)
     opened.batch = batch or opened.batch
-    if rate is not None:
-        require_new(folder / f"{stage}.pt", rate)
+    if rate is not None and has_begun(folder / f"{stage}.pt"):
+        console.print(f"{stage}: has begun and keeps its learning rate; --rate is for a first piece")
+    elif rate is not None:
         scale_rates(opened, rate)
     complete = fit(opened, folder, minutes, budget or BUDGETS[stage], console.print, stopped=stopping.is_set)
     console.print(f"{stage}: {'complete' if complete else 'not yet complete: run it again'}")
@@ -102,14 +103,9 @@ def main(
         raise typer.Exit(128 + signal.SIGTERM)
 
 
-def require_new(path: Path, rate: float) -> None:
-    """Raises SettingsError if the stage in `path` has begun: its optimisers have their learning rates."""
-    if path.exists() and read_state(path)["optimizers"]:
-        raise SettingsError(
-            f"--rate {rate:g} for {path}, which has begun",
-            "a first piece",
-            "leave it out: later pieces keep the first's",
-        )
+def has_begun(path: Path) -> bool:
+    """Whether the state of a stage holds optimisers, whose learning rates `fit` takes over."""
+    return path.exists() and bool(read_state(path)["optimizers"])
 
 
 def finish(name: str, folder: Path, corpus: Path, bundle: str | None, console: Console) -> None:

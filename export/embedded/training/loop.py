@@ -236,7 +236,7 @@ def pick(rows: int, count: int, generator: torch.Generator | None, device: torch
 
 
 def scale_rates(stage: Stage, factor: float) -> None:
-    """Multiply the highest learning rates of a new stage. A state that is restored has its own."""
+    """Multiply the highest learning rates of `stage`. `fit` replaces them by those of a state with optimisers."""
     for optimizer in stage.optimizers.values():
         for group in optimizer.param_groups:
             set_rate(group, float(group["lr"]) * factor)

@@ -112,7 +112,7 @@ def count_all_positions(clips: int, config: SemantiCodecConfig) -> np.ndarray:
 def prepare_fbanks(folder: Path, clips: np.ndarray) -> np.ndarray:
     """The filterbanks of `clips`, float16 [N, 1024, 128]."""
     path = folder / "fbanks.npy"
-    linked = path.is_symlink()  # to those of the corpus, by export.embedded.gpu
+    linked = path.is_symlink()  # to those of the corpus, which export.embedded.gpu makes
     return cached(path, lambda path: compute_fbanks(clips, path), {"clips": digest_rows(clips)}, linked)
 
 
@@ -126,15 +126,15 @@ def prepare_semantic(
     """
     device = next(audiomae.parameters()).device
     network, inputs = {"audiomae": digest_weights(audiomae.state_dict())}, {"fbanks": digest_rows(fbanks)}
+    path = folder / CENTROIDS
+    if path.exists() and not is_current(path, network, may_be_given=True):
+        require_untrained(path, "AudioMAE")
     features = cached(
         folder / "features.npy",
         lambda path: compute_features(fbanks, audiomae, config, path),
         network | inputs,
     )
     positions = count_all_positions(len(fbanks), config)
-    path = folder / CENTROIDS
-    if path.exists() and not is_current(path, network, may_be_given=True):
-        require_untrained(path, "AudioMAE")
     centroids = cached(  # of any clips: more of them change nothing that tokens were trained on
         path, lambda path: prepare_centroids(features, positions, config, sets, path), network, may_be_given=True
     )

@@ -20,7 +20,7 @@ from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.semanticodec.config import FRAME_SHIFT
 
 from .loop import half_precision
-from .mel import LogMel
+from .mel import FLOOR, LogMel
 from .mel_vae import VaeEncoder, crop_clips
 from .rows import use_rows
 
@@ -40,7 +40,7 @@ SHORTEST = 256  #: FFT whose single bins are compared; shorter ones have mel bin
 LEVEL_FFT = 1024  #: of the resolution whose levels are compared
 LEVEL_BINS, LEVEL_FRAMES = 8, 6  #: of its mel spectrogram, over which a level is taken
 MEL_WEIGHT, MAGNITUDE_WEIGHT, CONVERGENCE_WEIGHT, LEVEL_WEIGHT = 0.6, 0.5, 0.6, 0.5
-FLOOR, POWER_FLOOR = 1e-5, 1e-6  #: of a magnitude and of a mean power, before their logarithms
+POWER_FLOOR = 1e-6  #: of a mean power, before its logarithm
 PERIODS = (2, 3, 5, 7, 11)
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
