@@ -16,7 +16,7 @@ from sc_runtime.export.spec import list_shapes
 from sc_runtime.files import replacing
 
 from .preparation import CENTROIDS, SCALE_FACTOR
-from .states import load_average, load_decoder
+from .states import load_average, load_decoder, load_hifigan
 
 AUTOENCODER = "autoencoder"  #: network of stage `audiomae`
 CHECKPOINT = "embedded"  #: folder of the checkpoint, and so the label of bundles built from it
@@ -32,7 +32,7 @@ def assemble(folder: Path, sizes: NetworkSizes) -> Path:
         "acoustic_encoder": load_average(folder, "tokens", "acoustic_encoder"),
         "tunet": load_average(folder, "diffusion", "tunet"),
         "vae_decoder": load_decoder(folder),
-        "hifigan": load_average(folder, "vocoder", "hifigan"),
+        "hifigan": load_hifigan(folder),
     }
     scale = json.loads((folder / SCALE_FACTOR).read_text())
     states["vae_decoder"]["scale_factor"] = torch.tensor(scale)

@@ -17,7 +17,7 @@ from .loop import choose_device
 from .mel import LogMel
 from .mel_vae import VaeEncoder
 from .preparation import load_weights
-from .states import load_average, load_decoder, load_encoder, read_curves
+from .states import load_decoder, load_encoder, load_hifigan, read_curves
 
 SKIPPED = ("step", "seconds")  #: columns of a curve that are no losses
 
@@ -57,7 +57,7 @@ def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str,
     log_mel = LogMel().to(device)
     encoder = load_weights(VaeEncoder(sizes), load_encoder(folder), device)
     decoder = load_weights(VaeDecoder(sizes), load_decoder(folder), device)
-    hifigan = load_weights(HifiGan(sizes), load_average(folder, "vocoder", "hifigan"), device)
+    hifigan = load_weights(HifiGan(sizes), load_hifigan(folder), device)
     errors = {}
     for path in list_evaluation(corpus):
         clips = np.load(path)

@@ -51,8 +51,25 @@ def load_decoder(folder: Path) -> dict[str, Tensor]:
     before = load_average(folder, "mel_vae", "decoder")
     if not (folder / "vae_decoder.pt").exists():
         return before
-    after = load_average(folder, "vae_decoder", "decoder")
-    return {name: torch.lerp(tensor.float(), after[name].float(), 0.5) for name, tensor in before.items()}
+    return blend(before, load_average(folder, "vae_decoder", "decoder"), 0.5)
+
+
+def load_hifigan(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of the vocoder; if `vocoder_before.pt` is there, most of the way from it to `vocoder.pt`.
+
+    It is the state from which a trained vocoder was trained on with other losses. Measured on 2026-11-27, 6 clips a
+    domain, before, 0.7 and 0.85 of the way, after: STOI of speech 0.750, 0.754, 0.753, 0.751; mel distance of speech
+    2.08, 2.03, 2.03, 2.04, of music 2.49, 2.29, 2.27, 2.26.
+    """
+    after = load_average(folder, "vocoder", "hifigan")
+    if not (folder / "vocoder_before.pt").exists():
+        return after
+    return blend(load_average(folder, "vocoder_before", "hifigan"), after, 0.8)
+
+
+def blend(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between those of a network and those of its further training, float32; `share` 1 is after it."""
+    return {name: torch.lerp(tensor.float(), after[name].float(), share) for name, tensor in before.items()}
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
