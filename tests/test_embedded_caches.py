@@ -20,7 +20,7 @@ from sc_runtime.export.embedded.training.mel_vae import VaeEncoder
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, prepare_latents
 from sc_runtime.export.embedded.training.restoring import build_networks, write_start
 from sc_runtime.export.embedded.training.sizes import TRAINED
-from sc_runtime.export.embedded.training.states import load_average, load_encoder
+from sc_runtime.export.embedded.training.states import load_average, load_encoder, load_hifigan
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from tests.test_embedded_training import SIZES
 
@@ -185,6 +185,14 @@ def test_what_must_be_trained_first_is_said_in_a_line(
     found = capsys.readouterr().err
     assert said in found and found.count("\n") == 1, found
     assert not (folder / "samples.npy").exists()
+
+
+def test_a_vocoder_that_was_trained_on_is_taken_from_most_of_the_way(tmp_path: Path) -> None:
+    for name, value in (("vocoder", 2.0), ("vocoder_before", 1.0)):
+        weights = {"hifigan": {"weight": torch.full((2,), value)}}
+        torch.save({"averages": weights}, tmp_path / f"{name}.pt")
+        expected = 2.0 if name == "vocoder" else 1.8
+        assert load_hifigan(tmp_path)["weight"].tolist() == pytest.approx([expected] * 2)
 
 
 def test_a_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
