@@ -127,6 +127,8 @@ def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack
         assert read_curves(state, stage)[-1]["step"] > 0
     weights = Folder(assemble(state, TRAINED), TRAINED.config.tps)
     assert weights.half
+    second, again = shutil.copytree(pack, tmp_path / "second"), tmp_path / "again"
+    copy_starts(state, second)
     for stage in ("mel_vae", "vocoder"):  # those with discriminators
         goes_on = [stage, str(state), "--corpus", str(work / "corpus"), "--minutes", "0.01", "--budget", "1"]
         assert run_command(training.app, goes_on) == 0
@@ -134,8 +136,9 @@ def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack
     assert any(not torch.equal(started[key], trained[key]) for key in started)
     TUNet(TRAINED).load_state_dict(load_average(state, "diffusion", "tunet"))
 
-    second, again = shutil.copytree(pack, tmp_path / "second"), tmp_path / "again"
-    copy_starts(state, second)
+    (tmp_path / "third").mkdir()
+    with pytest.raises(SettingsError, match="scale_factor.json of another AudioMAE or VAE"):
+        copy_starts(state, tmp_path / "third")  # the VAE has been trained on
     document = rehearse(second, again, tmp_path / "work2", "--only", "diffusion", "--eager", "diffusion")
     assert document["states"]["diffusion"] == "ran" and document["results"]["diffusion"]["steps"] > 0
     assert run_command(command.app, ["take", str(again), str(tmp_path / "state2")]) == 0
