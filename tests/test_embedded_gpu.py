@@ -137,7 +137,7 @@ def test_a_rehearsal_trains_every_stage_and_what_comes_back_is_a_checkpoint(pack
     TUNet(TRAINED).load_state_dict(load_average(state, "diffusion", "tunet"))
 
     (tmp_path / "third").mkdir()
-    with pytest.raises(SettingsError, match="scale_factor.json of another AudioMAE or VAE"):
+    with pytest.raises(SettingsError, match=r"scale_factor\.json of another AudioMAE or VAE"):
         copy_starts(state, tmp_path / "third")  # the VAE has been trained on
     document = rehearse(second, again, tmp_path / "work2", "--only", "diffusion", "--eager", "diffusion")
     assert document["states"]["diffusion"] == "ran" and document["results"]["diffusion"]["steps"] > 0
