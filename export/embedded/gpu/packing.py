@@ -25,8 +25,8 @@ from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.corpus.effects import decode_recording, recordings_of
 from sc_runtime.export.embedded.corpus.splits import DOMAINS, Domain
 from sc_runtime.export.embedded.training.assembly import load_audiomae
-from sc_runtime.export.embedded.training.caching import Sources, digest_weights, is_current
-from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR
+from sc_runtime.export.embedded.training.caching import Sources, is_current
+from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, describe_audiomae, describe_vae
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
 from sc_runtime.export.embedded.training.states import load_average, load_decoder, load_encoder, read_state
@@ -101,7 +101,7 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
             if (state / f"{stage}.pt").is_file():
                 found = read_state(state / f"{stage}.pt")
                 averages = {**found["averages"], **(load_vae(state) if stage == "mel_vae" else {})}
-                more = read_inputs(state) if stage == "tokens" else {}
+                more = check_inputs(state) if stage == "tokens" else {}
                 write_halves(folder / f"{stage}.pt", averages, found["networks"], 0, 0.0, **more)
                 steps[stage] = found["steps"]
         for name in INPUTS if "tokens" in steps else ():
@@ -115,21 +115,26 @@ def load_vae(state: Path) -> Networks:
     return {"decoder": load_decoder(state), **({"encoder": load_encoder(state)} if encoder_is_there else {})}
 
 
-def read_inputs(state: Path) -> dict[str, Any]:
+def check_inputs(state: Path) -> dict[str, Any]:
     """The centroids and the scale factor with which the tokens in `state` were trained. Raises SettingsError."""
     sources: dict[str, Sources] = {CENTROIDS: {}, SCALE_FACTOR: {}}
     if (state / "audiomae.pt").is_file():
-        sources[CENTROIDS] = {"audiomae": digest_weights(load_audiomae(state))}
+        sources[CENTROIDS] = describe_audiomae(load_audiomae(state))
     if (state / "mel_vae.pt").is_file():
-        sources[SCALE_FACTOR] = {"decoder": digest_weights(load_average(state, "mel_vae", "decoder"))}
+        sources[SCALE_FACTOR] = describe_vae(load_average(state, "mel_vae", "decoder"))
     for name in INPUTS:
         if not is_current(state / name, sources[name], may_be_given=True):
             found = "of another AudioMAE or VAE" if (state / name).exists() else "missing"
             given = f"--state {state}: tokens.pt, and {name} {found}"
             raise SettingsError(given, "what the tokens were trained with", "remove both, and train stage tokens there")
+    return read_inputs(state)
+
+
+def read_inputs(folder: Path) -> dict[str, Any]:
+    """The centroids, float16, and the scale factor in `folder`, as the states of tokens and T-UNet bring them along."""
     return {
-        "centroids": torch.from_numpy(np.load(state / CENTROIDS)).half(),
-        "scale_factor": json.loads((state / SCALE_FACTOR).read_text()),
+        "centroids": torch.from_numpy(np.load(folder / CENTROIDS)).half(),
+        "scale_factor": json.loads((folder / SCALE_FACTOR).read_text()),
     }
 
 

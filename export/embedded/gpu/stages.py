@@ -49,7 +49,7 @@ from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 
 from .captured import ALL, Captured, CaptureFailed, prepare_cuda, prepare_optimizers
 from .clip_files import read_held_out
-from .packing import STAGES, Networks, copy_whole, write_halves
+from .packing import STAGES, Networks, copy_whole, read_inputs, write_halves
 from .plan import RESERVE, Plan
 
 STATE, RETURNED, EAGER = "state", "returned", "eager"  #: folders in `work`; EAGER: choices that cannot be captured
@@ -246,9 +246,8 @@ def train_tokens(session: Session) -> dict[str, Any]:
     worker = Worker(session)
     worker.wait_for("audiomae")
     worker.wait_for("mel_vae")
-    data = load_features(worker)
-    stage = TokensStage(TRAINED, data, worker.device, worker.plan.batches["tokens"])
-    inputs = describe_inputs(worker, data, "audiomae", "mel_vae")
+    stage = TokensStage(TRAINED, load_features(worker), worker.device, worker.plan.batches["tokens"])
+    inputs = describe_inputs(worker, "audiomae", "mel_vae")
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
         worker.write(*states_of(averages, stage), steps, spent, **inputs)
@@ -267,7 +266,7 @@ def train_diffusion(session: Session) -> dict[str, Any]:
     conditioned = prepare_context(worker.state, data, encoder, worker.need("tokens", "quantizer"))
     stage = DiffusionStage(TRAINED, conditioned, worker.device, worker.plan.batches["diffusion"])
     worker.report(f"features, latents and tokens in {time.monotonic() - started:.1f} s")
-    inputs = describe_inputs(worker, data, "audiomae", "mel_vae", "tokens")
+    inputs = describe_inputs(worker, "audiomae", "mel_vae", "tokens")
 
     def review(averages: Mapping[str, Average], steps: int, spent: float) -> bool:
         worker.write(*states_of(averages, stage), steps, spent, **inputs)
@@ -276,13 +275,9 @@ def train_diffusion(session: Session) -> dict[str, Any]:
     return {**worker.train(stage, review), "steps": worker.count_steps("diffusion")}
 
 
-def describe_inputs(worker: Worker, data: Features, *stages: str) -> dict[str, Any]:
-    """What tokens and the T-UNet bring back: the centroids and scale factor of `data`, and the updates of `stages`."""
-    return {
-        "centroids": torch.from_numpy(np.array(data.centroids)).half(),
-        "scale_factor": json.loads((worker.state / SCALE_FACTOR).read_text()),
-        "made_with": {name: worker.count_steps(name) for name in stages},
-    }
+def describe_inputs(worker: Worker, *stages: str) -> dict[str, Any]:
+    """What tokens and the T-UNet bring back: their centroids and scale factor, and the updates of `stages`."""
+    return {**read_inputs(worker.state), "made_with": {name: worker.count_steps(name) for name in stages}}
 
 
 def load_features(worker: Worker) -> Features:

@@ -17,8 +17,14 @@ import torch
 
 from sc_runtime.errors import SettingsError
 from sc_runtime.export.embedded.training.assembly import AUTOENCODER, take_encoder
-from sc_runtime.export.embedded.training.caching import digest_weights, drop, write_record
-from sc_runtime.export.embedded.training.preparation import CENTROIDS, CONTEXT, SCALE_FACTOR
+from sc_runtime.export.embedded.training.caching import drop, write_record
+from sc_runtime.export.embedded.training.preparation import (
+    CENTROIDS,
+    CONTEXT,
+    SCALE_FACTOR,
+    describe_audiomae,
+    describe_vae,
+)
 from sc_runtime.files import replacing, write_atomically
 
 from .packing import STAGES
@@ -113,11 +119,11 @@ def lay_inputs(state: Path, made: Mapping[str, Any], found: Mapping[str, Mapping
     """Write the centroids and the scale factor that `made` brings, and with which of the stages `found` they belong."""
     if "audiomae" in found:
         audiomae = take_encoder(found["audiomae"]["averages"][AUTOENCODER])
-        write_record(state / CENTROIDS, {"audiomae": digest_weights(audiomae)})
+        write_record(state / CENTROIDS, describe_audiomae(audiomae))
     with replacing(state / CENTROIDS) as temporary, temporary.open("wb") as file:
         np.save(file, made["centroids"].float().numpy())
     if "mel_vae" in found:
-        write_record(state / SCALE_FACTOR, {"decoder": digest_weights(found["mel_vae"]["averages"]["decoder"])})
+        write_record(state / SCALE_FACTOR, describe_vae(found["mel_vae"]["averages"]["decoder"]))
     write_atomically(state / SCALE_FACTOR, json.dumps(made["scale_factor"]).encode())
 
 

@@ -125,10 +125,9 @@ def prepare_semantic(
     T-UNet have been trained with them.
     """
     device = next(audiomae.parameters()).device
-    network, inputs = {"audiomae": digest_weights(audiomae.state_dict())}, {"fbanks": digest_rows(fbanks)}
+    network, inputs = describe_audiomae(audiomae.state_dict()), {"fbanks": digest_rows(fbanks)}
     path = folder / CENTROIDS
-    if path.exists() and not is_current(path, network, may_be_given=True):
-        require_untrained(path, "AudioMAE")
+    refuse_another(path, network, "AudioMAE")
     features = cached(
         folder / "features.npy",
         lambda path: compute_features(fbanks, audiomae, config, path),
@@ -172,7 +171,7 @@ def prepare_latents(
         lambda path: compute_latents(clips, encoder, path),
         {"encoder": digest_weights(encoder.state_dict()), "clips": digest_rows(clips)},
     )
-    scale = prepare_scale(folder / SCALE_FACTOR, raw, {"decoder": digest_weights(decoder)})
+    scale = prepare_scale(folder / SCALE_FACTOR, raw, describe_vae(decoder))
     scaled = (np.asarray(raw, np.float32) * scale).astype(np.float16)
     return Features(scaled, joined, np.asarray(semantic), positions, np.asarray(centroids))
 
@@ -184,9 +183,8 @@ def prepare_scale(path: Path, latents: np.ndarray, sources: Sources) -> float:
     given one without a record is taken for another VAE's if it is off by a factor of two.
     """
     deviation = float(np.std(latents[::7], dtype=np.float64))
+    refuse_another(path, sources, "VAE")
     if not is_current(path, sources, may_be_given=True):
-        if path.exists():
-            require_untrained(path, "VAE")
         drop(path)
         write_record(path, sources)
         write_atomically(path, json.dumps(1.0 / deviation).encode())
@@ -200,10 +198,20 @@ def prepare_scale(path: Path, latents: np.ndarray, sources: Sources) -> float:
     return float(scale)
 
 
-def require_untrained(path: Path, network: str) -> None:
-    """Raises SettingsError if tokens or a T-UNet lie beside `path`, which belongs to another `network` than now."""
+def describe_audiomae(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the centroids belong to: AudioMAE with these weights."""
+    return {"audiomae": digest_weights(weights)}
+
+
+def describe_vae(decoder: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the scale factor belongs to: the VAE whose decoder has these weights, whatever its encoder."""
+    return {"decoder": digest_weights(decoder)}
+
+
+def refuse_another(path: Path, sources: Sources, network: str) -> None:
+    """Raises SettingsError if tokens or a T-UNet lie beside `path` and it belongs to another `network`."""
     trained = [name for name in ("tokens.pt", "diffusion.pt") if (path.parent / name).exists()]
-    if trained:
+    if trained and path.exists() and not is_current(path, sources, may_be_given=True):
         named = " and ".join(trained)
         raise SettingsError(
             f"{path} and {named}, of another {network}",

@@ -25,9 +25,9 @@ from sc_runtime.export.semanticodec.networks.vae_decoder import VaeDecoder
 from sc_runtime.export.weights import read_weights
 from sc_runtime.files import replacing, write_atomically
 
-from .caching import digest_weights, write_record
+from .caching import write_record
 from .masked_autoencoder import MaskedAutoencoder
-from .preparation import CENTROIDS, SCALE_FACTOR
+from .preparation import CENTROIDS, SCALE_FACTOR, describe_audiomae, describe_vae
 from .quantizer import VectorQuantizer
 
 
@@ -55,11 +55,11 @@ def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, fo
     if sizes.config == stored.config:
         autoencoder = restored["audiomae"]["autoencoder"]
         assert isinstance(autoencoder, MaskedAutoencoder)
-        write_record(folder / CENTROIDS, {"audiomae": digest_weights(autoencoder.encoder.state_dict())})
+        write_record(folder / CENTROIDS, describe_audiomae(autoencoder.encoder.state_dict()))
         with replacing(folder / CENTROIDS) as temporary:
             np.save(temporary, bundle.load_codebook(stored.config.semantic_codebook))
     if "mel_vae" in kept:
-        write_record(folder / SCALE_FACTOR, {"decoder": digest_weights(restored["mel_vae"]["decoder"].state_dict())})
+        write_record(folder / SCALE_FACTOR, describe_vae(restored["mel_vae"]["decoder"].state_dict()))
         write_atomically(folder / SCALE_FACTOR, json.dumps(scale).encode())
     for stage in kept:
         write_start(folder / f"{stage}.pt", restored[stage])
