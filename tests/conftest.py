@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,21 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+LARGE_BUNDLES: set[Path] = set()  #: those of full size that this process uses, up to 5 GB each
+
+
+def drop_large_bundles() -> None:
+    """Remove the bundles of full size that this process has used, where SC_RUNTIME_DROP_BUNDLES is set (`.ci/run`)."""
+    while LARGE_BUNDLES and "SC_RUNTIME_DROP_BUNDLES" in os.environ:
+        shutil.rmtree(LARGE_BUNDLES.pop())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drop_after_module() -> Iterator[None]:
+    yield
+    drop_large_bundles()
+
+
 def build_test_bundle(
     tps: int | None,
     vocabularies: tuple[int, ...],
@@ -54,6 +70,8 @@ def build_test_bundle(
     weights = SeededWeights(seed)
     sizes = find_export(codec).choose_sizes(size, tps, vocabularies[-1])
     folder = BUNDLES / name_bundle(sizes, vocabularies, weights.label, size, precision)
+    if size == "full":
+        LARGE_BUNDLES.add(folder)
     return build_bundle(folder, sizes, vocabularies, weights, size=size, precision=precision).path
 
 

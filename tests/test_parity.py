@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sc_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from sc_runtime.bundle.store import Bundle
 from sc_runtime.networks import Arrays, Search
 from sc_runtime.semanticodec.fbank import fbank_segments
-from tests.conftest import GOLDEN, build_test_bundle
+from tests.conftest import GOLDEN, build_test_bundle, drop_large_bundles
 from tests.golden import seeded_weights
 
 TOLERANCE = 1e-3  #: relative error ||a - b|| / ||b||
@@ -75,8 +76,9 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=RATES, ids=lambda tps: f"{tps}tps")
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    yield Case(request.param)
+    drop_large_bundles()
 
 
 def test_fbank(case: Case) -> None:
