@@ -813,6 +813,11 @@ def test_a_plan_holds_the_arrays_that_are_asked_for(monkeypatch: pytest.MonkeyPa
     assert command.plan_arrays(tmp_path, 0, 1, 0, 0) == []
 
 
+def test_training_clips_are_numbered_from_the_first_on(tmp_path: Path) -> None:
+    there = command.plan_clips(tmp_path, "sound", "train", 8, first=5).make(2)
+    np.testing.assert_array_equal(there, command.plan_clips(tmp_path, "sound", "train", 8).make(7))
+
+
 @needs(*of_use("evaluation"))
 def test_recorded_arrays_have_as_many_clips_as_there_are(tmp_path: Path) -> None:
     for plan in command.plan_recorded(tmp_path, 10**6):

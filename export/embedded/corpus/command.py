@@ -45,6 +45,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the arrays go. It is made if it does not exist.")],
     clips: Annotated[int, typer.Option(min=0, help="Training clips of each domain, 10.24 s each.")] = 600,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first training clip: others than an earlier corpus.")] = 0,
     speeds: Annotated[int, typer.Option(min=0, help="Copies of every training clip at other speeds.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Held-out clips of each domain, and melodies.")] = 16,
     recorded: Annotated[int, typer.Option(min=0, help="Clips of each recorded speaker and of effects.")] = 0,
@@ -54,19 +55,21 @@ def main(
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        write_corpus(folder, plan_arrays(folder, clips, speeds, held_out, recorded), workers, progress)
+        write_corpus(folder, plan_arrays(folder, clips, speeds, held_out, recorded, first), workers, progress)
     console.print(f"Corpus: {folder}", soft_wrap=True)
 
 
-def plan_arrays(folder: Path, clips: int, speeds: int, held_out: int, recorded: int) -> list[ArrayPlan]:
-    """The arrays of a corpus; those without clips are left out.
+def plan_arrays(
+    folder: Path, clips: int, speeds: int, held_out: int, recorded: int, first: int = 0
+) -> list[ArrayPlan]:
+    """The arrays of a corpus; those without clips are left out. `first` is the number of the first training clip.
 
     Raises MissingExtraError if a source is not installed.
     """
     plans = []
     if clips:
         check_sources("training")
-        plans += [plan_clips(folder, domain, "train", clips) for domain in DOMAINS]
+        plans += [plan_clips(folder, domain, "train", clips, first) for domain in DOMAINS]
         plans += plan_sped(folder, clips, speeds)
     if held_out:
         check_sources("held-out")
@@ -95,8 +98,13 @@ def plan_recorded(folder: Path, most: int) -> list[ArrayPlan]:
     return [*speakers, effects]
 
 
-def plan_clips(folder: Path, domain: Domain, split: Split, count: int) -> ArrayPlan:
-    return plan_sounds(folder / f"{split}-{domain}.npy", count, partial(make_clip, domain, split))
+def plan_clips(folder: Path, domain: Domain, split: Split, count: int, first: int = 0) -> ArrayPlan:
+    """The clips from number `first` on."""
+    return plan_sounds(folder / f"{split}-{domain}.npy", count, partial(make_numbered, domain, split, first))
+
+
+def make_numbered(domain: Domain, split: Split, first: int, index: int) -> Signal:
+    return make_clip(domain, split, first + index)
 
 
 def plan_sounds(path: Path, count: int, make: Callable[[int], Signal]) -> ArrayPlan:
