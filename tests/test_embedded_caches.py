@@ -20,7 +20,7 @@ from sc_runtime.export.embedded.training.mel_vae import VaeEncoder
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, prepare_latents
 from sc_runtime.export.embedded.training.restoring import build_networks, write_start
 from sc_runtime.export.embedded.training.sizes import TRAINED
-from sc_runtime.export.embedded.training.states import load_average, load_encoder, load_hifigan
+from sc_runtime.export.embedded.training.states import load_average, load_encoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from tests.test_embedded_training import SIZES
 
@@ -166,8 +166,8 @@ def test_arrays_of_unequal_counts_are_refused(
     [
         ("vocoder", [], "train stage vae_encoder first"),
         ("tokens", [], "train stage vae_encoder first"),
-        ("vae_decoder", [], "vae_decoder without --bundle"),
-        ("vae_decoder", ["--bundle", "embedded"], "train stage tokens first"),
+        ("sound", [], "sound without --bundle"),
+        ("sound", ["--bundle", "embedded"], "train stage tokens first"),
         ("assemble", [], "train stage"),
     ],
 )
@@ -179,7 +179,7 @@ def test_what_must_be_trained_first_is_said_in_a_line(
     folder = tmp_path / "state"
     folder.mkdir()
     networks = build_networks(TRAINED)
-    for restored in ("mel_vae", "audiomae"):
+    for restored in ("mel_vae", "audiomae", "vocoder"):
         write_start(folder / f"{restored}.pt", networks[restored])
     assert run_command(command.app, [stage, str(folder), "--corpus", str(tmp_path / "corpus"), *options]) != 0
     found = capsys.readouterr().err
@@ -187,12 +187,14 @@ def test_what_must_be_trained_first_is_said_in_a_line(
     assert not (folder / "samples.npy").exists()
 
 
-def test_a_vocoder_that_was_trained_on_is_taken_from_most_of_the_way(tmp_path: Path) -> None:
-    for name, value in (("vocoder", 2.0), ("vocoder_before", 1.0)):
-        weights = {"hifigan": {"weight": torch.full((2,), value)}}
-        torch.save({"averages": weights}, tmp_path / f"{name}.pt")
-        expected = 2.0 if name == "vocoder" else 1.8
-        assert load_hifigan(tmp_path)["weight"].tolist() == pytest.approx([expected] * 2)
+@pytest.mark.parametrize("stage", ["mel_vae", "vocoder"])
+def test_what_stage_sound_started_from_is_not_trained_under_it(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sound.pt").touch()
+    assert run_command(command.app, [stage, str(tmp_path), "--corpus", str(tmp_path)]) != 0
+    found = capsys.readouterr().err
+    assert f"trained further from {stage}.pt" in found and "remove sound.pt" in found and found.count("\n") == 1, found
 
 
 def test_a_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:

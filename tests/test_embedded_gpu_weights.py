@@ -102,16 +102,18 @@ def test_an_encoder_that_was_trained_for_a_restored_decoder_travels(tmp_path: Pa
         }
 
 
-def test_the_decoder_that_is_shipped_travels(tmp_path: Path) -> None:
-    """Halfway between before and after stage `vae_decoder`, as `assemble` and the vocoder's training take it."""
+def test_the_decoder_and_the_vocoder_that_are_shipped_travel(tmp_path: Path) -> None:
+    """Those of stage `sound`, as `assemble` takes them."""
     state, pack = tmp_path / "state", tmp_path / "pack"
     for each in (state, pack):
         each.mkdir()
-    for stage, value in (("mel_vae", 1.0), ("vae_decoder", 3.0)):
-        networks = {"decoder": {"weight": torch.full((2,), value)}}
+    starts = {"mel_vae": {"decoder": 1.0}, "vocoder": {"hifigan": 2.0}, "sound": {"decoder": 3.0, "hifigan": 4.0}}
+    for stage, values in starts.items():
+        networks = {name: {"weight": torch.full((2,), value)} for name, value in values.items()}
         write_halves(state / f"{stage}.pt", networks, networks, 5, 1.0)
     copy_starts(state, pack)
-    assert load_average(pack, "mel_vae", "decoder")["weight"].tolist() == [2.0, 2.0]
+    assert load_average(pack, "mel_vae", "decoder")["weight"].tolist() == [3.0, 3.0]
+    assert load_average(pack, "vocoder", "hifigan")["weight"].tolist() == [4.0, 4.0]
 
 
 def test_what_tokens_were_trained_with_travels_and_comes_back_with_them(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from sc_runtime.export.embedded.training.masked_autoencoder import (
     draw_positions,
 )
 from sc_runtime.export.embedded.training.mel import LogMel
-from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
+from sc_runtime.export.embedded.training.mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from sc_runtime.export.embedded.training.outcome import write_ceilings
 from sc_runtime.export.embedded.training.preparation import (
     CENTROIDS,
@@ -57,8 +57,15 @@ from sc_runtime.export.embedded.training.preparation import (
 from sc_runtime.export.embedded.training.quantizer import VectorQuantizer
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.rows import use_rows
-from sc_runtime.export.embedded.training.samples import crop_latents, prepare_samples
-from sc_runtime.export.embedded.training.states import load_average, load_decoder, load_encoder, read_curves
+from sc_runtime.export.embedded.training.samples import Samples, crop_latents, prepare_samples
+from sc_runtime.export.embedded.training.sound import SoundStage
+from sc_runtime.export.embedded.training.states import (
+    load_average,
+    load_decoder,
+    load_encoder,
+    load_hifigan,
+    read_curves,
+)
 from sc_runtime.export.embedded.training.tokens import Features, TokenDecoder, TokensStage
 from sc_runtime.export.embedded.training.vocoder import VocoderStage
 from sc_runtime.export.semanticodec.checkpoint import Folder
@@ -217,7 +224,7 @@ def test_a_training_at_another_rate_keeps_what_has_its_size(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_decoder_learns_from_latents_that_decoding_draws(
+def test_decoder_and_vocoder_learn_from_latents_that_decoding_draws(
     bundle: Bundle, folder: Path, clips: np.ndarray, tmp_path: Path
 ) -> None:
     """Such a latent, through torch's VAE decoder and vocoder, is the decoded sound of its clip and seed."""
@@ -234,18 +241,46 @@ def test_the_decoder_learns_from_latents_that_decoding_draws(
         made = hifigan(decoder(torch.from_numpy(samples.latents[1:]).float()))[0, : len(sound)].numpy()
     assert_allclose(made, decoded, atol=0.02 * np.abs(decoded).max())
 
-    stage = VaeDecoderStage(SIZES, samples, scale, before, CPU)
+    starts = {"decoder": before, "hifigan": load_average(folder, "vocoder", "hifigan")}
+    stage = SoundStage(SIZES, clips, samples, scale, **starts, device=CPU)
     generator = torch.Generator().manual_seed(0)
-    losses = [float(stage.update(None, generator)["l1"]) for _ in range(40)]
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-    assert torch.equal(load_decoder(folder)["scale_factor"], before["scale_factor"])
-    shutil.copy(folder / "mel_vae.pt", tmp_path)
-    assert all(torch.equal(load_decoder(tmp_path)[key], before[key]) for key in before)
-    train_piece(VaeDecoderStage(SIZES, samples, scale, before, CPU), tmp_path)
-    after, halfway = load_average(tmp_path, "vae_decoder", "decoder"), load_decoder(tmp_path)
-    assert any(not torch.equal(after[key], before[key]) for key in before)
-    for key in before:
-        assert_allclose(halfway[key], (before[key] + after[key]) / 2, rtol=1e-5, atol=1e-7)
+    losses = [stage.update((False, False), generator) for _ in range(40)]
+    for name in ("l1", "spectral"):
+        assert np.mean([float(each[name]) for each in losses[-5:]]) < 0.9 * np.mean(
+            [float(each[name]) for each in losses[:5]]
+        )
+    assert torch.equal(stage.decoder.scale_factor, before["scale_factor"])
+    for name in ("mel_vae.pt", "vocoder.pt"):
+        shutil.copy(folder / name, tmp_path)
+    for name, load in (("decoder", load_decoder), ("hifigan", load_hifigan)):
+        assert all(torch.equal(load(tmp_path)[key], tensor) for key, tensor in starts[name].items())
+    train_piece(SoundStage(SIZES, clips, samples, scale, **starts, device=CPU), tmp_path)
+    for name, load in (("decoder", load_decoder), ("hifigan", load_hifigan)):
+        found = load(tmp_path)
+        assert any(not torch.equal(found[key], tensor) for key, tensor in starts[name].items())
+        assert all(torch.equal(found[key], each) for key, each in load_average(tmp_path, "sound", name).items())
+
+
+def test_drawn_log_mels_and_sounds_are_of_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips and latents that hold their own row and time; a decoder and a log-mel that keep them."""
+    clips = (1000 * np.arange(2)[:, None] + np.arange(SEGMENT_SAMPLES) // 640).astype(np.int16)
+    latents = np.broadcast_to(clips[:, None, ::640, None], (2, 8, 256, 16)).astype(np.float16)
+    starts = (VaeDecoder(SIZES).state_dict(), HifiGan(SIZES).state_dict())
+    stage = SoundStage(SIZES, clips, Samples(latents, clips), 2.0, *starts, device=CPU)
+
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        return 2 * latent[:, :1, :, 0].repeat_interleave(4, dim=2).expand(-1, 64, -1)
+
+    monkeypatch.setattr(stage.decoder, "forward", decode)
+    monkeypatch.setattr(stage.log_mel, "forward", lambda sound: 32768 * sound[:, None, ::160].expand(-1, 64, -1))
+    real, drawn, error, l1 = stage.draw(20, torch.Generator().manual_seed(0))
+    assert real.shape == (20, 48 * 160) and drawn.shape == (20, 64, 48)
+    assert torch.equal(32768 * real[:, ::160], drawn[:, 0]) and torch.equal(drawn[:, 0], drawn[:, 63])
+    assert float(error) == 0 and float(l1) == 0
+    times = drawn[:, 0, 0].remainder(1000)
+    assert (
+        float(times.min()) < 60 and float(times.max()) > 190 and set(drawn[:, 0, 0].div(1000).int().tolist()) == {0, 1}
+    )
 
 
 def test_crops_of_latents_and_clips_are_of_the_same_moment() -> None:

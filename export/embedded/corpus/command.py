@@ -45,7 +45,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the arrays go. It is made if it does not exist.")],
     clips: Annotated[int, typer.Option(min=0, help="Training clips of each domain, 10.24 s each.")] = 600,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first training clip: others than an earlier corpus.")] = 0,
+    first: Annotated[
+        int, typer.Option(min=0, help="Number of the first training clip, for clips that an earlier corpus has not.")
+    ] = 0,
     speeds: Annotated[int, typer.Option(min=0, help="Copies of every training clip at other speeds.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Held-out clips of each domain, and melodies.")] = 16,
     recorded: Annotated[int, typer.Option(min=0, help="Clips of each recorded speaker and of effects.")] = 0,
@@ -59,9 +61,7 @@ def main(
     console.print(f"Corpus: {folder}", soft_wrap=True)
 
 
-def plan_arrays(
-    folder: Path, clips: int, speeds: int, held_out: int, recorded: int, first: int = 0
-) -> list[ArrayPlan]:
+def plan_arrays(folder: Path, clips: int, speeds: int, held_out: int, recorded: int, first: int = 0) -> list[ArrayPlan]:
     """The arrays of a corpus; those without clips are left out. `first` is the number of the first training clip.
 
     Raises MissingExtraError if a source is not installed.

@@ -29,7 +29,13 @@ from sc_runtime.export.embedded.training.caching import Sources, is_current
 from sc_runtime.export.embedded.training.preparation import CENTROIDS, SCALE_FACTOR, describe_audiomae, describe_vae
 from sc_runtime.export.embedded.training.restoring import restore_bundle
 from sc_runtime.export.embedded.training.sizes import TRAINED
-from sc_runtime.export.embedded.training.states import load_average, load_decoder, load_encoder, read_state
+from sc_runtime.export.embedded.training.states import (
+    load_average,
+    load_decoder,
+    load_encoder,
+    load_hifigan,
+    read_state,
+)
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
 from sc_runtime.files import replacing
 
@@ -87,8 +93,8 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
     """Write `folder`/STAGE.pt: the averaged weights in `state`, or without it those of the shipped model, as float16.
 
     Returns the updates that each stage has had. A stage that has no weights is left out: it starts with random ones.
-    Tokens bring the centroids and the scale factor with which they were trained. The VAE's halves are those of the
-    stages `vae_encoder` and `vae_decoder` where these were trained. Raises SettingsError.
+    Tokens bring the centroids and the scale factor with which they were trained. VAE and vocoder are those of the
+    stages `vae_encoder` and `sound` where these were trained. Raises SettingsError.
     """
     steps = {}
     with TemporaryDirectory() as temporary:
@@ -100,7 +106,7 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
         for stage in STAGES:
             if (state / f"{stage}.pt").is_file():
                 found = read_state(state / f"{stage}.pt")
-                averages = {**found["averages"], **(load_vae(state) if stage == "mel_vae" else {})}
+                averages = {**found["averages"], **load_last(state, stage)}
                 more = check_inputs(state) if stage == "tokens" else {}
                 write_halves(folder / f"{stage}.pt", averages, found["networks"], 0, 0.0, **more)
                 steps[stage] = found["steps"]
@@ -109,8 +115,15 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
     return steps
 
 
-def load_vae(state: Path) -> Networks:
-    """The averaged weights of the VAE that decoding uses. One from a bundle may have no encoder."""
+def load_last(state: Path, stage: str) -> Networks:
+    """The averaged weights of a stage's networks that later stages have trained further, or may have.
+
+    A VAE from a bundle may have no encoder.
+    """
+    if stage == "vocoder":
+        return {"hifigan": load_hifigan(state)}
+    if stage != "mel_vae":
+        return {}
     encoder_is_there = (state / "vae_encoder.pt").is_file() or "encoder" in read_state(state / "mel_vae.pt")["averages"]
     return {"decoder": load_decoder(state), **({"encoder": load_encoder(state)} if encoder_is_there else {})}
 

@@ -1,10 +1,10 @@
 """`python -m export.embedded.training`: the networks of the embedded model, stage by stage, in pieces.
 
 The stages, each with what must be trained before it: audiomae, mel_vae, vocoder (mel_vae), tokens (audiomae, mel_vae),
-diffusion (tokens), vae_decoder (a bundle that was built from all of these, `--bundle`: the VAE's decoder is trained
-further on what the T-UNet draws). `restore` starts from the weights of a built bundle instead of random ones. A bundle
-has no VAE encoder: vae_encoder trains one. `assemble` writes a checkpoint in the published layout, `ceilings` the clips
-that `bench.quality.run` compares with, and `curves` a picture of the losses.
+diffusion (tokens), sound (a bundle that was built from all of these, `--bundle`: VAE decoder and vocoder are trained
+further, together, on what the T-UNet draws). `restore` starts from the weights of a built bundle instead of random
+ones. A bundle has no VAE encoder: vae_encoder trains one. `assemble` writes a checkpoint in the published layout,
+`ceilings` the clips that `bench.quality.run` compares with, and `curves` a picture of the losses.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
 from .loop import Stage, choose_device, fit, scale_rates
 from .masked_autoencoder import MaskedAutoencoderStage
-from .mel_vae import MelVaeStage, VaeDecoderStage, VaeEncoder, VaeEncoderStage
+from .mel_vae import MelVaeStage, VaeEncoder, VaeEncoderStage
 from .outcome import draw_curves, write_ceilings
 from .preparation import SCALE_FACTOR, load_clips, load_weights, prepare_context, prepare_fbanks, prepare_latents
 from .restoring import restore_bundle
 from .samples import COUNT, prepare_samples
 from .sizes import TRAINED
-from .states import load_average, load_decoder, load_encoder, read_state
+from .sound import SoundStage
+from .states import load_average, load_encoder, read_state
 from .tokens import TokensStage
 from .vocoder import VocoderStage
 
@@ -51,8 +52,9 @@ BUDGETS = {
     "vocoder": 60.0,
     "tokens": 20.0,
     "diffusion": 60.0,
-    "vae_decoder": 15.0,
+    "sound": 60.0,
 }  #: minutes
+BEFORE_SOUND = ("mel_vae", "vocoder")  #: stages whose weights stage `sound` starts from
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -72,7 +74,7 @@ def main(
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option(help="Folder or name, for `restore` (by default the shipped model) and vae_decoder."),
+        typer.Option(help="Folder or name, for `restore` (by default the shipped model) and sound."),
     ] = None,
 ) -> None:
     """Train one STAGE of the embedded model for a piece of its budget. Run it again to continue.
@@ -128,6 +130,9 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str | None, console: C
 
 def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bundle: str | None) -> Stage:
     """The stage `name`, with its data and the trained networks that it needs. Raises SettingsError without them."""
+    if name in BEFORE_SOUND and (folder / "sound.pt").exists():
+        given = f"{folder}: sound.pt, which was trained further from {name}.pt"
+        raise SettingsError(given, f"stage {name} before stage sound", "remove sound.pt, and train it again afterwards")
     clips = load_clips(corpus)
     if name == "audiomae":
         return MaskedAutoencoderStage(TRAINED, prepare_fbanks(folder, clips), device)
@@ -135,18 +140,18 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bund
         return MelVaeStage(TRAINED, clips, device)
     if name == "vae_encoder":
         return VaeEncoderStage(TRAINED, clips, load_average(folder, "mel_vae", "decoder"), device)
-    if name == "vae_decoder":
+    if name == "sound":
         if bundle is None:
-            raise SettingsError("vae_decoder without --bundle", "the bundle that was built from this state")
-        decoder = load_average(folder, "mel_vae", "decoder")
+            raise SettingsError("sound without --bundle", "the bundle that was built from this state")
+        decoder, hifigan = load_average(folder, "mel_vae", "decoder"), load_average(folder, "vocoder", "hifigan")
         if not (folder / SCALE_FACTOR).exists():
             raise SettingsError(f"no {folder / SCALE_FACTOR}", "the VAE's scale factor", "train stage tokens first")
         scale = json.loads((folder / SCALE_FACTOR).read_text())
         samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
-        return VaeDecoderStage(TRAINED, samples, scale, decoder, device)
+        return SoundStage(TRAINED, clips, samples, scale, decoder, hifigan, device)
     encoder = load_encoder(folder)
     if name == "vocoder":
-        return VocoderStage(TRAINED, clips, encoder, load_decoder(folder), device)
+        return VocoderStage(TRAINED, clips, encoder, load_average(folder, "mel_vae", "decoder"), device)
     audiomae = load_weights(AudioMAE(TRAINED), load_audiomae(folder), device)
     vae = load_weights(VaeEncoder(TRAINED), encoder, device)
     decoder = load_average(folder, "mel_vae", "decoder")

@@ -15,7 +15,6 @@ from sc_runtime.semanticodec.config import FRAME_SHIFT, LATENT_SHAPE
 
 from .loop import half_precision, pick
 from .mel import LogMel
-from .samples import Samples, crop_latents
 
 BATCH = 2  #: on a CPU, more updates are worth more than larger batches
 FRAMES = 256  #: of a training crop
@@ -23,7 +22,6 @@ LEARNING_RATE = 1e-3
 KL_WEIGHT = 1e-4
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT = 0.02
-FINE_RATE = 3e-4  #: learning rate of a decoder that is trained further
 CENTRE, SPREAD = -6.0, 3.0  #: of the log-mel; the networks' inputs are normalised with them
 
 
@@ -155,49 +153,6 @@ class VaeEncoderStage:
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         optimizer.step()
         return {"l1": l1, "kl": kl.detach()}
-
-
-class VaeDecoderStage:
-    """Trains a decoder further, whose weights so far are `decoder`, on latents that were drawn for clips (`samples`).
-
-    scale: the VAE's scale factor, by which latents were multiplied for the T-UNet.
-    """
-
-    name = "vae_decoder"
-    averaged = ("decoder",)
-
-    def __init__(
-        self, sizes: NetworkSizes, samples: Samples, scale: float, decoder: dict[str, Tensor], device: torch.device
-    ) -> None:
-        self.device, self.batch = device, BATCH
-        self.latents, self.clips = (torch.from_numpy(a).to(device) for a in (samples.latents, samples.clips))
-        self.log_mel = LogMel().to(device)
-        self.scale = scale
-        self.decoder = VaeDecoder(sizes).to(device)
-        self.decoder.load_state_dict(decoder)
-        self.decoder.scale_factor.requires_grad_(False)
-        self.networks = {"decoder": self.decoder}
-        parameters = [p for p in self.decoder.parameters() if p.requires_grad]
-        self.optimizers: dict[str, Any] = {
-            "decoder": torch.optim.AdamW(parameters, FINE_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
-        }
-
-    def choose(self, progress: float, generator: torch.Generator) -> None:
-        """Every update is the same."""
-
-    def update(self, choice: None, generator: torch.Generator | None) -> dict[str, Tensor]:
-        rows, starts, latents = crop_latents(self.latents, self.batch, FRAMES, generator)
-        mels = self.log_mel(self.clips[rows].float() / 32768)
-        mel = torch.stack([whole[:, start : start + FRAMES] for whole, start in zip(mels, starts, strict=True)])
-        with half_precision(self.device):
-            drawn = self.decoder(latents / self.scale).float()
-        loss, l1 = compare(drawn, mel)
-        optimizer = self.optimizers["decoder"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
-        optimizer.step()
-        return {"l1": l1}
 
 
 def reconstruct(

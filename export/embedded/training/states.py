@@ -42,34 +42,13 @@ def load_encoder(folder: Path) -> dict[str, Tensor]:
 
 
 def load_decoder(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the VAE's decoder; if stage `vae_decoder` was trained, halfway between before and after.
-
-    Weights between a network and its further training can have the virtues of both (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models"). Measured on 2026-11-27, over 12 clips of speech: before, halfway, after: STOI
-    0.75, 0.77, 0.78; words that PocketSphinx mistakes, of 12 sentences with two seeds: 67, 68, 76 %.
-    """
-    before = load_average(folder, "mel_vae", "decoder")
-    if not (folder / "vae_decoder.pt").exists():
-        return before
-    return blend(before, load_average(folder, "vae_decoder", "decoder"), 0.5)
+    """The averaged weights of the VAE's decoder: of stage `sound` if that was trained, else of `mel_vae`."""
+    return load_average(folder, "sound" if (folder / "sound.pt").exists() else "mel_vae", "decoder")
 
 
 def load_hifigan(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of the vocoder; if `vocoder_before.pt` is there, most of the way from it to `vocoder.pt`.
-
-    It is the state from which a trained vocoder was trained on with other losses. Measured on 2026-11-27, 6 clips a
-    domain, before, 0.7 and 0.85 of the way, after: STOI of speech 0.750, 0.754, 0.753, 0.751; mel distance of speech
-    2.08, 2.03, 2.03, 2.04, of music 2.49, 2.29, 2.27, 2.26.
-    """
-    after = load_average(folder, "vocoder", "hifigan")
-    if not (folder / "vocoder_before.pt").exists():
-        return after
-    return blend(load_average(folder, "vocoder_before", "hifigan"), after, 0.8)
-
-
-def blend(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights between those of a network and those of its further training, float32; `share` 1 is after it."""
-    return {name: torch.lerp(tensor.float(), after[name].float(), share) for name, tensor in before.items()}
+    """The averaged weights of the vocoder: of stage `sound` if that was trained, else of `vocoder`."""
+    return load_average(folder, "sound" if (folder / "sound.pt").exists() else "vocoder", "hifigan")
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:

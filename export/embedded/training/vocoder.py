@@ -44,6 +44,7 @@ POWER_FLOOR = 1e-6  #: of a mean power, before its logarithm
 PERIODS = (2, 3, 5, 7, 11)
 ADVERSARIAL_FROM = 0.6  #: of the stage
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.1, 0.2  #: beside 1 for the spectral losses
+MAXIMAL_NORM = 5.0  #: of the gradient of a network
 SLOPE = 0.1
 SILENCE = 0.1  #: added to the denominator of the spectral convergence, for silent batches
 
@@ -77,7 +78,7 @@ class VocoderStage:
     """
 
     name = "vocoder"
-    averaged = ("hifigan",)
+    averaged: tuple[str, ...] = ("hifigan",)
 
     def __init__(
         self,
@@ -121,24 +122,36 @@ class VocoderStage:
         if through_vae:
             with torch.no_grad(), half_precision(self.device):
                 mel[::2] = self.decoder(self.encoder(mel[::2])[0]).float()
+        loss, losses = self.compare(real, mel, adversarial)
+        self.step(loss, "hifigan")
+        return losses
+
+    def compare(self, real: Tensor, mel: Tensor, adversarial: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of what the vocoder makes of `mel` [B, 64, frames] beside `real` [B, n], and its parts.
+
+        adversarial: whether the discriminators judge. Then they are trained first.
+        """
         with half_precision(self.device):
             made = self.hifigan(mel)[:, : real.shape[1]].float()
         losses: dict[str, Tensor] = {}
         if adversarial:
             losses["discriminator"] = self.train_discriminators(real, made.detach())
-        spectral = self.compare_spectra(real, made)
-        losses["spectral"] = spectral.detach()
-        loss = spectral
+        loss = self.compare_spectra(real, made)
+        losses["spectral"] = loss.detach()
         if adversarial:
             adversary, features = self.judge(real, made)
             loss = loss + ADVERSARIAL_WEIGHT * adversary + FEATURE_WEIGHT * features
             losses["adversary"] = adversary.detach()
-        optimizer = self.optimizers["hifigan"]
-        optimizer.zero_grad(set_to_none=True)
+        return loss, losses
+
+    def step(self, loss: Tensor, *networks: str) -> None:
+        """Change the weights of `networks` to lower `loss`."""
+        for name in networks:
+            self.optimizers[name].zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.hifigan.parameters(), 5.0)
-        optimizer.step()
-        return losses
+        for name in networks:
+            nn.utils.clip_grad_norm_(self.networks[name].parameters(), MAXIMAL_NORM)
+            self.optimizers[name].step()
 
     def compare_spectra(self, real: Tensor, made: Tensor) -> Tensor:
         """The weighted sum of four losses, each averaged over its resolutions.
