@@ -187,14 +187,28 @@ def test_what_must_be_trained_first_is_said_in_a_line(
     assert not (folder / "samples.npy").exists()
 
 
-@pytest.mark.parametrize("stage", ["mel_vae", "vocoder"])
-def test_what_stage_sound_started_from_is_not_trained_under_it(
+def test_a_bundle_of_another_vae_draws_no_latents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_arrays(tmp_path / "corpus", train=1)
+    networks = build_networks(TRAINED)
+    for restored in ("mel_vae", "vocoder"):
+        write_start(tmp_path / f"{restored}.pt", networks[restored])
+    (tmp_path / SCALE_FACTOR).write_text("0.5")
+    arguments = ["sound", str(tmp_path), "--corpus", str(tmp_path / "corpus"), "--bundle", "embedded"]
+    assert run_command(command.app, arguments) != 0
+    assert "--bundle embedded, of another VAE; expected the bundle that was built from" in capsys.readouterr().err
+    assert not (tmp_path / "samples.npy").exists()
+
+
+@pytest.mark.parametrize("stage", ["audiomae", "mel_vae", "vocoder", "tokens", "diffusion"])
+def test_what_stage_sound_builds_on_is_not_trained_under_it(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sound.pt").touch()
     assert run_command(command.app, [stage, str(tmp_path), "--corpus", str(tmp_path)]) != 0
     found = capsys.readouterr().err
-    assert f"trained further from {stage}.pt" in found and "remove sound.pt" in found and found.count("\n") == 1, found
+    assert (
+        f"trained on what {stage}.pt and others make" in found and "remove sound.pt" in found and found.count("\n") == 1
+    ), found
 
 
 def test_a_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:

@@ -813,6 +813,21 @@ def test_a_plan_holds_the_arrays_that_are_asked_for(monkeypatch: pytest.MonkeyPa
     assert command.plan_arrays(tmp_path, 0, 1, 0, 0) == []
 
 
+def test_other_training_clips_are_not_taken_for_those_of_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "check_sources", lambda use: None)
+    monkeypatch.setattr(command, "write_array", lambda plan, workers, progress: np.save(plan.path, np.zeros(1)))
+    other = ["--clips", "1", "--held-out", "0", "--first", "7"]
+    for folder, arguments in ((tmp_path / "a", ["--clips", "1"]), (tmp_path / "b", other), (tmp_path / "b", other)):
+        assert run_command(command.app, [str(folder), *arguments]) == 0
+    assert run_command(command.app, [str(tmp_path / "b"), "--clips", "0"]) == 0, "held-out clips have other numbers"
+    capsys.readouterr()
+    for folder, found, first in ((tmp_path / "a", 0, 7), (tmp_path / "b", 7, 0)):
+        assert run_command(command.app, [str(folder), "--clips", "1", "--first", str(first)]) != 0
+        assert f"has training clips from number {found} on; expected --first {found}" in capsys.readouterr().err
+
+
 def test_training_clips_are_numbered_from_the_first_on(tmp_path: Path) -> None:
     there = command.plan_clips(tmp_path, "sound", "train", 8, first=5).make(2)
     np.testing.assert_array_equal(there, command.plan_clips(tmp_path, "sound", "train", 8).make(7))

@@ -202,6 +202,12 @@ def test_weights_of_different_calls_are_not_taken_together(tmp_path: Path) -> No
     write_stage(came, "mel_vae", 7)
     made = {"centroids": torch.ones(4, 2), "scale_factor": 0.5, "made_with": {"mel_vae": 8}}
     write_stage(came, "diffusion", 3, **made)
+    state.mkdir()
+    (state / "sound.pt").touch()
+    with pytest.raises(SettingsError, match=r"with sound.pt; expected a folder without a training"):
+        taking.take_back(came, state)
+    (state / "sound.pt").unlink()
+    state.rmdir()
     with pytest.raises(SettingsError, match=r"mel_vae.pt of 7 updates; expected of 8, with which diffusion.pt"):
         taking.take_back(came, state)
     assert not state.exists()

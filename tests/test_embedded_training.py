@@ -199,6 +199,10 @@ def test_training_goes_on_from_a_bundle(bundle: Bundle, folder: Path, clips: np.
 
     with pytest.raises(BundleError, match=r"holds a training already"):
         restore_bundle(bundle, SIZES, SIZES, tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sound.pt").touch()
+    with pytest.raises(BundleError, match=r"holds a training already \(sound.pt\)"):
+        restore_bundle(bundle, SIZES, SIZES, tmp_path / "other")
 
 
 @pytest.mark.slow
@@ -273,6 +277,7 @@ def test_drawn_log_mels_and_sounds_are_of_the_same_moment(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(stage.decoder, "forward", decode)
     monkeypatch.setattr(stage.log_mel, "forward", lambda sound: 32768 * sound[:, None, ::160].expand(-1, 64, -1))
+    assert stage.draw(1, torch.Generator().manual_seed(0))[0].shape == (1, 48 * 160)
     real, drawn, error, l1 = stage.draw(20, torch.Generator().manual_seed(0))
     assert real.shape == (20, 48 * 160) and drawn.shape == (20, 64, 48)
     assert torch.equal(32768 * real[:, ::160], drawn[:, 0]) and torch.equal(drawn[:, 0], drawn[:, 63])

@@ -12,6 +12,7 @@ An interrupted run continues where it stopped.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +27,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sc_runtime.cli.program import run_app
-from sc_runtime.errors import OutputError
+from sc_runtime.errors import OutputError, SettingsError
+from sc_runtime.files import write_atomically
 from sc_runtime.semanticodec.config import SEGMENT_FRAMES, SEGMENT_SAMPLES
 
 from .arrays import ArrayPlan, write_array
@@ -38,6 +40,8 @@ from .sources import check_sources
 from .speeds import plan_sped
 from .splits import DOMAINS, Domain, Split
 
+FIRST = "first.json"  #: the number of the first training clip
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -46,7 +50,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where the arrays go. It is made if it does not exist.")],
     clips: Annotated[int, typer.Option(min=0, help="Training clips of each domain, 10.24 s each.")] = 600,
     first: Annotated[
-        int, typer.Option(min=0, help="Number of the first training clip, for clips that an earlier corpus has not.")
+        int, typer.Option(min=0, help="Number of the first training clip: a corpus of other clips than one from 0.")
     ] = 0,
     speeds: Annotated[int, typer.Option(min=0, help="Copies of every training clip at other speeds.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Held-out clips of each domain, and melodies.")] = 16,
@@ -57,7 +61,8 @@ def main(
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        write_corpus(folder, plan_arrays(folder, clips, speeds, held_out, recorded, first), workers, progress)
+        plans = plan_arrays(folder, clips, speeds, held_out, recorded, first)
+        write_corpus(folder, plans, workers, progress, first if clips else None)
     console.print(f"Corpus: {folder}", soft_wrap=True)
 
 
@@ -126,21 +131,36 @@ def make_pcm(make: Callable[[int], Signal], index: int) -> npt.NDArray[np.int16]
     return np.round(make(index) * 32767).astype(np.int16)
 
 
-def write_corpus(folder: Path, plans: list[ArrayPlan], workers: int, progress: Progress) -> None:
-    """Write the arrays of `plans` into `folder`.
+def write_corpus(
+    folder: Path, plans: list[ArrayPlan], workers: int, progress: Progress, first: int | None = None
+) -> None:
+    """Write the arrays of `plans` into `folder`. Training clips among them begin with number `first`.
 
     A finished array of the right shape is kept, also if the generators have changed since: use another folder then.
-    Raises OutputError if the folder cannot be written.
+    Raises OutputError if the folder cannot be written, SettingsError if it has training clips of another `first`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".corpus.lock"):
+            if first is not None:
+                check_first(folder, first)
             for plan in plans:
                 write_array(plan, workers, progress)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{folder}: {error.strerror or error}", "a folder that can be written") from error
+
+
+def check_first(folder: Path, first: int) -> None:
+    """Record the number of the first training clip. Raises SettingsError if the folder has clips of another one."""
+    record = folder / FIRST
+    there = [path for pattern in ("train-*.npy", ".train-*.npy") for path in folder.glob(pattern)]
+    found = json.loads(record.read_text()) if record.exists() else 0
+    if there and found != first:
+        given = f"--first {first}: {folder} has training clips from number {found} on"
+        raise SettingsError(given, f"--first {found}, or another folder")
+    write_atomically(record, json.dumps(first).encode())
 
 
 def run() -> None:

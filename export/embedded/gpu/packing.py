@@ -116,7 +116,7 @@ def copy_starts(state: Path | None, folder: Path) -> dict[str, int]:
 
 
 def load_last(state: Path, stage: str) -> Networks:
-    """The averaged weights of a stage's networks that later stages have trained further, or may have.
+    """The averaged weights of those networks of `stage` that other stages may have trained further.
 
     A VAE from a bundle may have no encoder.
     """

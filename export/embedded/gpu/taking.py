@@ -25,6 +25,7 @@ from sc_runtime.export.embedded.training.preparation import (
     describe_audiomae,
     describe_vae,
 )
+from sc_runtime.export.embedded.training.states import FURTHER
 from sc_runtime.files import replacing, write_atomically
 
 from .packing import STAGES
@@ -91,7 +92,7 @@ def take_back(folder: Path, state: Path, came: Path | None = None) -> tuple[list
     found = {stage: read_stage(folder, stage, came) for stage in STAGES if (folder / f"{stage}.pt").is_file()}
     if not found:
         raise SettingsError(f"{came}", f"a folder with one of {', '.join(f'{stage}.pt' for stage in STAGES)}")
-    if there := [stage for stage in found if (state / f"{stage}.pt").exists()]:
+    if there := [stage for stage in (*found, *FURTHER) if (state / f"{stage}.pt").exists()]:
         raise SettingsError(f"{state} with {there[0]}.pt", "a folder without a training", "give a new one")
     for made in [stage for stage in ("tokens", "diffusion") if stage in found]:
         for stage, steps in found[made].get("made_with", {}).items():

@@ -10,6 +10,7 @@ ones. A bundle has no VAE encoder: vae_encoder trains one. `assemble` writes a c
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 from pathlib import Path
@@ -28,6 +29,7 @@ from sc_runtime.export.embedded.corpus.speeds import list_sets
 from sc_runtime.export.semanticodec.networks.acoustic_encoder import AcousticEncoder
 from sc_runtime.export.semanticodec.networks.audiomae import AudioMAE
 from sc_runtime.export.semanticodec.networks.sizes import EMBEDDED
+from sc_runtime.export.weights import read_weights
 
 from .assembly import assemble, load_audiomae
 from .diffusion import DiffusionStage
@@ -54,7 +56,7 @@ BUDGETS = {
     "diffusion": 60.0,
     "sound": 60.0,
 }  #: minutes
-BEFORE_SOUND = ("mel_vae", "vocoder")  #: stages whose weights stage `sound` starts from
+BEFORE_SOUND = ("audiomae", "mel_vae", "vocoder", "tokens", "diffusion")  #: stages that stage `sound` builds on
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,7 +72,7 @@ def main(
     batch: Annotated[int | None, typer.Option(min=1, help="Clips, or pieces of clips, of an update.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=1e-3, max=10, help="Highest learning rate, over that for random weights. For a first piece."),
+        typer.Option(min=1e-3, max=10, help="Highest learning rate, over the stage's own. For a first piece."),
     ] = None,
     bundle: Annotated[
         str | None,
@@ -131,7 +133,7 @@ def finish(name: str, folder: Path, corpus: Path, bundle: str | None, console: C
 def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bundle: str | None) -> Stage:
     """The stage `name`, with its data and the trained networks that it needs. Raises SettingsError without them."""
     if name in BEFORE_SOUND and (folder / "sound.pt").exists():
-        given = f"{folder}: sound.pt, which was trained further from {name}.pt"
+        given = f"{folder}: sound.pt, which was trained on what {name}.pt and others make"
         raise SettingsError(given, f"stage {name} before stage sound", "remove sound.pt, and train it again afterwards")
     clips = load_clips(corpus)
     if name == "audiomae":
@@ -147,7 +149,10 @@ def open_stage(name: str, folder: Path, corpus: Path, device: torch.device, bund
         if not (folder / SCALE_FACTOR).exists():
             raise SettingsError(f"no {folder / SCALE_FACTOR}", "the VAE's scale factor", "train stage tokens first")
         scale = json.loads((folder / SCALE_FACTOR).read_text())
-        samples = prepare_samples(folder, clips, Bundle.load(locate_bundle(bundle)), COUNT)
+        built = Bundle.load(locate_bundle(bundle))
+        if not math.isclose(float(read_weights(built, "vae_decoder")["scale_factor"]), scale, rel_tol=1e-3):
+            raise SettingsError(f"--bundle {bundle}, of another VAE", "the bundle that was built from this state")
+        samples = prepare_samples(folder, clips, built, COUNT)
         return SoundStage(TRAINED, clips, samples, scale, decoder, hifigan, device)
     encoder = load_encoder(folder)
     if name == "vocoder":

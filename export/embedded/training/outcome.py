@@ -49,7 +49,8 @@ def draw_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
 def write_ceilings(folder: Path, corpus: Path, sizes: NetworkSizes) -> dict[str, float]:
     """Write CORPUS/ceiling-NAME.npy, int16 [M, 163840]: the clips of every evaluation array after VAE and vocoder.
 
-    No codec reconstructs them better: the latent of each clip is the encoder's, without quantisation or diffusion.
+    The latent of each clip is the encoder's, without quantisation or diffusion. Decoder and vocoder are the shipped
+    ones, also where stage `sound` has adapted them to latents that decoding draws.
     NAME is that of held-out-NAME.npy, or the whole name of an array of recordings. Returns the mean absolute
     difference between the log-mels of the clips and of the VAE's reconstruction, by NAME.
     """

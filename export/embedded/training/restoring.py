@@ -29,6 +29,7 @@ from .caching import write_record
 from .masked_autoencoder import MaskedAutoencoder
 from .preparation import CENTROIDS, SCALE_FACTOR, describe_audiomae, describe_vae
 from .quantizer import VectorQuantizer
+from .states import FURTHER
 
 
 def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, folder: Path) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def restore_bundle(bundle: Bundle, stored: NetworkSizes, sizes: NetworkSizes, fo
     restored = build_networks(stored)
     wanted = build_networks(sizes)
     kept = tuple(stage for stage in restored if list_shapes(restored[stage]) == list_shapes(wanted[stage]))
-    for stage in kept:
+    for stage in (*kept, *FURTHER):
         if (folder / f"{stage}.pt").exists():
             raise BundleError(f"{folder} holds a training already ({stage}.pt)", "a folder without one")
     for name, weights in read_networks(bundle).items():

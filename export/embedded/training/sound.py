@@ -58,8 +58,8 @@ class SoundStage(VocoderStage):
 
     def update(self, choice: tuple[bool, bool], generator: torch.Generator | None) -> dict[str, Tensor]:
         adversarial, _ = choice
-        true = crop_clips(self.clips, self.batch // 2, FRAMES * FRAME_SHIFT, generator)
-        real, drawn, error, l1 = self.draw(self.batch - len(true), generator)
+        true = crop_clips(self.clips, -(-self.batch // 2), FRAMES * FRAME_SHIFT, generator)
+        real, drawn, error, l1 = self.draw(max(self.batch // 2, 1), generator)
         mel = torch.cat([self.log_mel(true), drawn])
         loss, losses = self.compare(torch.cat([true, real]), mel, adversarial)
         self.step(loss + LOG_MEL_WEIGHT * error, "hifigan", "decoder")

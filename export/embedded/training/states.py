@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sc_runtime.errors import SettingsError
 
+FURTHER = ("vae_encoder", "sound")  #: stages that train further what a bundle or a GPU's pack brings
+
 
 def load_average(folder: Path, stage: str, network: str) -> dict[str, Tensor]:
     """The averaged weights of `network` after the training of `stage`. Raises SettingsError if it was not trained."""
