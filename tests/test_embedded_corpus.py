@@ -129,6 +129,12 @@ def test_clips_are_pure_functions_within_their_bounds(domain: splits.Domain, spl
         assert np.abs(clip.mean()) < 0.01
 
 
+@needs_espeak
+def test_numbers_in_arabic_are_said_alike_at_each_run() -> None:
+    voice = voices.EspeakVoice("ar", "ar", "m1", 50, 150, 0, 1.0)
+    assert len({voice.speak("147 1470.").tobytes() for _ in range(6)}) == 1
+
+
 @needs_training
 def test_splits_of_one_index_differ() -> None:
     assert not np.array_equal(clips.make_clip("sound", "train", 0), clips.make_clip("sound", "held-out", 0))
