@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 CLIPS = sorted((Path(__file__).parent / "held_out").glob("*.flac"))
 SPEECH = [path for path in CLIPS if path.stem.startswith("speech")]
 BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
-MEASURED_STOI = 0.736  #: mean over the held-out speech here, ONNX Runtime, 50 steps, seed 0
+MEASURED_STOI = 0.748  #: mean over the held-out speech here, ONNX Runtime, 50 steps, seed 0
 MARGIN = 0.05
 
 pytestmark = pytest.mark.skipif(not BACKENDS, reason="no backend is installed")
