@@ -206,9 +206,8 @@ def test_what_stage_sound_builds_on_is_not_trained_under_it(
     (tmp_path / "sound.pt").touch()
     assert run_command(command.app, [stage, str(tmp_path), "--corpus", str(tmp_path)]) != 0
     found = capsys.readouterr().err
-    assert (
-        f"trained on what {stage}.pt and others make" in found and "remove sound.pt" in found and found.count("\n") == 1
-    ), found
+    assert f"trained on what {stage}.pt and others make" in found and "remove sound.pt" in found, found
+    assert found.count("\n") == 1, found
 
 
 def test_a_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:

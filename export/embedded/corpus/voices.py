@@ -49,10 +49,8 @@ class EspeakVoice:
         """
         command = [str(ESPEAK.needs), "-b", "1", "--stdin", "--stdout", "-a", LOUDNESS, "-v", self.name]
         command += ["-p", str(self.pitch), "-s", str(self.speed), "-g", str(self.gap)]
-        if (
-            self.language == "ar"
-        ):  # espeak-ng 1.51 says hundreds in Arabic in another way at each run; digits it does not
-            text = DIGITS.sub(" ", text)
+        if self.language == "ar":
+            text = DIGITS.sub(" ", text)  # espeak-ng 1.51 says hundreds differently at each run, and digits alike
         return resample(run_speaker(ESPEAK, self.name, command, text), ESPEAK_RATE, self.tract)
 
 

@@ -45,12 +45,17 @@ def load_encoder(folder: Path) -> dict[str, Tensor]:
 
 def load_decoder(folder: Path) -> dict[str, Tensor]:
     """The averaged weights of the VAE's decoder: of stage `sound` if that was trained, else of `mel_vae`."""
-    return load_average(folder, "sound" if (folder / "sound.pt").exists() else "mel_vae", "decoder")
+    return load_average(folder, choose_last(folder, "mel_vae"), "decoder")
 
 
 def load_hifigan(folder: Path) -> dict[str, Tensor]:
     """The averaged weights of the vocoder: of stage `sound` if that was trained, else of `vocoder`."""
-    return load_average(folder, "sound" if (folder / "sound.pt").exists() else "vocoder", "hifigan")
+    return load_average(folder, choose_last(folder, "vocoder"), "hifigan")
+
+
+def choose_last(folder: Path, stage: str) -> str:
+    """The stage that trained the networks of `stage` last: `sound`, if that was trained."""
+    return "sound" if (folder / "sound.pt").exists() else stage
 
 
 def read_curves(folder: Path, stage: str) -> list[dict[str, Any]]:
